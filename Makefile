@@ -1,0 +1,124 @@
+# make test          the light suite: NumPy, SciPy, pytest, hypothesis, safetensors
+# make demo          the forecasting example; CSV=file COLUMN=name for your own data
+# make test-oracles  against PyTorch, ONNX Runtime and Keras, then the light suite on every ISA and on BLAS
+# make bench         against other engines; ARGS=--help for what can be chosen
+# make lint          formatters, linters, types, stubs, C warnings;  make format rewrites
+# make asan          the light suite under AddressSanitizer and UBSan
+# make ulp           the error of sigmoid and tanh over all float32 inputs; ARGS='--sample 20' for fewer
+# make check-wheel   sdist -> wheel -> clean environment -> light suite
+# make clean         removes all that the others made
+#
+# Each sets up what it needs in .venv, with Python, make and a C compiler as the only starting point.
+# Stamp files remember what is there. PYTHON=python3.12 chooses another Python (after `make clean`).
+
+PYTHON ?= python3
+CC     ?= cc
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMPS := $(VENV)/stamps
+
+C_SOURCES := $(wildcard src_c/*.c src_c/kernels/*.c)
+C_HEADERS := $(wildcard src_c/*.h src_c/kernels/*.h)
+SOURCES   := $(wildcard cylstm/*.pyx cylstm/*.pxd cylstm/*.pxi) $(C_SOURCES) $(C_HEADERS)
+
+LIGHT = $(PY) -m pytest tests --ignore=tests/oracles
+
+.DELETE_ON_ERROR:
+.PHONY: test demo test-oracles bench lint format asan ulp check-wheel clean
+
+test: $(STAMPS)/cylstm $(STAMPS)/group-test
+	$(LIGHT)
+
+demo: $(STAMPS)/cylstm $(STAMPS)/extra-examples
+	$(PY) examples/forecast/forecast.py $(if $(CSV),--csv "$(CSV)") $(if $(COLUMN),--column "$(COLUMN)")
+
+test-oracles: $(STAMPS)/cylstm $(STAMPS)/group-oracles
+	KERAS_BACKEND=torch $(PY) -m pytest tests/oracles
+	@set -e; isas=$$($(PY) -c 'import cylstm; print(*cylstm.show_config()["isa_available"])'); \
+	for isa in $$isas; do echo "--- CYLSTM_ISA=$$isa"; CYLSTM_ISA=$$isa $(LIGHT); done
+	@echo "--- CYLSTM_GEMM=blas"; CYLSTM_GEMM=blas $(LIGHT)
+
+bench: $(STAMPS)/cylstm $(STAMPS)/group-bench
+	$(PY) -m bench.compare $(ARGS)
+
+# --- checks without running the library
+
+C_FORMATTED = $(filter-out src_c/kernels/vec_%,$(C_SOURCES) $(C_HEADERS)) $(wildcard tests/*.c bench/*.c)
+STUBTEST    = --allowlist tools/stubtest.allow --ignore-unused-allowlist --ignore-disjoint-bases
+C_CHECK     = -std=c11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only
+
+lint: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-lint
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest cylstm $(STUBTEST)
+	$(VENV)/bin/cython-lint cylstm
+	$(VENV)/bin/clang-format --dry-run -Werror $(C_FORMATTED)
+	$(CC) $(C_CHECK) $(C_SOURCES)
+	@if command -v clang >/dev/null; then set -x; clang $(C_CHECK) $(C_SOURCES); \
+	else echo "*** SKIPPED: clang is not installed; its warnings were not checked ***"; fi
+
+format: $(STAMPS)/group-lint
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+	$(VENV)/bin/clang-format -i $(C_FORMATTED)
+
+# --- the light suite on a build with sanitizers
+# Python's own flags hide signed overflow (-fwrapv) and assertions (-DNDEBUG). The runtimes are
+# preloaded because python itself is not instrumented; its leaks are its own.
+
+ASAN_CFLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
+               -fno-sanitize-recover=undefined -fno-wrapv -UNDEBUG
+
+asan: $(STAMPS)/cylstm $(STAMPS)/group-test build/asan/stamp
+	cd build/asan && export PYTHONPATH="$$PWD/lib" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" && \
+	../../$(PY) -c 'import cylstm; assert "build/asan/lib" in cylstm.__file__' && \
+	../../$(PY) -m pytest -p no:cacheprovider ../../tests --ignore=../../tests/oracles \
+	    --ignore=../../tests/test_architecture.py --ignore=../../tests/test_import.py
+
+build/asan/stamp: $(SOURCES) $(wildcard cylstm/*.py) setup.py $(STAMPS)/cylstm
+	rm -rf build/asan/lib
+	CYLSTM_CFLAGS="$(ASAN_CFLAGS)" $(PY) setup.py -q build --build-temp build/asan/temp --build-lib build/asan/lib
+	@touch $@
+
+# --- accuracy, packaging
+
+build/ulp: tests/ulp.c $(C_SOURCES) $(C_HEADERS)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -ffp-contract=off -O3 -pthread -Isrc_c -o $@ $< $(C_SOURCES) -lm
+
+ulp: build/ulp
+	build/ulp $(ARGS)
+
+check-wheel: $(STAMPS)/group-wheel
+	$(PY) tools/check_wheel.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info cylstm/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the virtual environment
+
+$(STAMPS)/venv:
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --upgrade 'pip>=25.1'
+	@mkdir -p $(@D) && touch $@
+
+# A dependency group of pyproject.toml.
+$(STAMPS)/group-%: pyproject.toml $(STAMPS)/venv
+	$(PY) -m pip install -q --group $*
+	@touch $@
+
+# What an optional extra of the package asks for.
+$(STAMPS)/extra-%: pyproject.toml $(STAMPS)/cylstm
+	$(PY) -m pip install -q 'cylstm[$*]'
+	@touch $@
+
+# The package itself, editable: the repository's cylstm/ is then the installed package, whatever
+# the working directory, and no stale copy can stand in for it. (A plain install would be shadowed
+# by cylstm/ in any test that starts `python -c` from here.) What a user gets, the wheel, is put
+# to the same tests by `make check-wheel`. Without build isolation a rebuild costs the compiler only.
+$(STAMPS)/cylstm: $(SOURCES) setup.py pyproject.toml $(STAMPS)/group-build
+	PYTHONWARNINGS=ignore $(PY) -m pip install -q --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,252 @@
+"""From results to tables: JSON, Markdown, the terminal, and whether the targets are met."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.problem import Shape
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Result = dict[str, Any]
+
+OURS = "cylstm"
+# Ratios to "the fastest" are to the fastest of these; training has torch alone.
+RIVALS = {
+    "forward": ("torch", "ort", "ort-binding", "openvino"),
+    "step": ("torch", "ort", "ort-binding", "openvino"),
+    "training": ("torch",),
+}
+GEOMEAN_TARGET = {"forward": 1.5, "training": 2.0}
+
+
+def target(shape: Shape, mode: str) -> float:
+    """How many times as fast as the fastest rival cylstm is to be at this shape."""
+    if mode == "forward":
+        return 1.05
+    if mode == "training":
+        return 1.20
+    if shape.B == 1:
+        for largest, ratio in ((40, 8.0), (64, 5.0), (128, 2.5)):
+            if shape.H <= largest:
+                return ratio
+    return 1.10
+
+
+class Row(NamedTuple):
+    """One job, read for the tables and the plot."""
+
+    shape: Shape
+    set: str
+    mode: str
+    threads: int
+    times: dict[str, float]  # seconds of every engine that was measured, the minimum
+    medians: dict[str, float]
+    limit: float
+    flaws: list[str]  # engines that failed or were wrong, and why
+
+    def rival(self, times: dict[str, float]) -> float | None:
+        """The time of the fastest rival."""
+        return min((times[name] for name in RIVALS[self.mode] if name in times), default=None)
+
+    @property
+    def ratio(self) -> float | None:
+        """The fastest rival's time over ours."""
+        rival = self.rival(self.times)
+        return rival / self.times[OURS] if rival and OURS in self.times else None
+
+    @property
+    def median_ratio(self) -> float | None:
+        rival = self.rival(self.medians)
+        return rival / self.medians[OURS] if rival and OURS in self.medians else None
+
+    @property
+    def target(self) -> float:
+        return target(self.shape, self.mode)
+
+    @property
+    def passed(self) -> bool:
+        return self.ratio is not None and self.ratio >= self.target
+
+
+def rows_of(results: Result) -> list[Row]:
+    """The rows of a run, in its order."""
+    rows = []
+    for job in results["jobs"]:
+        engines = job["engines"]
+        measured = {name: one for name, one in engines.items() if "min" in one}
+        fields = dict(results["shapes"][job["shape"]])
+        rows.append(
+            Row(
+                set=fields.pop("set"),
+                shape=Shape(**fields),
+                mode=job["mode"],
+                threads=job["threads"],
+                times={name: one["min"] for name, one in measured.items()},
+                medians={name: one["median"] for name, one in measured.items()},
+                limit=job["limit"],
+                flaws=[f"{n} {one['left_out']}" for n, one in engines.items() if one.get("failed")],
+            )
+        )
+    return rows
+
+
+def seconds(time: float) -> str:
+    """Three figures and a unit."""
+    for scale, unit in ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s")):
+        if time < 999.5 * scale or scale == 1:
+            value = time / scale
+            return f"{value:.{max(0, 2 - int(math.log10(max(value, 1))))}f} {unit}"
+    raise AssertionError
+
+
+def geomean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def by_mode(rows: list[Row]) -> Iterator[tuple[str, int, list[Row]]]:
+    """The rows of each table."""
+    for mode, threads in dict.fromkeys((row.mode, row.threads) for row in rows):
+        yield mode, threads, [r for r in rows if (r.mode, r.threads) == (mode, threads)]
+
+
+def table(rows: list[Row], brief: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells; a peer's cell is its time and how many times ours that is.
+
+    `brief`, for the terminal, leaves a peer's time out where there is ours.
+    """
+    peers = list(dict.fromkeys(name for row in rows for name in row.times if name != OURS))
+    heads = ["shape", "T,B,I,H", OURS, "of limit", *peers, "fastest", "target"]
+    cells = []
+    for row in rows:
+        ours, rival = row.times.get(OURS), row.rival(row.times)
+        line = [row.shape.name, str(row.shape)]
+        line += [seconds(ours), f"{row.limit / ours:.0%}"] if ours else ["–", "–"]
+        for name in peers:
+            time = row.times.get(name)
+            if time is None:
+                line.append("–")
+            elif ours is None:
+                line.append(seconds(time))
+            else:
+                line.append(f"×{time / ours:.2f}" + ("" if brief else f" ({seconds(time)})"))
+        if row.ratio is not None:
+            line += [f"×{row.ratio:.2f}", f"{row.target:g} {'✓' if row.passed else '✗'}"]
+        else:
+            line += [f"{row.limit / rival:.0%} of limit" if rival else "–", "–"]
+        cells.append(line)
+    return heads, cells
+
+
+def summary(rows: list[Row]) -> tuple[list[str], bool]:
+    """Geometric means, what misses its target, and whether nothing does."""
+    lines, passed = [], True
+    for mode, threads, group in by_mode(rows):
+        for name in dict.fromkeys(row.set for row in group):
+            some = [row for row in group if row.set == name and row.ratio is not None]
+            if not some:
+                continue
+            mean = geomean([row.ratio for row in some if row.ratio])
+            median = geomean([row.median_ratio for row in some if row.median_ratio])
+            wanted = GEOMEAN_TARGET.get(mode, 0.0)
+            missed = [f"{r.shape.name} ×{r.ratio:.2f} < {r.target:g}" for r in some if not r.passed]
+            good = mean >= wanted and not missed
+            passed &= good
+            rivals = "torch" if mode == "training" else "the fastest"
+            lines.append(
+                f"{'PASS' if good else 'FAIL'}  {name}, {mode}, {threads} thread(s): "
+                f"geometric mean ×{mean:.2f} of {rivals} (by medians ×{median:.2f})"
+                + (f", target {wanted:g}" if wanted else "")
+                + f"; {len(some) - len(missed)} of {len(some)} shapes meet theirs"
+            )
+            lines += [f"      missed: {one}" for one in missed]
+    for row in rows:
+        for flaw in row.flaws:
+            lines.append(f"FAIL  {row.shape.name}, {row.mode}, {row.threads} thread(s): {flaw}")
+            passed &= not flaw.startswith(OURS)
+    return lines, passed
+
+
+def preface(results: Result) -> list[str]:
+    """What was measured, on what and how."""
+    about, effort = results["about"], results["effort"]
+    versions = ", ".join(f"{name} {v}" for name, v in about["versions"].items() if v)
+    lines = [
+        f"{about['cpu']}, {about['cpus']} CPUs, {about['system']}, Python {about['python']}",
+        f"{versions}; {results['dtype']}; {about['date']}",
+        f"Least time of one call over at most {effort['rounds']} rounds in which the engines take "
+        "turns; × is a peer's time over cylstm's, fastest the best of torch, ONNX Runtime and "
+        "OpenVINO (training: of torch).",
+    ]
+    for threads, machine in results["limits"].items():
+        read = machine["read"]
+        points = [read[k] for k in range(0, len(read), 4)]
+        rates = ", ".join(f"{size / 2**20:.3g} MiB {rate:.0f}" for size, rate in points)
+        lines.append(
+            f"{threads} thread(s): {machine['f32']:.0f} GFLOP/s in float32, "
+            f"{machine['f64']:.0f} in float64; GB/s read by working set: {rates}"
+        )
+    return lines
+
+
+def save(results: Result, out: Path) -> None:
+    """Write <out>.json, whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = out.with_name(out.name + ".json.part")
+    fresh.write_text(json.dumps(results, indent=1) + "\n")
+    fresh.replace(out.with_name(out.name + ".json"))
+
+
+def markdown(results: Result) -> str:
+    rows = rows_of(results)
+    text = ["# cylstm beside its peers", ""]
+    text += [line for part in preface(results) for line in (part, "")]
+    text += ["```", *summary(rows)[0], "```", ""]
+    for mode, threads, group in by_mode(rows):
+        heads, cells = table(group)
+        text += [f"## {mode}, {threads} thread(s)", ""]
+        align = ["---", "---"] + ["---:"] * (len(heads) - 2)
+        text += ["| " + " | ".join(line) + " |" for line in (heads, align, *cells)]
+        text.append("")
+    return "\n".join(text)
+
+
+def show(results: Result, console: Console) -> None:
+    """The tables and the verdict, in the terminal."""
+    from rich.table import Table
+
+    rows = rows_of(results)
+    for mode, threads, group in by_mode(rows):
+        heads, cells = table(group, brief=True)
+        drawn = Table(title=f"{mode}, {threads} thread(s)", title_style="bold")
+        for k, head in enumerate(heads):
+            drawn.add_column(head, justify="left" if k < 2 else "right", no_wrap=k == 0)
+        for row, line in zip(group, cells, strict=True):
+            style = "" if row.ratio is None else "green" if row.passed else "red"
+            drawn.add_row(*line[:-2], *(f"[{style}]{one}[/]" if style else one for one in line[-2:]))
+        console.print(drawn)
+    for line in preface(results)[3:]:
+        console.print(line, style="dim")
+    for line in summary(rows)[0]:
+        color = {"PASS": "bold green", "FAIL": "bold red"}.get(line[:4], "red")
+        console.print(line, style=color, highlight=False)
+
+
+def write(results: Result, out: Path, console: Console) -> bool:
+    """Write <out>.json, .md and .png, show the tables; whether every target is met."""
+    save(results, out)
+    out.with_name(out.name + ".md").write_text(markdown(results))
+    show(results, console)
+    try:
+        from bench import plot
+    except ImportError as missing:
+        console.print(f"no picture: {missing}")
+    else:
+        plot.draw(results, out.with_name(out.name + ".png"))
+    console.print(f"written: {out}.json, .md, .png")
+    return summary(rows_of(results))[1]

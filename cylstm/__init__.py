@@ -1,0 +1,21 @@
+"""cylstm: LSTMs on a CPU, with NumPy arrays in and NumPy arrays out, forward and backward."""
+
+from . import losses, optim
+from .config import get_num_threads, set_num_threads, show_config
+from .files import load, save
+from .layers import LSTM
+from .linear import Linear
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LSTM",
+    "Linear",
+    "get_num_threads",
+    "load",
+    "losses",
+    "optim",
+    "save",
+    "set_num_threads",
+    "show_config",
+]

@@ -1,0 +1,102 @@
+# The C core's header, name for name; it holds no logic.
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport uint64_t
+
+cdef extern from "cylstm.h" nogil:
+    enum: CYLSTM_ALIGN
+
+    cdef struct cylstm_kernels:
+        pass
+    ctypedef void cylstm_sgemm(const char *transa, const char *transb, const int *m, const int *n,
+                               const int *k, const float *alpha, const float *a, const int *lda,
+                               const float *b, const int *ldb, const float *beta, float *c,
+                               const int *ldc)
+    ctypedef void cylstm_dgemm(const char *transa, const char *transb, const int *m, const int *n,
+                               const int *k, const double *alpha, const double *a, const int *lda,
+                               const double *b, const int *ldb, const double *beta, double *c,
+                               const int *ldc)
+
+    cdef struct cylstm_context:
+        const cylstm_kernels *kernels
+        int threads
+        cylstm_sgemm *sgemm
+        cylstm_dgemm *dgemm
+        int (*poll)(void *poll_arg) noexcept nogil
+        void *poll_arg
+
+    size_t cylstm_isa_count()
+    const char *cylstm_isa_name(size_t n)
+    int cylstm_isa_usable(size_t n)
+    const cylstm_kernels *cylstm_find_kernels(const char *isa, int bits)
+    const char *cylstm_kernels_isa(const cylstm_kernels *kernels)
+    void cylstm_apply_activation(const cylstm_kernels *kernels, int is_tanh, const void *x, void *y,
+                                 size_t n)
+
+    cdef struct cylstm_dims:
+        size_t layers, directions
+        size_t input, hidden, proj
+        int bias
+        int bits
+
+    size_t cylstm_raw_count(const cylstm_dims *dims)
+    size_t cylstm_packed_size(const cylstm_context *ctx, const cylstm_dims *dims)
+    void cylstm_pack_weights(const cylstm_context *ctx, const cylstm_dims *dims, const void *raw,
+                             void *packed)
+    size_t cylstm_packed_backward_size(const cylstm_context *ctx, const cylstm_dims *dims)
+    void cylstm_pack_backward(const cylstm_context *ctx, const cylstm_dims *dims, const void *raw,
+                              void *packed_backward)
+
+    cdef struct cylstm_tape:
+        void *cells
+        void *hidden
+        double dropout
+        uint64_t dropout_key
+
+    cdef struct cylstm_sequence:
+        size_t T, B
+        const size_t *lengths
+        const void *x
+        ptrdiff_t x_t, x_b
+        const void *h_0
+        const void *c_0
+        void *y
+        ptrdiff_t y_t, y_b
+        void *h_n
+        void *c_n
+        cylstm_tape *tape
+
+    size_t cylstm_forward_scratch(const cylstm_context *ctx, const cylstm_dims *dims,
+                                  const cylstm_sequence *seq)
+    void cylstm_forward(const cylstm_context *ctx, const cylstm_dims *dims, const void *packed,
+                        const cylstm_sequence *seq, void *scratch)
+    double cylstm_forward_flops(const cylstm_dims *dims, double rows)
+
+    cdef struct cylstm_gradients:
+        const void *dy
+        ptrdiff_t dy_t, dy_b
+        const void *dh_n
+        const void *dc_n
+        void *dx
+        ptrdiff_t dx_t, dx_b
+        void *dh_0
+        void *dc_0
+        void *dweights
+
+    size_t cylstm_backward_scratch(const cylstm_context *ctx, const cylstm_dims *dims,
+                                   const cylstm_sequence *seq)
+    void cylstm_backward(const cylstm_context *ctx, const cylstm_dims *dims,
+                         const void *packed_backward, const cylstm_sequence *seq,
+                         const cylstm_gradients *grads, void *scratch)
+
+    cdef struct cylstm_plan:
+        pass
+    size_t cylstm_plan_size(const cylstm_context *ctx, const cylstm_dims *dims, size_t B)
+    cylstm_plan *cylstm_plan_init(const cylstm_context *ctx, const cylstm_dims *dims, size_t B,
+                                  void *mem)
+    void cylstm_plan_get_states(const cylstm_plan *plan, void *h, void *c)
+    void cylstm_plan_set_states(cylstm_plan *plan, const void *h, const void *c)
+    void cylstm_plan_reset_row(cylstm_plan *plan, size_t row)
+    void cylstm_plan_run(cylstm_plan *plan, const cylstm_context *ctx, const void *packed, size_t T,
+                         const size_t *active, size_t rows, const void *x, void *y)
+
+    int cylstm_pool_helpers()

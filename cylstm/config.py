@@ -1,0 +1,98 @@
+"""How many threads, and which kernels: what a process has to know of its machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from . import _core
+
+
+def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Return how many CPUs the control group may use, or None where it sets no limit."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()  # cgroup v2
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        used = int((root / "cpu/cpu.cfs_quota_us").read_text())  # cgroup v1
+        return used / int((root / "cpu/cpu.cfs_period_us").read_text()) if used > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _available_cpus() -> int:
+    """Return the CPUs that this process may use: its affinity mask and its control group."""
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:  # not every system has affinity masks
+        cpus = os.cpu_count() or 1
+    limit = _cgroup_cpus()
+    return max(1, cpus if limit is None else min(cpus, int(limit + 0.5)))
+
+
+def _first_threads() -> int:
+    text = os.environ.get("CYLSTM_NUM_THREADS", "")
+    if not text:
+        return min(256, _available_cpus())
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise ValueError(f"CYLSTM_NUM_THREADS={text!r}: expected an integer from 1 to 256")
+    return int(text)
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many cores a call may keep busy unless it says otherwise; small calls use one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `n` is no integer, or not from 1 to 256.
+    """
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"n is {n!r}, expected an integer")
+    if not 1 <= n <= 256:
+        raise ValueError(f"n is {n}, expected 1 to 256")
+    _core._set_default_threads(n)
+
+
+def get_num_threads() -> int:
+    """Return how many cores a call may keep busy unless it says otherwise.
+
+    At first the CPUs in the affinity mask and the control group's limit, or CYLSTM_NUM_THREADS.
+    """
+    return _core._get_default_threads()
+
+
+class Config(dict[str, Any]):
+    """A dict that prints one entry a line."""
+
+    def __str__(self) -> str:
+        width = max(map(len, self))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.items())
+
+    __repr__ = __str__
+
+
+def show_config() -> Config:
+    """Return what this process computes with, as a dict that prints nicely.
+
+    Keys: version, isa (the active kernels), isa_reason, isa_available, gemm (the CYLSTM_GEMM
+    rule), gemm_route (what it means here), threads.
+    """
+    from . import __version__
+
+    route = "SciPy's BLAS for every product" if _core.GEMM == "blas" else "packed kernels"
+    return Config(
+        version=__version__,
+        isa=_core.ISA,
+        isa_reason=_core.ISA_REASON,
+        isa_available=list(_core.ISA_AVAILABLE),
+        gemm=_core.GEMM,
+        gemm_route=route,
+        threads=get_num_threads(),
+    )
+
+
+set_num_threads(_first_threads())

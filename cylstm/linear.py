@@ -1,0 +1,160 @@
+"""Linear: y = x W^T + b over the last axis, with its backward; the usual head of an LSTM."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from .weights import Array, Module, Spec, WeightGrads, Weights, aligned_empty, check_dtype, size_of
+
+
+def _product(x: Array, weight: Array) -> Array:
+    """y = x W^T; x (N, in), weight (out, in), y (N, out)."""
+    return x @ weight.T
+
+
+def _product_dx(dy: Array, weight: Array) -> Array:
+    """dx = dy W; dy (N, out), weight (out, in), dx (N, in)."""
+    return dy @ weight
+
+
+def _product_dweight(dy: Array, x: Array, out: Array) -> None:
+    """dW = dy^T x, into out (out, in); dy (N, out), x (N, in)."""
+    np.matmul(dy.T, x, out=out)
+
+
+class LinearGrads:
+    """The gradients of one backward pass: `x` (..., in_features), `weights` {name: array}."""
+
+    __slots__ = ("weights", "x")
+
+    def __init__(self, x: Array, weights: WeightGrads) -> None:
+        self.x = x
+        self.weights = weights
+
+
+class LinearTape:
+    """One forward pass of a Linear, kept for its backward: its own copy of x, and its weights.
+
+    Attributes
+    ----------
+    y : read-only array (..., out_features)
+    """
+
+    __slots__ = ("_weights", "_x", "y")
+
+    def __init__(self, x: Array, weights: Weights, y: Array) -> None:
+        y.flags.writeable = False
+        self._x = x
+        self._weights = weights
+        self.y = y
+
+    def backward(self, dy: Array) -> LinearGrads:
+        """Return the gradients of a loss whose gradient with respect to `y` is `dy`.
+
+        May be called again. dx = dy W, dW = dy^T x, db = sum of dy over all rows.
+
+        Raises
+        ------
+        ValueError, TypeError
+            `dy` has not the shape or the dtype of `y`.
+        """
+        dy = _checked("dy", dy, self.y.dtype)
+        if dy.shape != self.y.shape:
+            raise ValueError(f"dy has shape {dy.shape}, expected that of y, {self.y.shape}")
+        views = self._weights.views()
+        weight = views["weight"]
+        n_out, n_in = weight.shape
+        rows = dy.reshape(-1, n_out)
+        flat = aligned_empty(self._weights.flat.size, dy.dtype)
+        grads = WeightGrads(self._weights.spec, flat)
+        _product_dweight(rows, self._x.reshape(-1, n_in), grads["weight"])
+        if "bias" in grads:
+            np.sum(rows, axis=0, out=grads["bias"])
+        return LinearGrads(_product_dx(rows, weight).reshape(self._x.shape), grads)
+
+
+class Linear(Module):
+    """An affine map of the last axis, as torch.nn.Linear.
+
+    y = x W^T + b, with weight (out_features, in_features) and bias (out_features,), both drawn
+    from U(-1/sqrt(in_features), 1/sqrt(in_features)).
+
+    Parameters
+    ----------
+    in_features, out_features : int, at least 1
+    bias : bool
+    dtype : "float32" or "float64"
+    seed : int or None
+        For the first weights; None draws a new one.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        self.in_features = _checked_size("in_features", in_features)
+        self.out_features = _checked_size("out_features", out_features)
+        self.bias = bool(bias)
+        spec: Spec = (("weight", (self.out_features, self.in_features)),)
+        if self.bias:
+            spec += (("bias", (self.out_features,)),)
+        super().__init__(spec, check_dtype(dtype), 1 / sqrt(self.in_features), seed)
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias,
+            "dtype": self.dtype.name,
+        }
+
+    def __call__(self, x: Array) -> Array:
+        """Return y (..., out_features) for x (..., in_features) of the module's dtype.
+
+        Raises ValueError or TypeError if x has another last axis or another dtype.
+        """
+        return self._apply(self._checked_x(x), self._weights)
+
+    def forward(self, x: Array) -> LinearTape:
+        """Return a tape with `y` as from a call, whose `backward` gives the gradients."""
+        x = np.array(self._checked_x(x), order="C")  # the tape's own
+        weights = self._weights
+        return LinearTape(x, weights, self._apply(x, weights))
+
+    def _checked_x(self, x: Array) -> Array:
+        x = _checked("x", x, self.dtype)
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(f"x has shape {x.shape}, expected (..., {self.in_features})")
+        return x
+
+    def _apply(self, x: Array, weights: Weights) -> Array:
+        views = weights.views()
+        y = _product(x.reshape(-1, self.in_features), views["weight"])
+        if self.bias:
+            y += views["bias"]
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+
+def _checked(name: str, x: Array, dtype: np.dtype[Any]) -> Array:
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(x).__name__}")
+    if x.dtype != dtype:
+        raise TypeError(f"{name} has dtype {x.dtype}, expected {dtype}")
+    return x
+
+
+def _checked_size(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)

@@ -1,0 +1,35 @@
+"""The one extension module; all metadata is in pyproject.toml.
+
+Every C file gets the same flags: instruction sets are chosen by target regions in the sources and
+at run time, so that an architecture flag here would only take the wheel off older machines.
+"""
+
+import os
+from glob import glob
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+cflags, ldflags = [], []
+if os.name == "posix":
+    cflags = ["-std=c11", "-ffp-contract=off", "-O3", "-g0", "-fvisibility=hidden", "-pthread"]
+    ldflags = ["-pthread", "-s"]
+if "CYLSTM_CFLAGS" in os.environ:  # for `make asan`: more flags, the last word, and no stripping
+    cflags += os.environ["CYLSTM_CFLAGS"].split()
+    ldflags = ["-pthread", *os.environ["CYLSTM_CFLAGS"].split()]
+
+core = Extension(
+    "cylstm._core",
+    sources=["cylstm/_core.pyx"],
+    include_dirs=[numpy.get_include(), "src_c"],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_25_API_VERSION")],
+    extra_compile_args=cflags,
+    extra_link_args=ldflags,
+)
+(core,) = cythonize([core], build_dir="build/cython")
+# Added only now: cythonize would compile copies of them in its build_dir.
+core.sources += sorted(glob("src_c/**/*.c", recursive=True))
+core.depends = sorted(glob("src_c/**/*.h", recursive=True))
+
+setup(ext_modules=[core])

@@ -1,0 +1,88 @@
+/* cpu.c -- CPUID with XGETBV, never __builtin_cpu_supports: some compilers' runtime
+ * answers no to everything there, which would silently run the portable kernels. */
+#include "cpu.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+static uint64_t read_xcr0(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+/* XCR0 bits of the registers that the operating system saves. */
+enum { XCR0_YMM = 0x6, XCR0_ZMM = 0xe6 };
+
+static int has_registers(uint64_t bits)
+{
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return 0;
+    return (ecx & bit_OSXSAVE) && (read_xcr0() & bits) == bits;
+}
+
+int cylstm_cpu_has_avx2_fma(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    if (!has_registers(XCR0_YMM)) return 0;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_FMA)) return 0;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_AVX2);
+}
+
+int cylstm_cpu_has_avx512(void)
+{
+    const unsigned needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+    unsigned eax, ebx, ecx, edx;
+    if (!has_registers(XCR0_ZMM) || !cylstm_cpu_has_avx2_fma()) return 0;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & needed) == needed;
+}
+
+/* MXCSR: all exceptions masked, round to nearest, flush to zero (bit 15), denormals are
+ * zeros (bit 6). */
+enum { MXCSR_COMPUTE = 0x9fc0 };
+
+uint32_t cylstm_enter_float_mode(void)
+{
+    uint32_t mode;
+    const uint32_t compute = MXCSR_COMPUTE;
+    __asm__ volatile("stmxcsr %0" : "=m"(mode));
+    if (mode != compute) __asm__ volatile("ldmxcsr %0" : : "m"(compute));
+    return mode;
+}
+
+void cylstm_leave_float_mode(uint32_t mode)
+{
+    if (mode != MXCSR_COMPUTE) __asm__ volatile("ldmxcsr %0" : : "m"(mode));
+}
+
+#else
+
+int cylstm_cpu_has_avx2_fma(void) { return 0; }
+int cylstm_cpu_has_avx512(void) { return 0; }
+
+#if defined(__aarch64__)
+
+/* FPCR: flush to zero is bit 24; all else zero is round to nearest without traps. */
+uint32_t cylstm_enter_float_mode(void)
+{
+    uint64_t mode;
+    const uint64_t compute = UINT64_C(1) << 24;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    __asm__ volatile("msr fpcr, %0" : : "r"(compute));
+    return (uint32_t)mode;
+}
+
+void cylstm_leave_float_mode(uint32_t mode)
+{
+    const uint64_t wide = mode;
+    __asm__ volatile("msr fpcr, %0" : : "r"(wide));
+}
+
+#else
+
+uint32_t cylstm_enter_float_mode(void) { return 0; }
+void cylstm_leave_float_mode(uint32_t mode) { (void)mode; }
+
+#endif
+#endif

@@ -1,0 +1,16 @@
+/* cpu.h -- what this CPU can do, and its floating-point mode. */
+#ifndef CYLSTM_CPU_H
+#define CYLSTM_CPU_H
+
+#include <stdint.h>
+
+/* Both the CPU and the operating system must support a set of registers. */
+int cylstm_cpu_has_avx2_fma(void);
+int cylstm_cpu_has_avx512(void); /* F, DQ, BW, VL */
+
+/* One fixed mode while computing: round to nearest, results too small for a normal
+ * number flushed to zero (they cost a hundred cycles each otherwise), no traps. */
+uint32_t cylstm_enter_float_mode(void); /* returns the caller's mode */
+void cylstm_leave_float_mode(uint32_t mode);
+
+#endif

@@ -1,0 +1,211 @@
+/* cylstm.h -- LSTMs on a CPU: forward, backward and streaming, in plain C.
+ *
+ * The whole library is this header and the files beside it. They need a C11 compiler
+ * and nothing else, no flags and no configure step:
+ *
+ *     cc -std=c11 -O2 -c <every .c file of src_c and src_c/kernels>     (-pthread to link)
+ *
+ * The equations, for every time step t, are those of PyTorch's torch.nn.LSTM:
+ *
+ *     a_k = W_ih[k] x_t + b_ih[k] + W_hh[k] h_{t-1} + b_hh[k]      k in i, f, g, o
+ *     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
+ *     c_t = f * c_{t-1} + i * g
+ *     h_t = o * tanh(c_t)                              (h_t = W_hr h_t with a projection)
+ *
+ * How it is used
+ * --------------
+ * Nothing here allocates memory and nothing here fails. You ask for a size, give
+ * memory of that size (aligned to CYLSTM_ALIGN bytes), and call:
+ *
+ *     struct cylstm_context ctx;                        which kernels, how many threads
+ *     cylstm_init_context(&ctx, NULL, 32);              the best kernels for float32
+ *     struct cylstm_dims dims = {.layers = 1, .directions = 1, .input = 64, .hidden = 64, .bias = 1, .bits = 32};
+ *
+ *     void *packed = aligned_alloc(CYLSTM_ALIGN, cylstm_packed_size(&ctx, &dims));
+ *     cylstm_pack_weights(&ctx, &dims, raw, packed);    once per set of weights
+ *
+ *     struct cylstm_sequence seq = {.T = 100, .B = 8, .x = x, ...};
+ *     void *scratch = aligned_alloc(CYLSTM_ALIGN, cylstm_forward_scratch(&ctx, &dims, &seq));
+ *     cylstm_forward(&ctx, &dims, packed, &seq, scratch);
+ *
+ * The caller has checked its sizes: every array is as large as its comment says and no
+ * product of sizes overflows size_t. (The Python package does this in _core.pyx.)
+ *
+ * Words and letters
+ * -----------------
+ *     T steps, B sequences (rows) of a batch, I inputs, H hidden units, P projected units,
+ *     L layers, D directions (1 or 2), R = P with a projection, else H: the width of h.
+ *     "real" is float or double, as `bits` says; all arrays of a call have the same type.
+ *     Shapes are written (T, B, 4H): the last index moves fastest. Strides count reals.
+ *     d before a name is the gradient of the loss by it: dx, dh_0.
+ *
+ * Same bits: for one kernel set and dtype, packed inference gives a sequence the same bits
+ * whatever batch it stands in, however many threads run it and however it is cut in time.
+ */
+#ifndef CYLSTM_H
+#define CYLSTM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CYLSTM_ALIGN 64
+
+/* ------------------------------------------------------------------ the context */
+
+struct cylstm_kernels; /* the arithmetic for one ISA and dtype: kernels/kernels.h */
+
+/* Fortran BLAS, column-major: c = alpha op(a) op(b) + beta c. One of the two is set,
+ * by whoever has a BLAS to offer; the core has none of its own. */
+typedef void cylstm_sgemm(const char *transa, const char *transb, const int *m, const int *n,
+                          const int *k, const float *alpha, const float *a, const int *lda,
+                          const float *b, const int *ldb, const float *beta, float *c,
+                          const int *ldc);
+typedef void cylstm_dgemm(const char *transa, const char *transb, const int *m, const int *n,
+                          const int *k, const double *alpha, const double *a, const int *lda,
+                          const double *b, const int *ldb, const double *beta, double *c,
+                          const int *ldc);
+
+/* Everything that a call needs to know of its surroundings. Fill it with
+ * cylstm_init_context, then change what you like; it may live on the stack. */
+struct cylstm_context {
+    const struct cylstm_kernels *kernels;
+    int threads;          /* cores this call may keep busy, at least 1 */
+    cylstm_sgemm *sgemm;  /* set: every product goes through BLAS (float32) */
+    cylstm_dgemm *dgemm;  /* set: every product goes through BLAS (float64) */
+    /* Called on the calling thread about every 20 ms, if set; a result other than 0
+     * ends the call early, with its outputs unfinished. */
+    int (*poll)(void *poll_arg);
+    void *poll_arg;
+};
+
+/* The kernel sets compiled into this library, best first: 0 <= n < cylstm_isa_count().
+ * A name that this CPU (or its operating system) can't run is not usable. */
+size_t cylstm_isa_count(void);
+const char *cylstm_isa_name(size_t n);
+int cylstm_isa_usable(size_t n);
+
+/* The kernels of one ISA ("avx512", "avx2", ..., or NULL for the best usable one) and
+ * dtype (bits 32 or 64); NULL if there is no such set or this CPU can't run it. */
+const struct cylstm_kernels *cylstm_find_kernels(const char *isa, int bits);
+const char *cylstm_kernels_isa(const struct cylstm_kernels *kernels);
+
+/* The kernels' own sigmoid and tanh of n reals, for tests of their accuracy. */
+void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh, const void *x, void *y, size_t n);
+
+/* One thread, no BLAS, no poll, and the kernels as above. Returns 0 if there are none
+ * (then nothing may be called with this context), else 1. */
+int cylstm_init_context(struct cylstm_context *ctx, const char *isa, int bits);
+
+/* ------------------------------------------------------------------ the weights */
+
+struct cylstm_dims {
+    size_t layers, directions; /* L >= 1; D is 1 or 2 */
+    size_t input, hidden;      /* I and H, at least 1 (a field I would collide with <complex.h>) */
+    size_t proj;               /* P; 0: no projection */
+    int bias;                  /* 0: the raw weights hold no biases */
+    int bits;                  /* 32: float, 64: double */
+};
+
+/* Raw weights are one array, in PyTorch's names, shapes and order, one after another:
+ * for each layer, for each direction
+ *     weight_ih (4H, I of the layer), weight_hh (4H, R), bias_ih (4H), bias_hh (4H),
+ *     weight_hr (P, H)
+ * with the gates in the order i, f, g, o; layers above the first have D * R inputs. */
+size_t cylstm_raw_count(const struct cylstm_dims *dims); /* reals */
+
+/* Packed weights: what the kernels read. `packed` serves the forward pass, and
+ * `packed_backward` the backward pass; both depend on the kernel set of the context. */
+size_t cylstm_packed_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims);
+void cylstm_pack_weights(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                         const void *raw, void *packed);
+size_t cylstm_packed_backward_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims);
+void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                          const void *raw, void *packed_backward);
+
+/* ---------------------------------------------------------------------- forward */
+
+/* What the backward pass needs of a forward pass. Memory is the caller's. */
+struct cylstm_tape {
+    void *cells;   /* (L*D, T, B, 5, H) = i, f, g, o, c of every step; steps past a length untouched */
+    void *hidden;  /* (L-1, T, B, D*R): outputs of the layers below the last, before dropout */
+    double dropout;      /* of the outputs between layers; 0: none */
+    uint64_t dropout_key; /* a different key draws a different mask */
+};
+
+struct cylstm_sequence {
+    size_t T, B;             /* both at least 1 */
+    const size_t *lengths;   /* (B), each 0 <= length <= T; NULL: all T */
+    const void *x;           /* (T, B, I) */
+    ptrdiff_t x_t, x_b;      /* from a step to the next, from a row to the next; batch-first is x_b > x_t */
+    const void *h_0, *c_0;   /* (L*D, B, R), (L*D, B, H); NULL: zeros */
+    void *y;                 /* (T, B, D*R), set to 0 past each length */
+    ptrdiff_t y_t, y_b;
+    void *h_n, *c_n;         /* (L*D, B, R), (L*D, B, H): states after the last valid step */
+    struct cylstm_tape *tape; /* NULL: inference */
+};
+
+size_t cylstm_forward_scratch(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                              const struct cylstm_sequence *seq);
+void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                    const void *packed, const struct cylstm_sequence *seq, void *scratch);
+
+/* Multiply-adds, times two, that a call spends on its gates: for whoever must decide
+ * beforehand whether a call is worth a thread. `rows` is the number of valid (t, b). */
+double cylstm_forward_flops(const struct cylstm_dims *dims, double rows);
+
+/* --------------------------------------------------------------------- backward */
+
+/* The gradients of one loss, given those by y, h_n and c_n. The sequence is the one
+ * that went forward, with its tape; nothing in it is changed. */
+struct cylstm_gradients {
+    const void *dy;          /* (T, B, D*R) or NULL for zeros; ignored past each length */
+    ptrdiff_t dy_t, dy_b;
+    const void *dh_n, *dc_n; /* (L*D, B, R), (L*D, B, H) or NULL for zeros */
+    void *dx;                /* (T, B, I), set to 0 past each length */
+    ptrdiff_t dx_t, dx_b;
+    void *dh_0, *dc_0;       /* (L*D, B, R), (L*D, B, H) */
+    void *dweights;          /* cylstm_raw_count reals, in the order of the raw weights */
+};
+
+size_t cylstm_backward_scratch(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                               const struct cylstm_sequence *seq);
+void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                     const void *packed_backward, const struct cylstm_sequence *seq,
+                     const struct cylstm_gradients *grads, void *scratch);
+
+/* ------------------------------------------------------------------------ plans */
+
+/* A plan is a forward pass prepared for many short calls: B streams whose states stay
+ * inside it, in the kernels' own layout, from call to call. One direction only. A step
+ * on a plan allocates nothing, and is bit for bit the step of a whole sequence.
+ *
+ * `mem` holds everything, the states included: copy the states out before you move it.
+ * Packed weights are read at every step and must live as long as they are used; to
+ * swap them, pass others of the same dims (the states stay). */
+struct cylstm_plan;
+size_t cylstm_plan_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t B);
+struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                                     size_t B, void *mem); /* states start at 0 */
+void cylstm_plan_get_states(const struct cylstm_plan *plan, void *h, void *c);             /* (L, B, R), (L, B, H) */
+void cylstm_plan_set_states(struct cylstm_plan *plan, const void *h, const void *c);       /* NULL: zeros */
+void cylstm_plan_reset_row(struct cylstm_plan *plan, size_t row);
+/* T steps of the rows named by `active` (`rows` of them, distinct), or of all rows if
+ * active is NULL: x (T, rows, I) -> y (T, rows, R), contiguous and apart. */
+void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx, const void *packed,
+                     size_t T, const size_t *active, size_t rows, const void *x, void *y);
+
+/* ---------------------------------------------------------------------- threads */
+
+/* The pool is one per process and starts with the first call that has use for it. It
+ * serves one call at a time; a call that finds it busy runs on its own thread, with the
+ * same bits. Helpers sleep when there is nothing to do, and a forked child starts anew. */
+int cylstm_pool_helpers(void); /* helper threads alive now */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

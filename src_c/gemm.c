@@ -1,0 +1,133 @@
+/* gemm.c -- every product of the library goes through here, to a packed kernel or to BLAS.
+ *
+ * BLAS reads the packed panels as they are: a panel is a row-major matrix (K, 4 VL).
+ * Its sums come out in panel order too, and the kernel set finishes them.
+ */
+#include "gemm.h"
+
+enum {
+    BLAS_ROWS = 128,           /* rows of a block of sums, which lies on the stack */
+    POLL_MILLISECONDS = 20
+};
+static const double CLOCK_FLOPS = 2e8;  /* one or two milliseconds between looks at the clock */
+static const double SPLIT_FLOPS = 1e9;  /* a product longer than this is polled within */
+
+void cylstm_begin_call(struct cylstm_call *call, const struct cylstm_context *ctx)
+{
+    call->ctx = ctx;
+    call->kernels = ctx->kernels;
+    call->real_size = cylstm_real_size(ctx->kernels);
+    atomic_init(&call->stopped, 0);
+    call->flops = 0;
+    if (ctx->poll) timespec_get(&call->polled, TIME_UTC);
+}
+
+static void poll_caller(struct cylstm_call *call, double flops)
+{
+    call->flops += flops;
+    if (call->flops < CLOCK_FLOPS) return;
+    call->flops = 0;
+    struct timespec now;
+    timespec_get(&now, TIME_UTC);
+    const double ms = 1e3 * (double)(now.tv_sec - call->polled.tv_sec) +
+                      1e-6 * (double)(now.tv_nsec - call->polled.tv_nsec);
+    if (ms >= 0 && ms < POLL_MILLISECONDS) return;
+    call->polled = now;
+    if (call->ctx->poll(call->ctx->poll_arg))
+        atomic_store_explicit(&call->stopped, 1, memory_order_relaxed);
+}
+
+/* sums (rows, 4 VL) += a (rows, K) * w (K, columns), row-major; in BLAS's column-major
+ * words the transposes of the three, in reverse order. */
+static void blas_gemm(const struct cylstm_call *call, int transposed, size_t rows, size_t columns,
+                      size_t K, const void *a, ptrdiff_t lda, const void *w, ptrdiff_t ldw,
+                      void *sums, size_t ldc)
+{
+    const int m = (int)columns, n = (int)rows, k = (int)K;
+    const int ld_w = (int)ldw, ld_a = (int)lda, ld_c = (int)ldc;
+    const char *trans = transposed ? "T" : "N";
+    if (call->kernels->bits == 32) {
+        const float one = 1;
+        call->ctx->sgemm("N", trans, &m, &n, &k, &one, w, &ld_w, a, &ld_a, &one, sums, &ld_c);
+    } else {
+        const double one = 1;
+        call->ctx->dgemm("N", trans, &m, &n, &k, &one, w, &ld_w, a, &ld_a, &one, sums, &ld_c);
+    }
+}
+
+static ptrdiff_t row_offset(const struct cylstm_rows *m, size_t r)
+{
+    return m->offset ? m->offset[r] : (ptrdiff_t)r * m->stride;
+}
+
+/* BLAS wants rows at one stride: take the longest runs that have one. */
+static void blas_term(const struct cylstm_call *call, const struct cylstm_term *t, size_t row,
+                      size_t rows, size_t columns, const void *w, ptrdiff_t w_k, char *sums,
+                      size_t width)
+{
+    const size_t size = call->real_size;
+    const int transposed = t->a_k != 1;
+    for (size_t i = 0; i < rows;) {
+        const ptrdiff_t at = row_offset(&t->a, row + i);
+        ptrdiff_t stride = transposed ? t->a_k : (ptrdiff_t)t->K;
+        size_t n = 1;
+        if (transposed) {
+            n = rows; /* rows of a transposed operand are neighbours */
+        } else if (i + 1 < rows && row_offset(&t->a, row + i + 1) - at >= (ptrdiff_t)t->K) {
+            stride = row_offset(&t->a, row + i + 1) - at;
+            while (i + n < rows && row_offset(&t->a, row + i + n) - at == (ptrdiff_t)n * stride) n++;
+        }
+        blas_gemm(call, transposed, n, columns, t->K, cylstm_at(t->a.base, size, at), stride, w, w_k,
+                  sums + i * width * size, width);
+        i += n;
+    }
+}
+
+static void blas_product(const struct cylstm_call *call, const struct cylstm_product *p)
+{
+    _Alignas(CYLSTM_ALIGN) char sums[BLAS_ROWS * PANEL_VECTORS * MAX_VL * sizeof(float)];
+    const size_t size = call->real_size, width = PANEL_VECTORS * call->kernels->lanes;
+    for (size_t panel = p->panel_begin; panel < p->panel_end; panel++) {
+        const size_t left = p->columns - panel * width, columns = left < width ? left : width;
+        for (size_t row = 0; row < p->rows; row += BLAS_ROWS) {
+            const size_t rows = p->rows - row < BLAS_ROWS ? p->rows - row : BLAS_ROWS;
+            for (size_t r = 0; r < rows; r++) {
+                const ptrdiff_t at = (ptrdiff_t)panel * p->init_panel + (ptrdiff_t)(row + r) * p->init_row;
+                const char *init = cylstm_at(p->init, size, at);
+                for (size_t b = 0; b < columns * size; b++) sums[r * width * size + b] = init[b];
+            }
+            for (int t = 0; t < 2; t++)
+                if (p->term[t].K)
+                    blas_term(call, &p->term[t], row, rows, columns,
+                              cylstm_at(p->term[t].w, size, (ptrdiff_t)panel * p->w_panel), p->w_k, sums,
+                              width);
+            call->kernels->finish(p, panel, row, rows, sums);
+        }
+    }
+}
+
+static int use_blas(const struct cylstm_call *call)
+{
+    return call->kernels->bits == 32 ? call->ctx->sgemm != NULL : call->ctx->dgemm != NULL;
+}
+
+void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_product *product)
+{
+    const size_t panels = product->panel_end - product->panel_begin;
+    if (!product->rows || !panels) return;
+    const double flops = 2.0 * (double)product->rows * (double)(product->term[0].K + product->term[1].K) *
+                         (double)(panels * PANEL_VECTORS * call->kernels->lanes);
+    const int polls = caller && call->ctx->poll;
+    if (polls && flops > SPLIT_FLOPS && panels > 1) {
+        struct cylstm_product half = *product;
+        half.panel_end = product->panel_begin + panels / 2;
+        cylstm_multiply(call, caller, &half);
+        half.panel_begin = half.panel_end;
+        half.panel_end = product->panel_end;
+        if (!cylstm_stopped(call)) cylstm_multiply(call, caller, &half);
+        return;
+    }
+    if (use_blas(call)) blas_product(call, product);
+    else call->kernels->product(product);
+    if (polls) poll_caller(call, flops);
+}

@@ -1,0 +1,160 @@
+/* gemm_tmpl.h -- the panel product: rows times packed panels, finished while hot.
+ *
+ * A tile is R rows by NV vectors of accumulators that stay in registers for the whole
+ * chain over k. The finished tile goes to a small buffer in L1, where a rolled loop
+ * finishes it: that keeps the gate math out of the register allocation of the sum.
+ */
+
+ALWAYS_INLINE real *row_of(const struct cylstm_rows *m, size_t r)
+{
+    return (real *)m->base + (m->offset ? m->offset[r] : (ptrdiff_t)r * m->stride);
+}
+
+/* Add one term to the accumulators. The order, broadcasts first, then vector, then
+ * row, is the one that gcc and clang both keep in registers. */
+ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct cylstm_term *t,
+                             size_t row, const real *w, ptrdiff_t w_k, const int R, const int NV)
+{
+    const real *a[MAX_TILE_ROWS];
+    UNROLL for (int r = 0; r < R; r++) a[r] = row_of(&t->a, row + (size_t)r);
+    const ptrdiff_t a_end = (ptrdiff_t)t->K * t->a_k;
+    for (ptrdiff_t k = 0; k != a_end; k += t->a_k, w += w_k) {
+        vf b[MAX_TILE_ROWS];
+        UNROLL for (int r = 0; r < R; r++) b[r] = v_set1(a[r][k]);
+        UNROLL for (int v = 0; v < NV; v++) {
+            const vf wv = v_load(w + v * VL);
+            UNROLL for (int r = 0; r < R; r++) acc[r][v] = v_fma(b[r], wv, acc[r][v]);
+        }
+    }
+}
+
+/* sums (R, 4 VL) = init + both terms, for R rows of one panel. */
+ALWAYS_INLINE void tile(const struct cylstm_product *p, size_t panel, size_t row, real *sums,
+                        const int R, const int NV)
+{
+    vf acc[MAX_TILE_ROWS][PANEL_VECTORS];
+    const real *init = (const real *)p->init + (ptrdiff_t)panel * p->init_panel +
+                       (ptrdiff_t)row * p->init_row;
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < NV; v++) acc[r][v] = v_load(init + r * p->init_row + v * VL);
+    for (int t = 0; t < 2; t++)
+        if (p->term[t].K)
+            tile_term(acc, &p->term[t], row,
+                      (const real *)p->term[t].w + (ptrdiff_t)panel * p->w_panel, p->w_k, R, NV);
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < NV; v++)
+            v_store(sums + (r * PANEL_VECTORS + v) * VL, acc[r][v]);
+}
+
+/* The same for a single row of two neighbouring panels: eight chains hide the latency
+ * of the multiply-add where one row of one panel has only four. */
+static void tile_pair(const struct cylstm_product *p, size_t panel, size_t row, real *sums)
+{
+    enum { N = 2 * PANEL_VECTORS };
+    vf acc[N];
+    const real *init = (const real *)p->init + (ptrdiff_t)panel * p->init_panel +
+                       (ptrdiff_t)row * p->init_row;
+    UNROLL for (int v = 0; v < N; v++)
+        acc[v] = v_load(init + (v / PANEL_VECTORS) * p->init_panel + (v % PANEL_VECTORS) * VL);
+    for (int i = 0; i < 2; i++) {
+        const struct cylstm_term *t = &p->term[i];
+        if (!t->K) continue;
+        const real *a = row_of(&t->a, row);
+        const real *w = (const real *)t->w + (ptrdiff_t)panel * p->w_panel;
+        const ptrdiff_t a_end = (ptrdiff_t)t->K * t->a_k;
+        for (ptrdiff_t k = 0; k != a_end; k += t->a_k, w += p->w_k) {
+            const vf b = v_set1(a[k]);
+            UNROLL for (int v = 0; v < N; v++)
+                acc[v] = v_fma(b, v_load(w + (v / PANEL_VECTORS) * p->w_panel + (v % PANEL_VECTORS) * VL), acc[v]);
+        }
+    }
+    UNROLL for (int v = 0; v < N; v++) v_store(sums + v * VL, acc[v]);
+}
+
+/* One instance of the tile per height and width. */
+#define TILE(R, NV) \
+    static void tile_##R##x##NV(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
+    { tile(p, panel, row, sums, R, NV); }
+#define TILE_ROW(R) TILE(R, 1) TILE(R, 2) TILE(R, 3) TILE(R, 4)
+#define TILE_NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, tile_##R##x4 }
+typedef void tile_fn(const struct cylstm_product *p, size_t panel, size_t row, real *sums);
+TILE_ROW(1) TILE_ROW(2)
+#if TILE_ROWS > 2
+TILE_ROW(3)
+#endif
+#if TILE_ROWS > 3
+TILE_ROW(4) TILE_ROW(5) TILE_ROW(6)
+#endif
+static tile_fn *const tiles[TILE_ROWS][PANEL_VECTORS] = {
+    TILE_NAMES(1), TILE_NAMES(2),
+#if TILE_ROWS > 2
+    TILE_NAMES(3),
+#endif
+#if TILE_ROWS > 3
+    TILE_NAMES(4), TILE_NAMES(5), TILE_NAMES(6),
+#endif
+};
+
+/* Write a finished tile to its rows of `out`, columns past the last one left alone. */
+static void store_tile(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
+                       const real *sums)
+{
+    const size_t first = panel * PANEL_VECTORS * VL;
+    for (size_t r = 0; r < rows; r++, sums += PANEL_VECTORS * VL) {
+        real *out = row_of(&p->out, row + r) + (ptrdiff_t)panel * p->out_panel;
+        for (size_t u = first, v = 0; v < PANEL_VECTORS && u < p->columns; v++, u += VL)
+            v_store_n(out + v * VL, v_load(sums + v * VL), valid(u, p->columns));
+    }
+}
+
+static void add_rows(const struct cylstm_product *p, size_t panel, size_t row, size_t rows, real *sums)
+{
+    const size_t first = panel * PANEL_VECTORS * VL;
+    for (size_t r = 0; r < rows; r++, sums += PANEL_VECTORS * VL) {
+        const real *add = row_of(&p->addend, row + r);
+        for (size_t u = first, v = 0; v < PANEL_VECTORS && u < p->columns; v++, u += VL)
+            v_store(sums + v * VL, v_add(v_load(sums + v * VL), v_load_n(add + u, valid(u, p->columns))));
+    }
+}
+
+static void finish(const struct cylstm_product *p, size_t panel, size_t row, size_t rows, void *sums)
+{
+    if (p->addend.base) add_rows(p, panel, row, rows, sums);
+    switch (p->finish) {
+    case CYLSTM_STORE: store_tile(p, panel, row, rows, sums); break;
+    case CYLSTM_CELL_FORWARD: cell_forward(&p->cell, panel, row, rows, sums); break;
+    case CYLSTM_CELL_BACKWARD: cell_backward(&p->cell, panel, row, rows, sums); break;
+    }
+}
+
+static void product(const struct cylstm_product *p)
+{
+    _Alignas(64) real sums[MAX_TILE_ROWS * PANEL_VECTORS * VL];
+    const size_t width = PANEL_VECTORS * VL, count = p->panel_end - p->panel_begin;
+    const size_t tile_count = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (size_t i = 0; i < count;) {
+        /* a lone row takes two panels at once, where both are whole */
+        const size_t step = p->rows == 1 && i + 1 < count ? 2 : 1;
+        const size_t panel = p->turned ? p->panel_end - i - step : p->panel_begin + i;
+        const size_t left = p->columns - panel * width;
+        if (step == 2 && left >= 2 * width) {
+            tile_pair(p, panel, 0, sums);
+            finish(p, panel, 0, 1, sums);
+            finish(p, panel + 1, 0, 1, sums + width);
+            i += 2;
+            continue;
+        }
+        /* tiles of nearly equal height: 32 rows as 6, 6, 5, 5, 5, 5, not 6, 6, 6, 6, 6, 2 */
+        for (size_t one = 0; one < step; one++, i++) {
+            const size_t at = p->turned ? panel + step - 1 - one : panel + one;
+            const size_t cols = p->columns - at * width;
+            const size_t nv = cols >= width ? PANEL_VECTORS : (cols + VL - 1) / VL;
+            for (size_t n = 0, row = 0; n < tile_count; n++) {
+                const size_t rows = (p->rows - row + tile_count - n - 1) / (tile_count - n);
+                tiles[rows - 1][nv - 1](p, at, row, sums);
+                finish(p, at, row, rows, sums);
+                row += rows;
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+/* kernels.h -- what a kernel set is: one struct of function pointers per ISA and
+ * dtype. The core holds a set in its context and passes it down, so every set that
+ * this machine can run can be used, and tested, side by side in one process.
+ *
+ * The kernels know vectors, panels and cells. They know nothing of sequences,
+ * layers, threads or memory: they get pointers to rows and never allocate.
+ */
+#ifndef CYLSTM_KERNELS_H
+#define CYLSTM_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define CYLSTM_X86 1
+#else
+#define CYLSTM_X86 0
+#endif
+
+#if defined(__GNUC__)
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#else
+#define ALWAYS_INLINE static inline
+#endif
+
+/* A region of code compiled for an ISA that the rest of the file does not assume.
+ * A region needs no compiler flag of its own, so the build stays one plain glob. */
+#define CYLSTM_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define TARGET_BEGIN(isa) \
+    CYLSTM_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define TARGET_END CYLSTM_PRAGMA(clang attribute pop)
+#else
+#define TARGET_BEGIN(isa) CYLSTM_PRAGMA(GCC push_options) CYLSTM_PRAGMA(GCC target(isa))
+#define TARGET_END CYLSTM_PRAGMA(GCC pop_options)
+#endif
+
+/* Full unrolling of the loops over a tile's rows and vectors keeps the accumulators
+ * in registers. Each compiler honours only its own spelling. */
+#if defined(__clang__)
+#define UNROLL CYLSTM_PRAGMA(clang loop unroll(full))
+#elif defined(__GNUC__)
+#define UNROLL CYLSTM_PRAGMA(GCC unroll 16)
+#else
+#define UNROLL
+#endif
+
+enum {
+    PANEL_VECTORS = 4,  /* a panel is always four vectors wide */
+    MAX_VL = 16,        /* lanes of the widest vector of any set */
+    MAX_TILE_ROWS = 8,  /* rows of the tallest tile of any set */
+    TAPE_VECTORS = 5    /* a tape cell holds i, f, g, o, c: (5, H) */
+};
+
+/* Rows of a matrix, wherever they lie; each row is contiguous. Row r starts at
+ * base + offset[r], or at base + r * stride where offset is NULL. Both count reals. */
+struct cylstm_rows {
+    void *base;
+    const ptrdiff_t *offset; /* (rows) or NULL */
+    ptrdiff_t stride;
+};
+
+/* What becomes of a finished tile. */
+enum cylstm_finish {
+    CYLSTM_STORE,        /* written to `out` */
+    CYLSTM_CELL_FORWARD, /* pre-activations in panel order -> c, h (and y, tape) */
+    CYLSTM_CELL_BACKWARD /* dh in unit order -> dc, dgates in panel order */
+};
+
+/* The operands of the cell's gate math. H is the number of real units; rows marked
+ * "padded" are as long as H rounded up to whole vectors, the others exactly H. */
+struct cylstm_cell {
+    size_t H;
+    struct cylstm_rows c;      /* forward: c_{t-1} in, c_t out; padded */
+    struct cylstm_rows h;      /* h_t out; padded; backward: base may be NULL */
+    struct cylstm_rows y;      /* forward: h_t out; base may be NULL */
+    struct cylstm_rows tape;   /* (5, H) = i, f, g, o, c: forward out (base may be NULL), backward in */
+    struct cylstm_rows c_prev; /* backward: c_{t-1} in; base may be NULL, which means zeros */
+    struct cylstm_rows dc;     /* backward: dc_t in, dc_{t-1} out; padded */
+    struct cylstm_rows dgates; /* backward: d pre-activation out, in panel order; padded */
+};
+
+/* One factor pair of a product: rows of `a` times the panels of `w`. */
+struct cylstm_term {
+    struct cylstm_rows a;
+    ptrdiff_t a_k;   /* reals from a row's element k to its element k + 1 */
+    size_t K;
+    const void *w;   /* element (panel, k, column) at panel * w_panel + k * w_k + column */
+};
+
+/* out = finish(init + term[0] + term[1] + addend), one chain of multiply-adds with k
+ * ascending for every element, never split over k: the bits of a result depend on
+ * its own row and column alone, not on the tile, the batch or the thread it fell to. */
+struct cylstm_product {
+    size_t rows;
+    size_t panel_begin, panel_end;
+    size_t columns;            /* of all panels; the last panel may hold fewer than four vectors */
+    int turned;                /* sweep the panels last to first */
+    struct cylstm_term term[2];
+    ptrdiff_t w_panel, w_k;
+    const void *init;          /* element (row, panel, column) at panel * init_panel + row * init_row + column */
+    ptrdiff_t init_panel, init_row;
+    struct cylstm_rows addend; /* `columns` reals a row, added last; base may be NULL */
+    enum cylstm_finish finish;
+    struct cylstm_rows out;    /* CYLSTM_STORE: row r of panel p at out + p * out_panel */
+    ptrdiff_t out_panel;
+    struct cylstm_cell cell;
+};
+
+/* Inverted dropout of `count` reals: out = in * mask / (1 - p), where the mask of an
+ * element is a pure function of (key, index + its place). */
+struct cylstm_dropout {
+    double p;
+    uint64_t key;
+};
+
+struct cylstm_kernels {
+    const char *isa;
+    int bits;          /* 32 or 64 */
+    size_t lanes;      /* of a vector; VL in the templates */
+    size_t tile_rows;  /* rows of a full tile */
+    void (*product)(const struct cylstm_product *p);
+    /* Finish `rows` rows from `row` of one panel whose sums, (rows, 4 VL), came from
+     * elsewhere (BLAS). `sums` is overwritten. */
+    void (*finish)(const struct cylstm_product *p, size_t panel, size_t row, size_t rows, void *sums);
+    void (*dropout)(const struct cylstm_dropout *d, uint64_t index, size_t count, const void *in,
+                    void *out);
+    void (*sigmoid)(const void *x, void *y, size_t n);
+    void (*tanh)(const void *x, void *y, size_t n);
+};
+
+#if CYLSTM_X86
+extern const struct cylstm_kernels cylstm_kernels_avx512_f32, cylstm_kernels_avx512_f64;
+extern const struct cylstm_kernels cylstm_kernels_avx2_f32, cylstm_kernels_avx2_f64;
+#endif
+extern const struct cylstm_kernels cylstm_kernels_scalar_f32, cylstm_kernels_scalar_f64;
+
+#endif

@@ -1,0 +1,24 @@
+/* kernels_tmpl.h -- one kernel set: the whole of the arithmetic, for one ISA and dtype.
+ *
+ * Parameters, set by the including file (avx2_f32.c and its like):
+ *   REAL_BITS     32 or 64
+ *   KERNELS       name of the struct cylstm_kernels to define
+ *   ISA_NAME      its public name, such as "avx2"
+ * and one vec_*.h included before, which names real, vf, VL, TILE_ROWS and the v_* operations.
+ */
+#include "activation_tmpl.h"
+#include "cell_tmpl.h"
+#include "dropout_tmpl.h"
+#include "gemm_tmpl.h"
+
+const struct cylstm_kernels KERNELS = {
+    .isa = ISA_NAME,
+    .bits = REAL_BITS,
+    .lanes = VL,
+    .tile_rows = TILE_ROWS,
+    .product = product,
+    .finish = finish,
+    .dropout = dropout,
+    .sigmoid = sigmoid_array,
+    .tanh = tanh_array,
+};

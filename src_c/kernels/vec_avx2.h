@@ -1,0 +1,72 @@
+/* Op table for AVX2 with FMA: 8 floats or 4 doubles. The contract stands in vec_scalar.h. */
+#define TILE_ROWS 3
+
+#if REAL_BITS == 32
+
+typedef float real;
+typedef __m256 vf;
+#define VL 8
+#define V_ROUND (0x1.8p23f + 127)
+
+ALWAYS_INLINE vf v_zero(void) { return _mm256_setzero_ps(); }
+ALWAYS_INLINE vf v_set1(real a) { return _mm256_set1_ps(a); }
+ALWAYS_INLINE vf v_load(const real *p) { return _mm256_loadu_ps(p); }
+ALWAYS_INLINE void v_store(real *p, vf a) { _mm256_storeu_ps(p, a); }
+ALWAYS_INLINE __m256i first_lanes(size_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return _mm256_maskload_ps(p, first_lanes(n)); }
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) { _mm256_maskstore_ps(p, first_lanes(n), a); }
+
+ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+ALWAYS_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+ALWAYS_INLINE vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
+ALWAYS_INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+
+ALWAYS_INLINE vf v_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+ALWAYS_INLINE vf v_copysign(vf x, vf s) {
+    return _mm256_or_ps(v_abs(x), _mm256_and_ps(s, _mm256_set1_ps(-0.0f)));
+}
+ALWAYS_INLINE vf v_pow2(vf t) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23));
+}
+
+#else
+
+typedef double real;
+typedef __m256d vf;
+#define VL 4
+#define V_ROUND (0x1.8p52 + 1023)
+
+ALWAYS_INLINE vf v_zero(void) { return _mm256_setzero_pd(); }
+ALWAYS_INLINE vf v_set1(real a) { return _mm256_set1_pd(a); }
+ALWAYS_INLINE vf v_load(const real *p) { return _mm256_loadu_pd(p); }
+ALWAYS_INLINE void v_store(real *p, vf a) { _mm256_storeu_pd(p, a); }
+ALWAYS_INLINE __m256i first_lanes(size_t n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x((long long)n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return _mm256_maskload_pd(p, first_lanes(n)); }
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) { _mm256_maskstore_pd(p, first_lanes(n), a); }
+
+ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm256_add_pd(a, b); }
+ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_pd(a, b); }
+ALWAYS_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_pd(a, b); }
+ALWAYS_INLINE vf v_div(vf a, vf b) { return _mm256_div_pd(a, b); }
+ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_pd(a, b, c); }
+ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_pd(a, b, c); }
+ALWAYS_INLINE vf v_min(vf a, vf b) { return _mm256_min_pd(a, b); }
+ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm256_max_pd(a, b); }
+
+ALWAYS_INLINE vf v_abs(vf a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a); }
+ALWAYS_INLINE vf v_copysign(vf x, vf s) {
+    return _mm256_or_pd(v_abs(x), _mm256_and_pd(s, _mm256_set1_pd(-0.0)));
+}
+ALWAYS_INLINE vf v_pow2(vf t) {
+    return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t), 52));
+}
+
+#endif

@@ -1,0 +1,70 @@
+/* Op table for AVX-512 F, DQ, VL, BW: 16 floats or 8 doubles. The contract stands in vec_scalar.h. */
+#define TILE_ROWS 6
+
+#if REAL_BITS == 32
+
+typedef float real;
+typedef __m512 vf;
+#define VL 16
+#define V_ROUND (0x1.8p23f + 127)
+
+ALWAYS_INLINE vf v_zero(void) { return _mm512_setzero_ps(); }
+ALWAYS_INLINE vf v_set1(real a) { return _mm512_set1_ps(a); }
+ALWAYS_INLINE vf v_load(const real *p) { return _mm512_loadu_ps(p); }
+ALWAYS_INLINE void v_store(real *p, vf a) { _mm512_storeu_ps(p, a); }
+ALWAYS_INLINE __mmask16 first_lanes(size_t n) { return (__mmask16)((1u << n) - 1u); }
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a); }
+
+ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+ALWAYS_INLINE vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+ALWAYS_INLINE vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+ALWAYS_INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+
+ALWAYS_INLINE vf v_abs(vf a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+ALWAYS_INLINE vf v_copysign(vf x, vf s) {
+    __m512i sign = _mm512_castps_si512(_mm512_set1_ps(-0.0f));  /* 0xac: sign ? s : x, bit by bit */
+    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(sign, _mm512_castps_si512(x), _mm512_castps_si512(s), 0xac));
+}
+ALWAYS_INLINE vf v_pow2(vf t) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23));
+}
+
+#else
+
+typedef double real;
+typedef __m512d vf;
+#define VL 8
+#define V_ROUND (0x1.8p52 + 1023)
+
+ALWAYS_INLINE vf v_zero(void) { return _mm512_setzero_pd(); }
+ALWAYS_INLINE vf v_set1(real a) { return _mm512_set1_pd(a); }
+ALWAYS_INLINE vf v_load(const real *p) { return _mm512_loadu_pd(p); }
+ALWAYS_INLINE void v_store(real *p, vf a) { _mm512_storeu_pd(p, a); }
+ALWAYS_INLINE __mmask8 first_lanes(size_t n) { return (__mmask8)((1u << n) - 1u); }
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return _mm512_maskz_loadu_pd(first_lanes(n), p); }
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) { _mm512_mask_storeu_pd(p, first_lanes(n), a); }
+
+ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm512_add_pd(a, b); }
+ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_pd(a, b); }
+ALWAYS_INLINE vf v_mul(vf a, vf b) { return _mm512_mul_pd(a, b); }
+ALWAYS_INLINE vf v_div(vf a, vf b) { return _mm512_div_pd(a, b); }
+ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_pd(a, b, c); }
+ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_pd(a, b, c); }
+ALWAYS_INLINE vf v_min(vf a, vf b) { return _mm512_min_pd(a, b); }
+ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm512_max_pd(a, b); }
+
+ALWAYS_INLINE vf v_abs(vf a) { return _mm512_andnot_pd(_mm512_set1_pd(-0.0), a); }
+ALWAYS_INLINE vf v_copysign(vf x, vf s) {
+    __m512i sign = _mm512_castpd_si512(_mm512_set1_pd(-0.0));
+    return _mm512_castsi512_pd(_mm512_ternarylogic_epi64(sign, _mm512_castpd_si512(x), _mm512_castpd_si512(s), 0xac));
+}
+ALWAYS_INLINE vf v_pow2(vf t) {
+    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t), 52));
+}
+
+#endif

@@ -1,0 +1,67 @@
+/* Op table, portable C11: four lanes in plain loops, which compilers turn into what the baseline CPU has.
+ *
+ * Contract of every vec_*.h. REAL_BITS (32 or 64) is set, kernels.h and the ISA's intrinsics are
+ * included and its target region is open. The file defines real, VL (lanes), TILE_ROWS (rows of a GEMM tile), vf and:
+ *   v_load, v_store         any alignment; v_load_n, v_store_n: lanes 0..n-1, 0 <= n <= VL; the others are read as 0
+ *                           and not written, and their memory is not touched
+ *   v_fma, v_fnma           a * b + c and c - a * b, fused where the ISA has FMA
+ *   v_min, v_max            the second operand where either is NaN
+ *   v_copysign(x, s)        |x| with the sign of s
+ *   V_ROUND, v_pow2         where t = x + V_ROUND, t - V_ROUND is the integer n nearest to x and v_pow2(t) is 2^n,
+ *                           for n in [-127, 128] (64 bits: [-1023, 1024]): 0 at the lowest n, infinity at the highest
+ * Here v_fma is not fused: libm's fma() is slow in software on CPUs without the instruction. */
+#include <string.h>
+
+#define VL 4
+#define TILE_ROWS 2
+
+#if REAL_BITS == 32
+typedef float real;
+typedef uint32_t real_bits;
+#define V_ROUND (0x1.8p23f + 127)
+#define MANTISSA_BITS 23
+#else
+typedef double real;
+typedef uint64_t real_bits;
+#define V_ROUND (0x1.8p52 + 1023)
+#define MANTISSA_BITS 52
+#endif
+
+typedef struct { real lane[VL]; } vf;
+
+#define LANES(expression) \
+    vf r; \
+    for (size_t l = 0; l < VL; l++) r.lane[l] = (expression); \
+    return r
+#define A a.lane[l]
+#define B b.lane[l]
+#define C c.lane[l]
+
+ALWAYS_INLINE vf v_set1(real a) { LANES(a); }
+ALWAYS_INLINE vf v_zero(void) { return v_set1(0); }
+ALWAYS_INLINE vf v_load(const real *p) { LANES(p[l]); }
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { LANES(l < n ? p[l] : 0); }
+ALWAYS_INLINE void v_store(real *p, vf a) { for (size_t l = 0; l < VL; l++) p[l] = A; }
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) { for (size_t l = 0; l < n; l++) p[l] = A; }
+
+ALWAYS_INLINE vf v_add(vf a, vf b) { LANES(A + B); }
+ALWAYS_INLINE vf v_sub(vf a, vf b) { LANES(A - B); }
+ALWAYS_INLINE vf v_mul(vf a, vf b) { LANES(A * B); }
+ALWAYS_INLINE vf v_div(vf a, vf b) { LANES(A / B); }
+ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { LANES(A * B + C); }
+ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { LANES(C - A * B); }
+ALWAYS_INLINE vf v_min(vf a, vf b) { LANES(A < B ? A : B); }
+ALWAYS_INLINE vf v_max(vf a, vf b) { LANES(A > B ? A : B); }
+
+ALWAYS_INLINE real_bits bits_of(real a) { real_bits u; memcpy(&u, &a, sizeof u); return u; }
+ALWAYS_INLINE real real_of(real_bits u) { real a; memcpy(&a, &u, sizeof a); return a; }
+#define SIGN_BIT ((real_bits)1 << (REAL_BITS - 1))
+
+ALWAYS_INLINE vf v_abs(vf a) { LANES(real_of(bits_of(A) & ~SIGN_BIT)); }
+ALWAYS_INLINE vf v_copysign(vf a, vf b) { LANES(real_of((bits_of(A) & ~SIGN_BIT) | (bits_of(B) & SIGN_BIT))); }
+ALWAYS_INLINE vf v_pow2(vf a) { LANES(real_of(bits_of(A) << MANTISSA_BITS)); }
+
+#undef LANES
+#undef A
+#undef B
+#undef C

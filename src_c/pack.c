@@ -1,0 +1,112 @@
+/* pack.c -- weights into panel order, once; and their gradient back again. */
+#include "layout.h"
+
+#include <string.h>
+
+struct counts {
+    size_t raw, forward, backward;
+};
+
+static struct counts count_layer(const struct cylstm_dims *dims, const struct cylstm_layer *l,
+                                 size_t VL)
+{
+    const size_t panel = PANEL_VECTORS * VL, gates = 4 * l->H;
+    return (struct counts){
+        .raw = gates * (l->I + l->R) + (dims->bias ? 2 * gates : 0) + l->P * l->H,
+        .forward = 4 * l->Hp * l->K + cylstm_round_up(l->P, panel) * l->H,
+        .backward = 4 * l->Hp * (cylstm_round_up(l->R, panel) + cylstm_round_up(l->I, panel)) +
+                    (l->P ? cylstm_round_up(l->H, panel) * l->P : 0),
+    };
+}
+
+static struct cylstm_layer shape_layer(const struct cylstm_dims *dims, size_t layer, size_t VL)
+{
+    const size_t R = cylstm_hidden_width(dims);
+    struct cylstm_layer l = {.I = layer ? dims->directions * R : dims->input, .H = dims->hidden, .R = R, .P = dims->proj};
+    l.Hp = cylstm_round_up(l.H, VL);
+    l.K = 1 + l.I + l.R;
+    return l;
+}
+
+/* The first layer has a size of its own; all above it are alike. */
+static struct counts count_before(const struct cylstm_dims *dims, size_t layer, size_t direction,
+                                  size_t VL)
+{
+    const struct cylstm_layer first = shape_layer(dims, 0, VL), other = shape_layer(dims, 1, VL);
+    const struct counts a = count_layer(dims, &first, VL), b = count_layer(dims, &other, VL);
+    const size_t n_first = layer ? dims->directions : direction;
+    const size_t n_other = layer ? (layer - 1) * dims->directions + direction : 0;
+    return (struct counts){
+        .raw = n_first * a.raw + n_other * b.raw,
+        .forward = n_first * a.forward + n_other * b.forward,
+        .backward = n_first * a.backward + n_other * b.backward,
+    };
+}
+
+struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
+                                      const struct cylstm_dims *dims, size_t layer,
+                                      size_t direction)
+{
+    const size_t VL = kernels->lanes, panel = PANEL_VECTORS * VL;
+    const struct counts before = count_before(dims, layer, direction, VL);
+    struct cylstm_layer l = shape_layer(dims, layer, VL);
+    l.raw = before.raw;
+    l.gates = before.forward;
+    l.hr = l.gates + 4 * l.Hp * l.K;
+    l.hh_t = before.backward;
+    l.ih_t = l.hh_t + 4 * l.Hp * cylstm_round_up(l.R, panel);
+    l.hr_t = l.ih_t + 4 * l.Hp * cylstm_round_up(l.I, panel);
+    return l;
+}
+
+size_t cylstm_raw_count(const struct cylstm_dims *dims)
+{
+    return count_before(dims, dims->layers, 0, 1).raw;
+}
+
+size_t cylstm_packed_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
+{
+    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).forward * cylstm_real_size(ctx->kernels);
+}
+
+size_t cylstm_packed_backward_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
+{
+    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).backward * cylstm_real_size(ctx->kernels);
+}
+
+#define real float
+#define NAME(name) name##_f32
+#include "pack_tmpl.h"
+#undef real
+#undef NAME
+#define real double
+#define NAME(name) name##_f64
+#include "pack_tmpl.h"
+
+void cylstm_pack_weights(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                         const void *raw, void *packed)
+{
+    for (size_t layer = 0; layer < dims->layers; layer++)
+        for (size_t d = 0; d < dims->directions; d++) {
+            const struct cylstm_layer l = cylstm_find_layer(ctx->kernels, dims, layer, d);
+            (dims->bits == 32 ? pack_forward_f32 : pack_forward_f64)(&l, ctx->kernels->lanes, dims->bias, raw, packed);
+        }
+}
+
+void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                          const void *raw, void *packed_backward)
+{
+    for (size_t layer = 0; layer < dims->layers; layer++)
+        for (size_t d = 0; d < dims->directions; d++) {
+            const struct cylstm_layer l = cylstm_find_layer(ctx->kernels, dims, layer, d);
+            (dims->bits == 32 ? pack_backward_f32 : pack_backward_f64)(&l, ctx->kernels->lanes, dims->bias, raw, packed_backward);
+        }
+}
+
+void cylstm_unpack_gradient(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
+                            const struct cylstm_layer *layer, const void *dgates, const void *dhr,
+                            size_t hr_stride, void *draw)
+{
+    (dims->bits == 32 ? unpack_gradient_f32 : unpack_gradient_f64)(layer, kernels->lanes, dims->bias, dgates, dhr,
+                                                                   hr_stride, draw);
+}

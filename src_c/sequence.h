@@ -1,0 +1,142 @@
+/* sequence.h -- how a pass walks a batch of sequences: rows in order of falling length,
+ * steps counted from each row's own start, memory carved from one piece of scratch.
+ *
+ * Step s of a row is time s going forward and time length - 1 - s in reverse. Rows are
+ * sorted by falling length, so that the rows still active at a step are the first ones
+ * and the cost follows the valid steps.
+ */
+#ifndef CYLSTM_SEQUENCE_H
+#define CYLSTM_SEQUENCE_H
+
+#include "gemm.h"
+#include "threads.h"
+
+/* ------------------------------------------------------------------- scratch memory */
+
+/* Carving from a NULL arena counts, carving from a real one gives: the size functions
+ * and the passes run the same code. */
+struct cylstm_arena {
+    char *base;
+    size_t used;
+};
+
+static inline void *cylstm_carve(struct cylstm_arena *arena, size_t count, size_t size)
+{
+    void *piece = arena->base ? arena->base + arena->used : NULL;
+    arena->used += cylstm_round_up(count * size, CYLSTM_ALIGN);
+    return piece;
+}
+
+/* -------------------------------------------------------------------- rows and steps */
+
+struct cylstm_order {
+    size_t B, T;          /* T: the longest length */
+    size_t *row, *length; /* (B): batch index and length of the r-th row; NULL: all rows are of length T, in place */
+};
+
+/* Fill `order`, whose arrays have been carved, or make it plain where all lengths are equal. */
+void cylstm_carve_order(struct cylstm_arena *arena, struct cylstm_order *order,
+                        const struct cylstm_sequence *seq);
+void cylstm_sort_rows(struct cylstm_order *order, const struct cylstm_sequence *seq);
+
+static inline size_t cylstm_batch_row(const struct cylstm_order *o, size_t r) { return o->row ? o->row[r] : r; }
+static inline size_t cylstm_row_length(const struct cylstm_order *o, size_t r)
+{
+    return o->length ? o->length[r] : o->T;
+}
+
+/* How many of the first `rows` rows are active at step s. */
+static inline size_t cylstm_active_rows(const struct cylstm_order *o, size_t rows, size_t s)
+{
+    if (!o->length) return s < o->T ? rows : 0;
+    size_t low = 0, high = rows; /* rows below low are active, from high on are not */
+    while (low < high) {
+        const size_t mid = (low + high) / 2;
+        if (o->length[mid] > s) low = mid + 1;
+        else high = mid;
+    }
+    return low;
+}
+
+/* A (T, B, .) array as one direction walks it: row r of step s starts at
+ * base + s * step + (offset[r], or r * stride). */
+struct cylstm_walk {
+    void *base;
+    ptrdiff_t *offset; /* (B), carved where the rows have lengths of their own; else NULL */
+    ptrdiff_t stride, step;
+};
+
+/* The walk of direction `reverse` over an array with strides t and b. `offset` is
+ * memory for (B) offsets or NULL, as cylstm_carve_offsets gave it. */
+struct cylstm_walk cylstm_make_walk(const struct cylstm_order *order, size_t real_size, int reverse,
+                                    void *base, ptrdiff_t t, ptrdiff_t b, ptrdiff_t *offset);
+
+static inline ptrdiff_t *cylstm_carve_offsets(struct cylstm_arena *arena, const struct cylstm_sequence *seq)
+{
+    return seq->lengths ? cylstm_carve(arena, seq->B, sizeof(ptrdiff_t)) : NULL;
+}
+
+static inline ptrdiff_t cylstm_walk_offset(const struct cylstm_walk *w, size_t r, size_t s)
+{
+    return (w->offset ? w->offset[r] : (ptrdiff_t)r * w->stride) + (ptrdiff_t)s * w->step;
+}
+
+/* Rows r0 and on of step s. */
+static inline struct cylstm_rows cylstm_walk_rows(const struct cylstm_walk *w, size_t real_size, size_t r0,
+                                                  size_t s)
+{
+    struct cylstm_rows rows = {NULL, NULL, w->stride};
+    if (!w->base) return rows;
+    const ptrdiff_t first = w->offset ? 0 : (ptrdiff_t)r0 * w->stride;
+    rows.base = cylstm_at(w->base, real_size, first + (ptrdiff_t)s * w->step);
+    rows.offset = w->offset ? w->offset + r0 : NULL;
+    return rows;
+}
+
+/* ------------------------------------------------------------------ sharing the work */
+
+/* Shares of n things: share j of `shares` gets [begin, end). */
+struct cylstm_range {
+    size_t begin, end;
+};
+
+static inline struct cylstm_range cylstm_share(size_t n, size_t shares, size_t j)
+{
+    return (struct cylstm_range){n * j / shares, n * (j + 1) / shares};
+}
+
+/* What the threads of a call split. Rows where each thread can keep its rows through all
+ * steps; units where there are too few rows, or too many weights for each core to read
+ * all of them: then every step ends in a barrier. */
+struct cylstm_split {
+    int threads;
+    int by_units;
+    size_t directions, rows; /* shares of each, where units are not split; else 1 */
+};
+
+/* `panels` bounds the shares of units; `split_directions` says whether the two
+ * directions of a layer may run side by side. */
+struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t B,
+                                      size_t steps, size_t panels, int split_directions);
+
+/* The rows of share j, so that the shares hold about as many valid steps each. */
+struct cylstm_range cylstm_share_rows(const struct cylstm_order *order, size_t shares, size_t j);
+
+/* ---------------------------------------------------------------------- moving states */
+
+/* Between a state array (B, n), in the order of the batch, and padded rows in sorted
+ * order. Out of NULL comes zero; padding is set to zero on the way in. */
+void cylstm_load_rows(const struct cylstm_order *order, size_t real_size, size_t n, const void *state,
+                      size_t stride, void *rows);
+
+/* Set the steps of a (T, B, width) array that lie past their row's length to zero. */
+void cylstm_clear_padding(const struct cylstm_sequence *seq, void *array, ptrdiff_t t, ptrdiff_t b,
+                          size_t width, size_t real_size);
+
+/* The dropout between layer - 1 and layer. */
+static inline struct cylstm_dropout cylstm_layer_dropout(const struct cylstm_tape *tape, size_t layer)
+{
+    return (struct cylstm_dropout){tape->dropout, tape->dropout_key + layer * UINT64_C(0x9e3779b97f4a7c15)};
+}
+
+#endif

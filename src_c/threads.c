@@ -1,0 +1,242 @@
+/* threads.c -- the pool: helper threads that claim shares of a phase.
+ *
+ * A phase has a number that only grows, kept in one word with its number of shares, so
+ * that a helper can't pair one phase with the shares of another. Whoever moves a helper's
+ * `claimed` up to that word, by compare-and-swap, runs the share: the helper itself or,
+ * when the helper is late, the caller. The description of a phase stays valid until every
+ * claimed share is done, because the caller waits for those and only for those.
+ */
+#if !defined(_WIN32)
+#define _POSIX_C_SOURCE 200809L
+#endif
+#include "threads.h"
+
+#include "cpu.h"
+#include "cylstm.h"
+
+#if defined(_WIN32) || defined(__STDC_NO_ATOMICS__) || defined(CYLSTM_NO_THREADS)
+
+int cylstm_pool_helpers(void) { return 0; }
+
+struct cylstm_team cylstm_begin_team(int threads)
+{
+    (void)threads;
+    return (struct cylstm_team){1};
+}
+
+void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *phase, void *arg, size_t shares)
+{
+    (void)team;
+    for (size_t share = 0; share < shares; share++) phase(arg, share, 1);
+}
+
+void cylstm_end_team(struct cylstm_team *team) { (void)team; }
+
+#else
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
+
+enum {
+    MAX_HELPERS = 255,
+    SHARE_BITS = 16,
+    SPINS_PER_LOOK = 64,     /* pauses between looks at the clock */
+    SPIN_MICROSECONDS = 50   /* how long anyone spins before sleeping */
+};
+
+struct helper {
+    _Alignas(128) _Atomic uint64_t claimed; /* the last phase whose share was taken */
+    _Alignas(128) _Atomic uint64_t done;    /* the last phase whose share was finished */
+    atomic_int asleep;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+};
+
+static struct {
+    _Alignas(128) _Atomic uint64_t phase; /* number << SHARE_BITS | shares */
+    cylstm_phase *run;
+    void *arg;
+    _Alignas(128) atomic_flag busy;       /* held by the call that has the pool */
+    atomic_int helpers;
+    atomic_int caller_asleep;
+    pthread_mutex_t caller_mutex;
+    pthread_cond_t caller_wake;
+    struct helper helper[MAX_HELPERS];
+} pool = {.busy = ATOMIC_FLAG_INIT,
+          .caller_mutex = PTHREAD_MUTEX_INITIALIZER,
+          .caller_wake = PTHREAD_COND_INITIALIZER};
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static size_t shares_of(uint64_t phase) { return (size_t)(phase & ((1u << SHARE_BITS) - 1)); }
+
+static inline void pause_cpu(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __asm__ volatile("pause");
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+/* Spin until `*number` differs from `old` (or equals `want`, if that is not 0), for a
+ * bounded time. Returns whether it did. */
+static int spin(_Atomic uint64_t *number, uint64_t old, uint64_t want)
+{
+    struct timespec start = {0}, now;
+    for (unsigned n = 0;; n++) {
+        const uint64_t seen = atomic_load_explicit(number, memory_order_acquire);
+        if (want ? seen == want : seen != old) return 1;
+        pause_cpu();
+        if (n % SPINS_PER_LOOK) continue;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (!n) start = now;
+        if ((now.tv_sec - start.tv_sec) * 1000000L + (now.tv_nsec - start.tv_nsec) / 1000 >= SPIN_MICROSECONDS)
+            return 0;
+    }
+}
+
+static void wake_caller(void)
+{
+    if (!atomic_load(&pool.caller_asleep)) return;
+    pthread_mutex_lock(&pool.caller_mutex);
+    pthread_cond_signal(&pool.caller_wake);
+    pthread_mutex_unlock(&pool.caller_mutex);
+}
+
+static void wait_done(struct helper *h, uint64_t phase)
+{
+    if (spin(&h->done, 0, phase)) return;
+    pthread_mutex_lock(&pool.caller_mutex);
+    atomic_store(&pool.caller_asleep, 1);
+    while (atomic_load(&h->done) != phase) pthread_cond_wait(&pool.caller_wake, &pool.caller_mutex);
+    atomic_store(&pool.caller_asleep, 0);
+    pthread_mutex_unlock(&pool.caller_mutex);
+}
+
+/* Sleep until there is a phase with a share for this helper. */
+static void sleep_helper(struct helper *h, size_t share, uint64_t seen)
+{
+    uint64_t phase;
+    pthread_mutex_lock(&h->mutex);
+    atomic_store(&h->asleep, 1);
+    while ((phase = atomic_load(&pool.phase)) == seen || share >= shares_of(phase))
+        pthread_cond_wait(&h->wake, &h->mutex);
+    atomic_store(&h->asleep, 0);
+    pthread_mutex_unlock(&h->mutex);
+}
+
+static int claim(struct helper *h, uint64_t phase)
+{
+    uint64_t last = atomic_load(&h->claimed);
+    return last < phase && atomic_compare_exchange_strong(&h->claimed, &last, phase);
+}
+
+static void *help(void *arg)
+{
+    struct helper *h = arg;
+    const size_t share = (size_t)(h - pool.helper) + 1;
+    uint64_t seen = atomic_load(&h->done);
+    (void)cylstm_enter_float_mode();
+    for (;;) {
+        /* a phase of fewer threads is no reason to stay awake */
+        if (!spin(&pool.phase, seen, 0) || share >= shares_of(atomic_load(&pool.phase)))
+            sleep_helper(h, share, seen);
+        seen = atomic_load_explicit(&pool.phase, memory_order_acquire);
+        if (share >= shares_of(seen) || !claim(h, seen)) continue;
+        pool.run(pool.arg, share, 0);
+        atomic_store(&h->done, seen);
+        wake_caller();
+    }
+    return NULL;
+}
+
+/* A forked child has none of its parent's threads, and perhaps its locks mid-air. */
+static void forget_threads(void)
+{
+    atomic_store(&pool.helpers, 0);
+    atomic_store(&pool.caller_asleep, 0);
+    atomic_flag_clear(&pool.busy);
+    pthread_mutex_init(&pool.caller_mutex, NULL);
+    pthread_cond_init(&pool.caller_wake, NULL);
+}
+
+static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_threads); }
+
+static int start_helper(int n)
+{
+    struct helper *h = &pool.helper[n];
+    const uint64_t phase = atomic_load(&pool.phase);
+    atomic_store(&h->claimed, phase);
+    atomic_store(&h->done, phase);
+    atomic_store(&h->asleep, 0);
+    if (pthread_mutex_init(&h->mutex, NULL) || pthread_cond_init(&h->wake, NULL)) return 0;
+    pthread_attr_t attr;
+    pthread_t thread;
+    sigset_t all, old;
+    if (pthread_attr_init(&attr)) return 0;
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    sigfillset(&all); /* signals are the host program's business */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    const int started = !pthread_create(&thread, &attr, help, h);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    return started;
+}
+
+int cylstm_pool_helpers(void) { return atomic_load(&pool.helpers); }
+
+struct cylstm_team cylstm_begin_team(int threads)
+{
+    struct cylstm_team team = {1};
+    if (threads <= 1) return team;
+    pthread_once(&once, watch_forks);
+    if (atomic_flag_test_and_set(&pool.busy)) return team;
+    const int wanted = (threads - 1 < MAX_HELPERS) ? threads - 1 : MAX_HELPERS;
+    int have = atomic_load(&pool.helpers);
+    while (have < wanted && start_helper(have)) atomic_store(&pool.helpers, ++have);
+    team.threads = 1 + (have < wanted ? have : wanted);
+    if (team.threads == 1) atomic_flag_clear(&pool.busy);
+    return team;
+}
+
+void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *run, void *arg, size_t shares)
+{
+    if (team->threads == 1 || shares == 1) {
+        for (size_t share = 0; share < shares; share++) run(arg, share, 1);
+        return;
+    }
+    const size_t helpers = shares - 1 < (size_t)team->threads - 1 ? shares - 1 : (size_t)team->threads - 1;
+    const uint64_t last = atomic_load_explicit(&pool.phase, memory_order_relaxed) >> SHARE_BITS;
+    const uint64_t phase = (last + 1) << SHARE_BITS | (helpers + 1);
+    pool.run = run;
+    pool.arg = arg;
+    atomic_store(&pool.phase, phase);
+    for (size_t j = 0; j < helpers; j++) {
+        struct helper *h = &pool.helper[j];
+        if (!atomic_load(&h->asleep)) continue;
+        pthread_mutex_lock(&h->mutex);
+        pthread_cond_signal(&h->wake);
+        pthread_mutex_unlock(&h->mutex);
+    }
+    run(arg, 0, 1);
+    for (size_t share = helpers + 1; share < shares; share++) run(arg, share, 1);
+    for (size_t j = 0; j < helpers; j++) {
+        struct helper *h = &pool.helper[j];
+        if (!claim(h, phase)) continue;
+        run(arg, j + 1, 1);
+        atomic_store(&h->done, phase);
+    }
+    for (size_t j = 0; j < helpers; j++) wait_done(&pool.helper[j], phase);
+}
+
+void cylstm_end_team(struct cylstm_team *team)
+{
+    if (team->threads > 1) atomic_flag_clear(&pool.busy);
+    team->threads = 1;
+}
+
+#endif

@@ -1,0 +1,23 @@
+"""Fixtures for all tests, and the kernels they run on at the head of pytest's report."""
+
+from __future__ import annotations
+
+import pytest
+
+import cylstm
+
+
+@pytest.fixture(scope="session")
+def isa() -> str:
+    """The instruction set that this process computes with; CYLSTM_ISA chooses it."""
+    return str(cylstm.show_config()["isa"])
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def pytest_report_header() -> str:
+    config = cylstm.show_config()
+    return f"cylstm: isa {config['isa']} of {', '.join(config['isa_available'])}"

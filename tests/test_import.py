@@ -1,0 +1,39 @@
+"""Importing the package is cheap: nothing heavy comes with it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+# Optional, or needed by some calls only; `import cylstm` must not load them.
+LAZY = {"scipy", "safetensors", "torch", "tqdm", "matplotlib", "onnx", "onnxruntime", "keras"}
+
+CODE = """
+import json, sys
+import numpy
+from time import perf_counter
+start = perf_counter()
+import cylstm
+print(json.dumps([perf_counter() - start, sorted(sys.modules)]))
+"""
+
+
+def fresh_import() -> tuple[float, list[str]]:
+    """Seconds for `import cylstm` after numpy in a fresh interpreter, and all modules loaded."""
+    done = subprocess.run([sys.executable, "-c", CODE], check=True, capture_output=True, text=True)
+    seconds, modules = json.loads(done.stdout)
+    return seconds, modules
+
+
+def test_import_is_light() -> None:
+    _, modules = fresh_import()
+    assert "cylstm._core" in modules
+    assert not LAZY & {name.split(".")[0] for name in modules}
+    assert "cylstm.reference" not in modules
+
+
+def test_import_is_fast() -> None:
+    """Far above the 15 ms that tools/import_time.py holds, so that a busy machine cannot fail it,
+    and far below what importing SciPy's BLAS, the likely mistake, costs."""
+    assert min(fresh_import()[0] for _ in range(3)) < 0.1

@@ -1,0 +1,494 @@
+"""Optimisers against PyTorch's numbers; their state, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import json
+from math import inf, isnan, nan, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import Array, rel, same_bits
+
+from cylstm import optim
+from cylstm.linear import Linear
+from cylstm.optim import SGD, Adam, AdamW, clip_grad_norm
+from cylstm.weights import WeightGrads
+
+GOLDEN = dict(np.load(Path(__file__).parent / "golden_training" / "optimisers.npz"))
+CASES, SEEN, HALVED_AFTER = json.loads(str(GOLDEN["config"]))
+NAMES = ("weight", "bias")
+
+
+def start(dtype: str = "float64") -> Linear:
+    module = Linear(5, 7, dtype=dtype)
+    module.load_state_dict({name: GOLDEN[f"start/{name}"].astype(dtype) for name in NAMES})
+    return module
+
+
+def gradients(step: int, dtype: str = "float64") -> dict[str, Array]:
+    return {name: GOLDEN[f"grads/{name}"][step - 1].astype(dtype) for name in NAMES}
+
+
+def as_weight_grads(module: Linear, grads: dict[str, Array]) -> WeightGrads:
+    return WeightGrads(module._spec, np.concatenate([a.reshape(-1) for a in grads.values()]))
+
+
+def make(case: str, modules: Any) -> Any:
+    cls, arguments = CASES[case]
+    return getattr(optim, cls)(modules, **arguments)
+
+
+def copied(state: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(state)
+
+
+@pytest.mark.parametrize("elements", [1, 10, 42, 10_000])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("float64", 1e-13)])
+@pytest.mark.parametrize("case", CASES)
+def test_golden(
+    case: str, dtype: str, tolerance: float, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights on the way and the state at the end, in blocks of any length."""
+    monkeypatch.setattr(optim, "BLOCK_BYTES", elements * np.dtype(dtype).itemsize)
+    module = start(dtype)
+    optimiser = make(case, module)
+    seen = []
+    for step in range(1, SEEN[-1] + 1):
+        optimiser.step(gradients(step, dtype))
+        if step == HALVED_AFTER:
+            optimiser.lr /= 2
+        if step in SEEN:
+            seen.append(module._weights.flat.copy())
+    for row, want in zip(seen, GOLDEN[case], strict=True):
+        assert rel(row, want) < tolerance
+    state = optimiser.state_dict()["state"]
+    kinds = [key.split("/")[1] for key in GOLDEN if key.startswith(f"{case}/")]
+    assert list(state) == [f"0.{name}.{kind}" for kind in kinds for name in NAMES]
+    for kind in kinds:
+        got = np.concatenate([state[f"0.{name}.{kind}"].reshape(-1) for name in NAMES])
+        assert got.dtype == dtype and rel(got, GOLDEN[f"{case}/{kind}"]) < tolerance
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_how_gradients_are_given_does_not_matter(case: str) -> None:
+    class Grads:
+        def __init__(self, weights: Any) -> None:
+            self.weights = weights
+
+    def strided(grads: dict[str, Array]) -> dict[str, Array]:
+        """In another order and with strides."""
+        return {name: np.repeat(grads[name], 2, -1)[..., ::2] for name in ("bias", "weight")}
+
+    forms: list[Any] = [
+        lambda module, grads: grads,
+        lambda module, grads: [grads],
+        lambda module, grads: strided(grads),
+        as_weight_grads,
+        lambda module, grads: Grads(as_weight_grads(module, grads)),
+        lambda module, grads: (Grads(grads),),
+    ]
+    results = []
+    for form in forms:
+        module = start()
+        optimiser = make(case, module)
+        for step in (1, 2, 3):
+            optimiser.step(form(module, gradients(step)))
+        results.append(module._weights.flat)
+    assert all(same_bits(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_several_modules(case: str) -> None:
+    """Modules of two dtypes at once step as each would alone; gradients stay as they are."""
+    modules = [start("float64"), Linear(3, 2, seed=1), start("float32")]
+    alone = [copy.copy(module) for module in modules]
+    rng = np.random.default_rng(1)
+    optimiser, optimisers = make(case, modules), [make(case, module) for module in alone]
+    for _ in range(3):
+        grads = [
+            WeightGrads(m._spec, rng.standard_normal(m._weights.flat.size).astype(m.dtype))
+            for m in modules
+        ]
+        before = [g.flat.copy() for g in grads]
+        optimiser.step(grads)
+        for one, gradient in zip(optimisers, grads, strict=True):
+            one.step(gradient)
+        assert same_bits(before, [g.flat for g in grads])
+    for module, other in zip(modules, alone, strict=True):
+        assert same_bits(module._weights.flat, other._weights.flat)
+
+
+def test_a_step_leaves_no_trace_in_a_tape() -> None:
+    module = start()
+    x, dy = np.ones((2, 5)), np.ones((2, 7))
+    tape = module.forward(x)
+    want = tape.backward(dy).x
+    optimiser = Adam(module, lr=0.1)
+    for step in (1, 2, 3):
+        optimiser.step(gradients(step))
+    assert same_bits(tape.backward(dy).x, want)
+
+
+@pytest.mark.parametrize("cls, lr", [(SGD, 0.01), (Adam, 0.05), (AdamW, 0.05)])
+def test_training_fits_a_line(cls: Any, lr: float) -> None:
+    rng = np.random.default_rng(1)
+    truth, module = rng.standard_normal((2, 3)), Linear(3, 2, dtype="float64", seed=1)
+    x = rng.standard_normal((64, 3))
+    y = x @ truth.T + [1.0, -1.0]
+    optimiser = cls(module, lr, weight_decay=0.0)
+    for _ in range(1000):
+        tape = module.forward(x)
+        optimiser.step(tape.backward((tape.y - y) / 10))
+    assert rel(module.state_dict()["weight"], truth) < 1e-3
+    assert rel(module.state_dict()["bias"], [1, -1]) < 1e-3
+
+
+def test_gradients_that_are_not_finite_are_used() -> None:
+    for cls in (SGD, Adam):
+        module = start()
+        grads = gradients(1)
+        grads["bias"][:3] = nan, inf, -inf
+        cls(module, lr=0.1).step(grads)
+        assert np.isfinite(module.state_dict()["weight"]).all()
+        assert not np.isfinite(module.state_dict()["bias"][:3]).any()
+
+
+# --- state
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES)
+def test_state_round_trip(case: str, dtype: str) -> None:
+    """Stopped after any step and gone on elsewhere, training gives the same bits."""
+    module = start(dtype)
+    optimiser = make(case, module)
+    stops = []
+    for step in range(1, 6):
+        stops.append((step, copied(optimiser.state_dict()), copy.copy(module)))
+        optimiser.step(gradients(step, dtype))
+        optimiser.lr *= 0.5
+    for first, state, other in stops:
+        cls = type(optimiser)
+        resumed = cls(other, lr=123.0)  # everything else comes from the state
+        resumed.load_state_dict(state)
+        for step in range(first, 6):
+            resumed.step(gradients(step, dtype))
+            resumed.lr *= 0.5
+        assert same_bits(other._weights.flat, module._weights.flat)
+        last, want = resumed.state_dict(), optimiser.state_dict()
+        assert list(last) == ["type", "step", "hyper", "state"]
+        assert {k: last[k] for k in ("type", "step", "hyper")} == {
+            k: want[k] for k in ("type", "step", "hyper")
+        }
+        assert list(last["state"]) == list(want["state"])
+        assert same_bits(last["state"].values(), want["state"].values())
+
+
+def test_state_dict_is_what_it_says() -> None:
+    optimiser = Adam([start(), start("float32")], lr=0.1)
+    assert optimiser.state_dict() == {
+        "type": "Adam",
+        "step": 0,
+        "hyper": {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+        "state": {},
+    }
+    optimiser.step([gradients(1), gradients(1, "float32")])
+    state = optimiser.state_dict()
+    assert state["step"] == 1
+    assert {name: (a.shape, a.dtype.name) for name, a in state["state"].items()} == {
+        f"{k}.{name}.{kind}": (shape, dtype)
+        for k, dtype in enumerate(("float64", "float32"))
+        for kind in ("exp_avg", "exp_avg_sq")
+        for name, shape in (("weight", (7, 5)), ("bias", (7,)))
+    }
+
+
+def test_state_is_copied_both_ways() -> None:
+    module = start()
+    optimiser = SGD(module, 0.1, momentum=0.5)
+    optimiser.step(gradients(1))
+    saved = optimiser.state_dict()
+    kept = copied(saved)
+    for array in saved["state"].values():
+        array[:] = nan
+    saved["hyper"]["lr"] = nan
+    assert same_bits(optimiser.state_dict()["state"].values(), kept["state"].values())
+    again = copied(kept)
+    optimiser.load_state_dict(again)
+    for array in again["state"].values():
+        array[:] = nan
+    optimiser.step(gradients(2))
+    assert np.isfinite(module._weights.flat).all() and optimiser.lr == 0.1
+
+
+def test_state_survives_json() -> None:
+    """The part that is no array can go through JSON, where tuples become lists."""
+    optimiser = Adam(start(), lr=0.1)
+    optimiser.step(gradients(1))
+    saved = optimiser.state_dict()
+    rest = json.loads(json.dumps({k: v for k, v in saved.items() if k != "state"}))
+    other = Adam(start(), lr=0.5)
+    other.load_state_dict({**rest, "state": saved["state"]})
+    assert other.state_dict()["hyper"] == saved["hyper"] and other.state_dict()["step"] == 1
+
+
+def changed(**changes: Any) -> Any:
+    return lambda saved: saved | changes
+
+
+def in_state(change: Any) -> Any:
+    def apply(saved: Any) -> Any:
+        change(saved["state"])
+        return saved
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "change, error, text",
+    [
+        (lambda saved: None, ValueError, r"expected an optimiser's state with .* got NoneType"),
+        (lambda saved: saved["state"], ValueError, "expected an optimiser's state with"),
+        (changed(type="SGD"), ValueError, "expected the state of Adam, got 'SGD'"),
+        (changed(extra=1), ValueError, "got .*'extra'"),
+        (changed(step=-1), ValueError, "step must be a number of steps, got -1"),
+        (changed(step=1.5), ValueError, "step must be a number of steps, got 1.5"),
+        (changed(step=0), ValueError, "expected an empty state before the first step"),
+        (changed(hyper={"lr": 0.1}), ValueError, "expected the hyperparameters"),
+        (changed(hyper=None), ValueError, "expected the hyperparameters"),
+        (
+            changed(hyper=dict(lr=-1.0, betas=(0.5, 0.5), eps=0.0, weight_decay=0.0)),
+            ValueError,
+            "lr must be at least 0, got -1.0",
+        ),
+        (changed(state=[]), TypeError, "expected state arrays by name, got list"),
+        (changed(state={}), ValueError, "missing: 0.weight.exp_avg, 0.bias.exp_avg, 0.weight.exp"),
+        (in_state(lambda s: s.update(a=np.zeros(1))), ValueError, "unexpected: a"),
+        (in_state(lambda s: s.update({"0.bias.exp_avg": None})), ValueError, "is a NoneType"),
+        (
+            in_state(lambda s: s.update({"0.bias.exp_avg": np.zeros(8)})),
+            ValueError,
+            r"0.bias.exp_avg has shape \(8,\), expected \(7,\)",
+        ),
+        (
+            in_state(lambda s: s.update({"0.bias.exp_avg": np.zeros(7, int)})),
+            TypeError,
+            "0.bias.exp_avg is int64, expected float64",
+        ),
+        (
+            in_state(lambda s: s.update({"0.bias.exp_avg_sq": np.zeros(7, np.longdouble)})),
+            TypeError,
+            "only cast=True narrows",
+        ),
+    ],
+)
+def test_a_refused_state_changes_nothing(change: Any, error: type[Exception], text: str) -> None:
+    if "narrows" in text and np.dtype(np.longdouble).itemsize == 8:
+        pytest.skip("long double is double here")
+    optimiser = Adam(start(), lr=0.1)
+    optimiser.step(gradients(1))
+    before = copied(optimiser.state_dict())
+    saved = copied(before)
+    saved["hyper"]["lr"] = 0.7
+    saved["step"] = 9
+    with pytest.raises(error, match=text):
+        optimiser.load_state_dict(change(saved))
+    after = optimiser.state_dict()
+    assert same_bits(after.pop("state").values(), before.pop("state").values())
+    assert after == before
+
+
+# --- refusals of step
+
+
+@pytest.mark.parametrize(
+    "change, error, text",
+    [
+        (lambda g: [], ValueError, "got gradients for 0 modules, expected 2"),
+        (lambda g: g[0], ValueError, "got gradients for 1 modules, expected 2"),
+        (lambda g: [*g, g[0]], ValueError, "got gradients for 3 modules, expected 2"),
+        (lambda g: None, ValueError, "got gradients for 1 modules"),
+        (
+            lambda g: [g[0], None],
+            TypeError,
+            r"module 1 \(Linear\): expected a mapping, got NoneType",
+        ),
+        (lambda g: [g[0], {"weight": g[1]["weight"]}], ValueError, "module 1 .* missing: bias"),
+        (
+            lambda g: [g[0], g[1] | {"bias": None}],
+            ValueError,
+            "bias is a NoneType, expected an arr",
+        ),
+        (lambda g: [g[0] | {"b": np.zeros(1)}, g[1]], ValueError, "module 0 .*unexpected: b"),
+        (
+            lambda g: [g[0], {n: a.astype("f") for n, a in g[1].items()}],
+            TypeError,
+            r"gradients of module 1 \(Linear\): float32, expected float64",
+        ),
+        (
+            lambda g: [{"weight": g[0]["weight"].T, "bais": g[0]["bias"]}, {}],
+            ValueError,
+            r"module 0 \(Linear\): missing: bias; .*unexpected: bais; .*weight has shape \(5, 7\), "
+            r"expected \(7, 5\); .*module 1 \(Linear\): missing: weight, bias",
+        ),
+    ],
+)
+@pytest.mark.parametrize("cls", [SGD, Adam, AdamW])
+def test_refused_gradients_change_nothing(
+    cls: Any, change: Any, error: type[Exception], text: str
+) -> None:
+    modules = [start(), start()]
+    optimiser = cls(modules, lr=0.1)
+    weights = [module._weights for module in modules]
+    with pytest.raises(error, match=text):
+        optimiser.step(change([gradients(1), gradients(1)]))
+    assert all(module._weights is old for module, old in zip(modules, weights, strict=True))
+    assert optimiser.state_dict()["step"] == 0 and not optimiser.state_dict()["state"]
+
+
+def test_weight_grads_of_another_shape_are_refused() -> None:
+    module = start()
+    for other, text in ((Linear(7, 5), "shape"), (start("float32"), "float32, expected float64")):
+        grads = WeightGrads(other._spec, np.zeros(other._weights.flat.size, other.dtype))
+        with pytest.raises((ValueError, TypeError), match=text):
+            SGD(module, lr=0.1).step(grads)
+
+
+@pytest.mark.parametrize(
+    "make_it, error, text",
+    [
+        (lambda m: SGD([], lr=0.1), ValueError, "at least one module"),
+        (lambda m: SGD([m, m], lr=0.1), ValueError, "more than once"),
+        (lambda m: SGD([m, None], lr=0.1), TypeError, "got a NoneType"),
+        (lambda m: SGD(m.state_dict(), lr=0.1), TypeError, "got a str"),
+        (lambda m: SGD(m, lr=-0.1), ValueError, "lr must be at least 0, got -0.1"),
+        (lambda m: SGD(m, lr=nan), ValueError, "lr must be at least 0, got nan"),
+        (lambda m: SGD(m, lr=inf), ValueError, "lr must be at least 0, got inf"),
+        (lambda m: SGD(m, lr="0.1"), TypeError, "lr must be a number, got '0.1'"),
+        (lambda m: SGD(m, lr=True), TypeError, "lr must be a number, got True"),
+        (lambda m: SGD(m, lr=0.1, momentum=-1), ValueError, "momentum must be at least 0"),
+        (lambda m: SGD(m, lr=0.1, weight_decay=-1), ValueError, "weight_decay must be at least 0"),
+        (lambda m: SGD(m, lr=0.1, nesterov=True), ValueError, "nesterov needs a momentum"),
+        (
+            lambda m: SGD(m, lr=0.1, momentum=0.5, dampening=0.5, nesterov=True),
+            ValueError,
+            "nesterov needs a momentum above 0 and a dampening of 0",
+        ),
+        (
+            lambda m: Adam(m, betas=(1.0, 0.5)),
+            ValueError,
+            r"betas\[0\] must be in \[0, 1\), got 1.0",
+        ),
+        (lambda m: Adam(m, betas=(0.5, -0.1)), ValueError, r"betas\[1\] must be in \[0, 1\)"),
+        (lambda m: Adam(m, betas=0.5), ValueError, "betas must be two numbers, got 0.5"),
+        (lambda m: AdamW(m, eps=-1), ValueError, "eps must be at least 0"),
+    ],
+)
+def test_bad_arguments(make_it: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        make_it(start())
+
+
+def test_lr_is_checked_when_set() -> None:
+    optimiser = Adam(start(), lr=0.5)
+    with pytest.raises(ValueError, match="lr must be at least 0, got -1"):
+        optimiser.lr = -1
+    assert optimiser.lr == 0.5
+
+
+# --- clip_grad_norm
+
+
+def some_gradients(dtype: str = "float64") -> list[WeightGrads]:
+    rng = np.random.default_rng(1)
+    modules = [Linear(5, 7, dtype=dtype), Linear(2, 3, dtype=dtype)]
+    return [
+        WeightGrads(m._spec, rng.standard_normal(m._weights.flat.size).astype(dtype))
+        for m in modules
+    ]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("float64", 1e-14)])
+@pytest.mark.parametrize("max_norm", [0.0, 0.5, 1e3, inf])
+def test_clip_scales_all_by_one_factor(max_norm: float, dtype: str, tolerance: float) -> None:
+    grads = some_gradients(dtype)
+    before = [g.flat.astype(np.float64) for g in grads]
+    want = sqrt(sum(float(np.vdot(g, g)) for g in before))
+    norm = clip_grad_norm(grads, max_norm)
+    assert type(norm) is float and rel(norm, want) < tolerance
+    for g, old in zip(grads, before, strict=True):
+        if max_norm > want:
+            assert np.array_equal(g.flat, old)
+        else:
+            assert rel(g.flat, old * (max_norm / (want + 1e-6))) < tolerance
+
+
+def test_clip_takes_what_a_step_takes() -> None:
+    want = some_gradients()
+    clip_grad_norm(want, 1.0)
+    plain = [dict(g) for g in some_gradients()]
+    clip_grad_norm(tuple(plain), 1.0)
+    for g, w in zip(plain, want, strict=True):
+        assert rel(np.concatenate([a.reshape(-1) for a in g.values()]), w.flat) < 1e-15
+    one = some_gradients()[0]
+    assert rel(clip_grad_norm(one, inf), np.linalg.norm(one.flat)) < 1e-14
+    module = start()
+    grads = module.forward(np.ones((2, 5))).backward(np.ones((2, 7)))
+    assert rel(clip_grad_norm(grads, 1e-3), sqrt(6 * 7 * 4)) < 1e-14
+    assert rel(np.linalg.norm(grads.weights.flat), 1e-3) < 1e-6
+    assert (grads.x == module.forward(np.ones((2, 5))).backward(np.ones((2, 7))).x).all()
+
+
+def test_clip_of_long_float32_vectors() -> None:
+    """Many elements, and squares that no float32 holds."""
+    grads = {"a": np.full(100_001, 1e25, "f"), "b": np.zeros((0, 3), "f")}
+    norm = clip_grad_norm(grads, 1.0)
+    assert rel(norm, float(np.float32(1e25)) * sqrt(100_001)) < 1e-12
+    assert rel(grads["a"], np.full(100_001, 1 / sqrt(100_001))) < 1e-6
+
+
+def test_clip_of_nothing() -> None:
+    grads = {"a": np.zeros(3)}
+    assert clip_grad_norm(grads, 1.0) == 0 and not grads["a"].any()
+    assert clip_grad_norm([], 1.0) == 0 and clip_grad_norm({}, 1.0) == 0
+
+
+def test_clip_of_strided_arrays_is_in_place() -> None:
+    base = np.ones((4, 6))
+    clip_grad_norm({"a": base[::2, ::3]}, 1.0)
+    assert rel(base[::2, ::3], np.full((2, 2), 0.5)) < 1e-6
+    assert base[1::2].all() and (base[:, 1] == 1).all()
+
+
+@pytest.mark.parametrize("value", [nan, inf])
+def test_clip_of_a_norm_that_is_not_finite(value: float) -> None:
+    grads = {"a": np.array([value, 1.0])}
+    with pytest.raises(ValueError, match=f"the norm of the gradients is {value}"):
+        clip_grad_norm(grads, 1.0, error_if_nonfinite=True)
+    assert grads["a"][1] == 1
+    norm = clip_grad_norm(grads, 1.0)
+    assert isnan(norm) if isnan(value) else norm == inf
+    assert isnan(grads["a"][0])
+    assert isnan(grads["a"][1]) if isnan(value) else grads["a"][1] == 0
+
+
+def test_clip_refusals() -> None:
+    grads = {"a": np.ones(3)}
+    read_only = {"a": np.ones(3), "b": np.ones(3)}
+    read_only["b"].flags.writeable = False
+    for bad, max_norm, error, text in (
+        (grads, -1.0, ValueError, "max_norm must be at least 0, got -1"),
+        (grads, nan, ValueError, "max_norm must be at least 0, got nan"),
+        (grads, None, TypeError, "max_norm must be a number"),
+        (None, 1.0, TypeError, "expected a mapping of gradients, got NoneType"),
+        ([grads, None], 1.0, TypeError, "expected a mapping of gradients, got NoneType"),
+        ({**grads, "b": None}, 1.0, TypeError, "arrays of floats, got NoneType"),
+        ({**grads, "b": np.ones(3, int)}, 1.0, TypeError, "arrays of floats, got int64"),
+        (read_only, 1.0, ValueError, "read-only"),
+    ):
+        with pytest.raises(error, match=text):
+            clip_grad_norm(bad, max_norm)  # type: ignore[arg-type]
+    assert grads["a"].tolist() == read_only["a"].tolist() == [1, 1, 1]

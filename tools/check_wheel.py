@@ -1,0 +1,116 @@
+"""Build the sdist, a wheel from the sdist, and test that wheel as a user would get it.
+
+    make check-wheel
+
+The wheel is built in isolation, installed into an environment of its own, and put to the light
+tests of the unpacked sdist from an empty directory, so that only what was installed can be found.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / "build" / "check-wheel"
+EXTENSION_LIMIT = 1_000_000  # bytes
+
+SDIST_HAS = [
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "cylstm/_core.pyx",
+    "cylstm/_core.pyi",
+    "cylstm/py.typed",
+    "examples/forecast/forecast.py",
+    "pyproject.toml",
+    "setup.py",
+    "src_c/cylstm.h",
+    "src_c/kernels/kernels.h",
+    "tests/test_architecture.py",
+]
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> None:
+    print("+", *command, flush=True)
+    subprocess.run([str(word) for word in command], cwd=cwd, check=True)
+
+
+def check(condition: bool, message: str) -> None:
+    if not condition:
+        sys.exit(f"check_wheel: {message}")
+
+
+def only(pattern: str) -> Path:
+    found = list(WORK.glob(pattern))
+    check(len(found) == 1, f"expected one {pattern}, found {[path.name for path in found]}")
+    return found[0]
+
+
+def check_sdist(sdist: Path) -> Path:
+    """Unpack the sdist and check what is in it; gives the unpacked folder."""
+    with tarfile.open(sdist) as tar:
+        if hasattr(tarfile, "data_filter"):
+            tar.extraction_filter = tarfile.data_filter
+        tar.extractall(WORK)
+    folder = WORK / sdist.name.removesuffix(".tar.gz")
+    missing = [name for name in SDIST_HAS if not (folder / name).is_file()]
+    check(not missing, f"{sdist.name} lacks {missing}")
+    core_c = {path.relative_to(ROOT) for path in (ROOT / "src_c").rglob("*.[ch]")}
+    core_c -= {path.relative_to(folder) for path in (folder / "src_c").rglob("*.[ch]")}
+    check(not core_c, f"{sdist.name} lacks {sorted(map(str, core_c))}")
+    extra = [path for path in folder.rglob("*") if path.suffix in {".so", ".o", ".pyc"}]
+    extra += (folder / "cylstm").rglob("*.c")
+    check(not extra, f"{sdist.name} holds build products: {extra}")
+    return folder
+
+
+def check_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    metadata = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
+    for name in ["cylstm/__init__.py", "cylstm/_core.pyi", "cylstm/py.typed"]:
+        check(name in sizes, f"{wheel.name} lacks {name}")
+    check(f"{metadata}/licenses/LICENSE" in sizes, f"{wheel.name} lacks the licence")
+    for name, size in sizes.items():
+        print(f"{size:10,} {name}")
+        check(name.split("/")[0] in {"cylstm", metadata}, f"{wheel.name} holds {name}")
+        check(
+            Path(name).suffix not in {".c", ".h", ".pyx"},
+            f"{wheel.name} ships the source {name}",
+        )
+        check(
+            not name.endswith(".so") or size < EXTENSION_LIMIT,
+            f"{name} has {size:,} bytes, more than {EXTENSION_LIMIT:,}",
+        )
+
+
+def main() -> None:
+    shutil.rmtree(WORK, ignore_errors=True)
+    empty = WORK / "empty"
+    empty.mkdir(parents=True)
+
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", WORK, ROOT)
+    source = check_sdist(only("*.tar.gz"))
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", WORK, only("*.tar.gz"))
+    wheel = only("*.whl")
+    check_wheel(wheel)
+
+    run(sys.executable, "-m", "venv", "--without-pip", WORK / "venv")
+    python = WORK / "venv" / "bin" / "python"
+    group = f"{source / 'pyproject.toml'}:test"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", wheel, "--group", group)
+    where = "import cylstm, sys; sys.exit(sys.prefix not in cylstm.__file__)"
+    run(python, "-c", where, cwd=empty)
+    tests = source / "tests"
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={source}"]
+    run(python, *pytest, tests, f"--ignore={tests / 'oracles'}", cwd=empty)
+    print(f"check_wheel: {wheel.name} is good")
+
+
+if __name__ == "__main__":
+    main()
