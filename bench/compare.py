@@ -9,10 +9,13 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import limits, peers, report
 from bench.measure import TOLERANCE, Effort, Job, Result, Tell, failure, work
@@ -77,118 +80,138 @@ def describe() -> Result:
     }
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    def words(text: str) -> tuple[str, ...]:
+        return tuple(text.split(","))
+
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(int(word) for word in text.split(","))
+
     parser = argparse.ArgumentParser(prog="bench.compare", description=__doc__)
-    listed = lambda kind: lambda text: tuple(kind(word) for word in text.split(","))  # noqa: E731
     add = parser.add_argument
     add(
         "--sets",
-        type=listed(str),
+        type=words,
         default=("models", "steps", "square"),
-        help="sets of shapes.json (all of models,steps,square)",
+        help="sets of shapes.json (models,steps,square: all)",
     )
-    add("--shapes", type=listed(str), help="only the shapes of these names, of any set")
-    add("--threads", type=listed(int), default=(1, 2), help="numbers of threads (1,2)")
+    add("--shapes", type=words, help="only the shapes of these names, of any set")
+    add("--threads", type=numbers, default=(1, 2), help="numbers of threads (1,2)")
     add(
         "--modes",
-        type=listed(str),
+        type=words,
         default=("forward", "step", "training"),
-        help="forward,step,training; T = 1 is measured as step, all else as the other two",
+        help="forward,step,training: T = 1 is measured as step, all else as the other two",
     )
-    add("--peers", type=listed(str), help=f"engines beside cylstm ({','.join(peers.ENGINES)})")
+    add("--peers", type=words, help=f"engines beside cylstm ({','.join(peers.ENGINES)})")
     add("--dtype", choices=TOLERANCE, default="float32")
-    add("--rounds", type=int, help="turns that every engine gets (9)")
-    add("--quick", action="store_true", help="3 short rounds, and no shapes that take long")
-    add("--strict", action="store_true", help="exit with 1 if a target is missed")
+    add("--rounds", type=int, help="most turns that an engine gets (9)")
+    add("--quick", action="store_true", help="3 short turns, and no shapes that take long")
+    add("--strict", action="store_true", help="exit with 1 where a target is missed")
     add(
         "--out",
         type=Path,
         default=RESULTS / "latest",
-        help="where to write <out>.json, .md and .png (bench/results/latest)",
+        help="write <out>.json, .md and .png (bench/results/latest)",
     )
     return parser.parse_args(arguments)
 
 
-def plan(options: argparse.Namespace) -> tuple[list[Job], dict[str, str]]:
-    """The jobs of a run, and the set of every shape."""
+def plan(options: argparse.Namespace) -> tuple[list[Job], dict[str, Result]]:
+    """The jobs of a run, and their shapes as the results keep them."""
     sets = load_shapes()
     shapes = {shape.name: shape for rows in sets.values() for shape in rows}
-    unknown = [name for name in options.shapes or () if name not in shapes]
-    unknown += [name for name in options.sets if name not in sets]
-    unknown += [name for name in options.peers or () if name not in peers.ENGINES]
-    if unknown:
-        sys.exit(
-            f"unknown: {', '.join(unknown)}; shapes: {', '.join(shapes)}; "
-            f"sets: {', '.join(sets)}; peers: {', '.join(peers.ENGINES)}"
-        )
-    chosen = options.shapes or [shape.name for name in options.sets for shape in sets[name]]
+    for kind, given, known in (
+        ("shapes", options.shapes, shapes),
+        ("sets", options.sets, sets),
+        ("peers", options.peers, peers.ENGINES),
+        ("modes", options.modes, report.RIVALS),
+    ):
+        unknown = [name for name in given or () if name not in known]
+        if unknown:
+            sys.exit(f"no such {kind}: {', '.join(unknown)}; there are {', '.join(known)}")
     effort = Effort(rounds=3, burst=0.005, budget=5) if options.quick else Effort()
     if options.rounds:
-        effort = Effort(options.rounds, effort.burst, effort.budget)
+        effort = replace(effort, rounds=options.rounds)
     wanted = ("cylstm", *(options.peers or peers.ENGINES))
     engines = tuple(n for n in dict.fromkeys(wanted) if peers.ENGINES[n].version() is not None)
-    jobs = [
-        Job(shapes[name], mode, threads, engines, options.dtype, effort)
-        for mode in options.modes
-        for threads in options.threads
-        for name in chosen
-        if mode in ((shapes[name].mode, "training") if shapes[name].T > 1 else ("step",))
+    chosen = [
+        shapes[name]
+        for name in options.shapes or [one.name for name in options.sets for one in sets[name]]
         if not (options.quick and shapes[name].forward_flops > QUICK_FLOPS)
     ]
-    return jobs, {shape.name: name for name, rows in sets.items() for shape in rows}
+    jobs = [
+        Job(shape, mode, threads, engines, options.dtype, effort)
+        for mode in options.modes
+        for threads in options.threads
+        for shape in chosen
+        if mode in shape.modes
+    ]
+    set_of = {shape.name: name for name, rows in sets.items() for shape in rows}
+    return jobs, {one.name: asdict(one) | {"set": set_of[one.name]} for one in chosen}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    options, console = parse(arguments), Console()
-    if not console.is_terminal:
-        console.width = 140
-    jobs, sets = plan(options)
-    if not jobs:
-        sys.exit("nothing to measure")
-    # Forked from a process that has imported the engines and run none: no pool of one job is there
-    # in the next, and none pays for imports.
+def run(jobs: list[Job], results: Result, out: Path, console: Console) -> None:
+    """Run the jobs; whatever ends this early, `results` and <out>.json hold what was measured."""
     context = multiprocessing.get_context("forkserver")
+    # Every job is forked from a process that has imported the engines and run none: no pool of one
+    # job is there in the next, and none waits for imports.
     context.set_forkserver_preload(["bench.measure", *PRELOADED])
-    results: Result = {
-        "about": describe(),
-        "dtype": options.dtype,
-        "effort": asdict(jobs[0].effort),
-        "shapes": {
-            job.shape.name: asdict(job.shape) | {"set": sets[job.shape.name]} for job in jobs
-        },
-        "jobs": [],
-    }
-    # Drawn only when a job says so, between bursts: a refreshing bar would take the second core.
-    progress = Progress(
+    threads = sorted({job.threads for job in jobs})
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
+        # Drawn only when a job says so, between bursts: drawing takes a core for a while.
         auto_refresh=False,
     )
+    with bar:
+        task = bar.add_task("limits of the machine", total=len(jobs))
+        bar.refresh()
+        keep_limits(jobs, results, limits.measure_machine(threads))
+        for job in jobs:
+
+            def tell(text: str, job: Job = job) -> None:
+                bar.update(task, description=f"{job}: {text}", refresh=True)
+
+            results["jobs"].append(run_job(context, job, tell))
+            keep_limits(jobs, results, results["limits"])
+            report.save(results, out)
+            bar.update(task, advance=1, refresh=True)
+        bar.update(task, description="limits of the machine, again", refresh=True)
+        again = limits.measure_machine(threads)
+        keep_limits(jobs, results, limits.best_of(results["limits"], again))
+
+
+def keep_limits(jobs: list[Job], results: Result, machine: dict[str, limits.Machine]) -> None:
+    """Set the machine's limits, and those of the jobs that are done."""
+    results["limits"] = machine
+    for job, done in zip(jobs, results["jobs"], strict=False):
+        done["limit"] = limits.limit(job.shape, job.mode, machine[str(job.threads)], job.dtype)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options, console = parse(arguments), Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    jobs, shapes = plan(options)
+    if not jobs:
+        sys.exit("nothing to measure")
+    results: Result = {
+        "about": describe(),
+        "dtype": options.dtype,
+        "effort": asdict(jobs[0].effort),
+        "shapes": shapes,
+        "limits": {},
+        "jobs": [],
+    }
     interrupted = False
-    with progress:
-        task = progress.add_task("limits", total=len(jobs))
-        progress.refresh()
-        try:
-            machine = results["limits"] = limits.measure_machine(options.threads)
-            for job in jobs:
-
-                def tell(text: str, job: Job = job) -> None:
-                    progress.update(task, description=f"{job}: {text}", refresh=True)
-
-                one = run_job(context, job, tell)
-                one["limit"] = limits.limit(job.shape, job.mode, machine[job.threads], job.dtype)
-                results["jobs"].append(one)
-                report.save(results, options.out)
-                progress.update(task, advance=1, refresh=True)
-        except KeyboardInterrupt:
-            interrupted = True
-    if interrupted:
+    try:
+        run(jobs, results, options.out, console)
+    except KeyboardInterrupt:
+        interrupted = True
         console.print("interrupted: what was measured until here is kept")
     if not results["jobs"]:
         return 130

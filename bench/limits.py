@@ -29,8 +29,8 @@ class Machine(TypedDict):
     read: list[list[float]]  # [bytes of the working set, GB/s], rising in bytes
 
 
-def measure_machine(threads: Iterable[int]) -> dict[int, Machine]:
-    """Compile limits.c and run it for each number of threads."""
+def measure_machine(threads: Iterable[int]) -> dict[str, Machine]:
+    """Compile limits.c and run it: {number of threads, as JSON has it: what was measured}."""
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "limits"
         common = ["-O3", "-ffp-contract=fast", "-pthread", str(SOURCE), "-o", str(probe)]
@@ -41,12 +41,12 @@ def measure_machine(threads: Iterable[int]) -> dict[int, Machine]:
                 break
         else:
             raise RuntimeError(f"limits.c does not compile:\n{done.stderr}")
-        return {n: json.loads(subprocess.check_output([probe, str(n)])) for n in threads}
+        return {str(n): json.loads(subprocess.check_output([probe, str(n)])) for n in threads}
 
 
-def best_of(a: dict[int, Machine], b: dict[int, Machine]) -> dict[int, Machine]:
+def best_of(a: dict[str, Machine], b: dict[str, Machine]) -> dict[str, Machine]:
     """The better of two measurements, figure by figure: a busy machine only ever takes away."""
-    best: dict[int, Machine] = {}
+    best: dict[str, Machine] = {}
     for n in a:
         both = zip(a[n]["read"], b[n]["read"], strict=True)
         best[n] = Machine(

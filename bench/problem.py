@@ -54,9 +54,9 @@ class Shape:
         return per_row * self.T * self.B
 
     @property
-    def mode(self) -> str:
-        """A shape of one time step is a stream's step; any other is a block, run forward."""
-        return "step" if self.T == 1 else "forward"
+    def modes(self) -> tuple[str, ...]:
+        """A shape of one time step is a stream's step; any other is a block to run and to learn."""
+        return ("step",) if self.T == 1 else ("forward", "training")
 
     def __str__(self) -> str:
         extra = f" L{self.num_layers}" if self.num_layers > 1 else ""

@@ -228,7 +228,9 @@ def show(results: Result, console: Console) -> None:
             drawn.add_column(head, justify="left" if k < 2 else "right", no_wrap=k == 0)
         for row, line in zip(group, cells, strict=True):
             style = "" if row.ratio is None else "green" if row.passed else "red"
-            drawn.add_row(*line[:-2], *(f"[{style}]{one}[/]" if style else one for one in line[-2:]))
+            drawn.add_row(
+                *line[:-2], *(f"[{style}]{one}[/]" if style else one for one in line[-2:])
+            )
         console.print(drawn)
     for line in preface(results)[3:]:
         console.print(line, style="dim")

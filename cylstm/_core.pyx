@@ -256,18 +256,25 @@ cdef class Packed:
 
 cdef cnp.ndarray _as_array(object value, str name, Dims dims):
     """Any array-like as an array of the right dtype, or an error that says what is wrong."""
+    cdef str kind = type(value).__name__
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a {kind}, whose mask would be ignored; expected a {dims.dtype} "
+                        "array, such as its filled(0), with lengths")
     if not isinstance(value, np.ndarray):
-        if value is None:
-            raise TypeError(f"{name} is None, expected a {dims.dtype} array")
         try:
-            value = np.asarray(value)
+            value = None if value is None else np.asarray(value)
         except Exception as error:
-            raise TypeError(f"{name} is a {type(value).__name__} that can't be read as an array: "
+            raise TypeError(f"{name} is a {kind} that can't be read as a {dims.dtype} array: "
                             f"{error}") from None
+        if value is None:
+            raise TypeError(f"{name} is None (NoneType), expected a {dims.dtype} array")
+        kind += " that reads as"
+    else:
+        kind = "array of"
     cdef cnp.ndarray array = value
     if array.dtype.num != dims.typenum:
-        raise TypeError(f"{name} is {array.dtype}, expected {dims.dtype}; convert it with "
-                        f"{name}.astype('{dims.dtype}')")
+        raise TypeError(f"{name} is a {kind} {array.dtype}, expected {dims.dtype}; "
+                        f"numpy.asarray({name}, '{dims.dtype}') converts it")
     if not array.dtype.isnative:
         raise TypeError(f"{name} is {array.dtype.str}, which is in the other byte order; "
                         f"expected native {dims.dtype}")
@@ -308,13 +315,20 @@ cdef object _check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batc
         if isinstance(lengths, (list, tuple)) or getattr(lengths, "ndim", 0):
             raise ValueError(f"lengths is {lengths!r}, expected one integer for unbatched input")
         lengths = [lengths]
-    array = np.asarray(lengths)
-    if array.ndim == 1 and array.size == 0 and B == 0:
-        return np.zeros(0, np.uintp)
+    try:
+        array = np.asarray(lengths)
+    except ValueError as error:
+        raise ValueError(f"lengths is {lengths!r}, expected integers ({B},): {error}") from None
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("lengths is a MaskedArray, whose mask would be ignored; expected integers")
+    if array.size == 0 and isinstance(lengths, (list, tuple)):
+        array = array.astype(np.intp)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"lengths is {array.dtype}, expected integers")
+        raise TypeError(f"lengths is {array.dtype}, expected integers from 0 to {T}")
     if array.shape != (B,):
         raise ValueError(f"lengths has shape {array.shape}, expected ({B},), one for each sequence")
+    if B == 0:
+        return np.zeros(0, np.uintp)
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > T:
         wrong = low if low < 0 else high
@@ -479,8 +493,9 @@ cdef class Tape:
     cdef readonly object y, h_n, c_n, gates, cells
 
     def __init__(self, Packed packed not None, Dims dims not None, wrap, x, states, lengths,
-                 threads, bint batch_first, double dropout, uint64_t dropout_key):
-        """Run the forward pass. `wrap` makes a mapping of a flat array of weight gradients."""
+                 threads, bint batch_first, double dropout, draw_key):
+        """Run the forward pass. `wrap` makes a mapping of a flat array of weight gradients, and
+        `draw_key` gives the key of this call's dropout, once everything else is in order."""
         cdef Problem p = Problem()
         cdef int n = _threads(threads)
         p.check(packed, dims, x, states, lengths, batch_first)
@@ -496,7 +511,7 @@ cdef class Tape:
         self.tape.cells = cnp.PyArray_DATA(self.cells_array)
         self.tape.hidden = cnp.PyArray_DATA(self.hidden)
         self.tape.dropout = dropout
-        self.tape.dropout_key = dropout_key
+        self.tape.dropout_key = draw_key() if dropout > 0 else 0
         p.seq.tape = &self.tape
         p.run(n)
         self.p = p

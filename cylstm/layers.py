@@ -214,7 +214,6 @@ class LSTM(Module):
         """
         weights = self._weights
         drops = bool(train) and self._dropout > 0 and self.num_layers > 1
-        key = _mix(_mix(self._seed) + next(self._calls)) if drops else 0
         return _core.Tape(
             weights.packed,
             self._dims,
@@ -225,8 +224,12 @@ class LSTM(Module):
             threads,
             self.batch_first,
             self._dropout if drops else 0.0,
-            key,
+            self._draw_key,
         )
+
+    def _draw_key(self) -> int:
+        """The key of one call's dropout masks: of the seed and the number of calls before."""
+        return _mix(_mix(self._seed) + next(self._calls))
 
     def stream(self, batch_size: int | None = None, *, threads: int | None = None) -> _core.Stream:
         """Return a stream, which takes the sequence step by step and keeps the state inside.

@@ -5,6 +5,8 @@
  */
 #include "gemm.h"
 
+#include <string.h>
+
 enum {
     BLAS_ROWS = 128,           /* rows of a block of sums, which lies on the stack */
     POLL_MILLISECONDS = 20
@@ -89,12 +91,12 @@ static void blas_product(const struct cylstm_call *call, const struct cylstm_pro
     const size_t size = call->real_size, width = PANEL_VECTORS * call->kernels->lanes;
     for (size_t panel = p->panel_begin; panel < p->panel_end; panel++) {
         const size_t left = p->columns - panel * width, columns = left < width ? left : width;
+        const size_t lanes = cylstm_round_up(columns, call->kernels->lanes); /* what `finish` reads */
         for (size_t row = 0; row < p->rows; row += BLAS_ROWS) {
             const size_t rows = p->rows - row < BLAS_ROWS ? p->rows - row : BLAS_ROWS;
             for (size_t r = 0; r < rows; r++) {
                 const ptrdiff_t at = (ptrdiff_t)panel * p->init_panel + (ptrdiff_t)(row + r) * p->init_row;
-                const char *init = cylstm_at(p->init, size, at);
-                for (size_t b = 0; b < columns * size; b++) sums[r * width * size + b] = init[b];
+                memcpy(sums + r * width * size, cylstm_at(p->init, size, at), lanes * size);
             }
             for (int t = 0; t < 2; t++)
                 if (p->term[t].K)

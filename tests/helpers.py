@@ -63,7 +63,7 @@ def all_grads(grads: Any) -> list[Array]:
 
 def bits_promised() -> bool:
     """Whether a product's bits are the library's own; a BLAS may sum as it likes."""
-    return os.environ.get("CYLSTM_GEMM", "auto") != "blas"
+    return os.environ.get("CYLSTM_GEMM") != "blas"
 
 
 def numerical_gradient(

@@ -145,6 +145,14 @@ def test_gradients_left_out_are_zero(given: tuple[str, ...], dtype: str) -> None
     assert same_bits(all_grads(got), all_grads(tape.backward(**upstream | zeros)))
 
 
+def test_the_gradient_of_x_may_be_left_out(dtype: str) -> None:
+    p = make_problem(24, 5, 4, [3, 5, 0, 1], dtype=dtype, **SMALL)
+    tape = p.lstm().forward(p.x, p.states, p.lengths)
+    grads = tape.backward(p.dy, p.dh_n, p.dc_n, need_x=False)
+    assert grads.x is None
+    assert same_bits(all_grads(grads)[1:], all_grads(tape.backward(p.dy, p.dh_n, p.dc_n))[1:])
+
+
 def test_upstream_gradients_of_any_strides(dtype: str) -> None:
     p = make_problem(13, 4, 3, dtype=dtype, **SMALL)
     tape = p.lstm().forward(p.x, p.states)

@@ -67,14 +67,14 @@ def test_values_of_arguments(arguments: dict[str, Any], words: tuple[str, ...]) 
         (dict(hidden_size=5.0), ("hidden_size", "5.0")),
         (dict(num_layers=1.0), ("num_layers", "1.0")),
         (dict(proj_size=2.0), ("proj_size", "2.0")),
-        (dict(bias=0), ("bias", "bool", "0")),
-        (dict(bias=1), ("bias", "bool", "1")),
-        (dict(bias="True"), ("bias", "bool", "'True'")),
-        (dict(batch_first=0), ("batch_first", "bool", "0")),
-        (dict(batch_first=1), ("batch_first", "bool", "1")),
-        (dict(batch_first="False"), ("batch_first", "bool", "'False'")),
-        (dict(bidirectional=1), ("bidirectional", "bool", "1")),
-        (dict(bidirectional=None), ("bidirectional", "bool", "None")),
+        (dict(bias=0), ("bias", "True or False", "0")),
+        (dict(bias=1), ("bias", "True or False", "1")),
+        (dict(bias="True"), ("bias", "True or False", "'True'")),
+        (dict(batch_first=0), ("batch_first", "True or False", "0")),
+        (dict(batch_first=1), ("batch_first", "True or False", "1")),
+        (dict(batch_first="False"), ("batch_first", "True or False", "'False'")),
+        (dict(bidirectional=1), ("bidirectional", "True or False", "1")),
+        (dict(bidirectional=None), ("bidirectional", "True or False", "None")),
         (dict(dropout=True), ("dropout", "True")),
         (dict(dropout="a"), ("dropout", "'a'")),
         (dict(dropout=None), ("dropout", "None")),
@@ -172,12 +172,31 @@ def test_no_steps_in_batch_first_order() -> None:
 
 @pytest.mark.parametrize(
     "x",
-    [None, 1.0, "x", [[1.0, 2.0, 3.0]], ((1.0, 2.0, 3.0),), {"x": 1}, np.ma.ones((2, 4, 3), "f4")],
-    ids=lambda x: type(x).__name__,
+    [None, 1.0, "x", [[1.0, 2.0, 3.0]], ((1.0, 2.0, 3.0),), {"x": 1}],
+    ids=str,
 )
 def test_x_that_is_no_array(x: Any) -> None:
+    """NumPy makes float64 of a list, so where float32 is expected a list is the wrong dtype."""
     for call in both(cylstm.LSTM(3, 5), x):
-        refused(call, "x", type(x).__name__, error=TypeError)
+        refused(call, "x", "float32", error=TypeError)
+
+
+def test_masked_arrays() -> None:
+    """What they mask would enter the sums."""
+    lstm = cylstm.LSTM(3, 5)
+    x, state = np.ma.ones((2, 4, 3), "f4"), np.ma.zeros((1, 4, 5), "f4")
+    calls = {
+        "x": both(lstm, x),
+        "h_0": both(lstm, f32(2, 4, 3), (state, f32(1, 4, 5))),
+        "c_0": both(lstm, f32(2, 4, 3), (f32(1, 4, 5), state)),
+        "lengths": both(lstm, f32(2, 4, 3), lengths=np.ma.ones(4, int)),
+        "dy": [lambda: lstm.forward(f32(2, 4, 3)).backward(np.ma.zeros((2, 4, 5), "f4"))],
+        "dh_n": [lambda: lstm.forward(f32(2, 4, 3)).backward(dh_n=state)],
+        "dc_n": [lambda: lstm.forward(f32(2, 4, 3)).backward(dc_n=state)],
+    }
+    for name, of_name in calls.items():
+        for call in of_name:
+            refused(call, name, "mask", error=TypeError)
 
 
 @pytest.mark.parametrize(
@@ -283,14 +302,14 @@ def test_states_that_are_no_pair(states: Any) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize(
     "bad",
-    [None, 0.0, [[[0.0] * 5] * 4], np.ma.zeros((1, 4, 5), "f4")],
-    ids=lambda b: type(b).__name__,
+    [None, 0.0, [[[0.0] * 5] * 4], "h"],
+    ids=str,
 )
 def test_states_that_are_no_arrays(which: int, bad: Any) -> None:
     states = [f32(1, 4, 5), f32(1, 4, 5)]
     states[which] = bad
     for call in both(cylstm.LSTM(3, 5), f32(6, 4, 3), tuple(states)):
-        refused(call, ("h_0", "c_0")[which], type(bad).__name__, error=TypeError)
+        refused(call, ("h_0", "c_0")[which], "float32", error=TypeError)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -308,8 +327,7 @@ def test_dtypes_of_states(which: int, given: str) -> None:
         ([6, -1, 2, 3], ("-1", "6")),
         ([6, 7, 2, 3], ("7", "6")),
         ([6, 2**40, 2, 3], (2**40, "6")),
-        ([6, 2**63 + 1, 2, 3], ("lengths",)),
-        ([6, -(2**70), 2, 3], ("lengths",)),
+        (np.array([6, 2**63 + 1, 2, 3], np.uint64), (2**63 + 1, "6")),
         (np.array([6, 255, 2, 3], np.uint8), ("255", "6")),
         (np.array([1, 2**64 - 1, 2, 3], np.uint64), (2**64 - 1, "6")),
         ([6, 5, 4], ("3", "4")),
@@ -324,7 +342,7 @@ def test_dtypes_of_states(which: int, given: str) -> None:
 )
 def test_values_of_lengths(lengths: Any, words: tuple[object, ...]) -> None:
     for call in both(cylstm.LSTM(3, 5), f32(6, 4, 3), lengths=lengths):
-        refused(call, "lengths", *words, error=(ValueError, OverflowError))
+        refused(call, "lengths", *words)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +359,8 @@ def test_values_of_lengths(lengths: Any, words: tuple[object, ...]) -> None:
         ["6", "5", "4", "3"],
         "6543",
         {6, 5, 4, 3},
-        np.ma.ones(4, int),
+        [6, 2**70, 2, 3],
+        [6, 2**63 + 1, -1, 3],  # NumPy has no integer for all of these
     ],
     ids=str,
 )
@@ -409,9 +428,9 @@ def small_tape(dtype: str = "float32", **options: Any) -> Any:
 @pytest.mark.parametrize("name", UPSTREAM)
 def test_shapes_of_upstream_gradients(name: str) -> None:
     tape, right = small_tape(), UPSTREAM[name]
-    wrong = [right[1:], (*right, 1), (1, *right), right[:2], (), right[::-1], (0, *right[1:])]
+    wrong = [right[1:], (*right, 1), (1, *right), right[:2], (), (4, *right[:1], right[2])]
     wrong += [(*right[:2], right[2] + 1), (*right[:2], 1), (right[0], 1, right[2])]
-    wrong += [(right[0] + 1, *right[1:])]
+    wrong += [(right[0] + 1, *right[1:]), (0, *right[1:])]
     for shape in wrong:
         refused(lambda shape=shape: tape.backward(**{name: f32(*shape)}), name, shape, right)
 
@@ -419,13 +438,8 @@ def test_shapes_of_upstream_gradients(name: str) -> None:
 @pytest.mark.parametrize("name", UPSTREAM)
 def test_types_of_upstream_gradients(name: str) -> None:
     tape, right = small_tape(), UPSTREAM[name]
-    for bad in (1.0, f32(*right).tolist(), np.ma.zeros(right, "f4")):
-        refused(
-            lambda bad=bad: tape.backward(**{name: bad}),
-            name,
-            type(bad).__name__,
-            error=TypeError,
-        )
+    for bad in (1.0, f32(*right).tolist(), "d"):
+        refused(lambda bad=bad: tape.backward(**{name: bad}), name, "float32", error=TypeError)
     for given in ("float64", "int64", "float16"):
         refused(
             lambda given=given: tape.backward(**{name: np.zeros(right, given)}),
