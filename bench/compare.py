@@ -157,7 +157,6 @@ def run(jobs: list[Job], results: Result, out: Path, console: Console) -> None:
     # Every job is forked from a process that has imported the engines and run none: no pool of one
     # job is there in the next, and none waits for imports.
     context.set_forkserver_preload(["bench.measure", *PRELOADED])
-    threads = sorted({job.threads for job in jobs})
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -168,28 +167,24 @@ def run(jobs: list[Job], results: Result, out: Path, console: Console) -> None:
         auto_refresh=False,
     )
     with bar:
-        task = bar.add_task("limits of the machine", total=len(jobs))
-        bar.refresh()
-        keep_limits(jobs, results, limits.measure_machine(threads))
+        task = bar.add_task("", total=len(jobs))
+        previous = None
         for job in jobs:
 
             def tell(text: str, job: Job = job) -> None:
                 bar.update(task, description=f"{job}: {text}", refresh=True)
 
+            if (job.mode, job.threads) != previous:  # now and then: no moment is always quiet
+                tell("limits of the machine")
+                machine = limits.measure_machine([job.threads])
+                results["limits"] = limits.best_of(results["limits"], machine)
+                previous = job.mode, job.threads
             results["jobs"].append(run_job(context, job, tell))
-            keep_limits(jobs, results, results["limits"])
+            for one, done in zip(jobs, results["jobs"], strict=False):
+                machine = results["limits"][str(one.threads)]
+                done["limit"] = limits.limit(one.shape, one.mode, machine, one.dtype)
             report.save(results, out)
             bar.update(task, advance=1, refresh=True)
-        bar.update(task, description="limits of the machine, again", refresh=True)
-        again = limits.measure_machine(threads)
-        keep_limits(jobs, results, limits.best_of(results["limits"], again))
-
-
-def keep_limits(jobs: list[Job], results: Result, machine: dict[str, limits.Machine]) -> None:
-    """Set the machine's limits, and those of the jobs that are done."""
-    results["limits"] = machine
-    for job, done in zip(jobs, results["jobs"], strict=False):
-        done["limit"] = limits.limit(job.shape, job.mode, machine[str(job.threads)], job.dtype)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -46,8 +46,8 @@ def measure_machine(threads: Iterable[int]) -> dict[str, Machine]:
 
 def best_of(a: dict[str, Machine], b: dict[str, Machine]) -> dict[str, Machine]:
     """The better of two measurements, figure by figure: a busy machine only ever takes away."""
-    best: dict[str, Machine] = {}
-    for n in a:
+    best = a | b
+    for n in a.keys() & b.keys():
         both = zip(a[n]["read"], b[n]["read"], strict=True)
         best[n] = Machine(
             width=a[n]["width"],

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,15 @@ def settle(patience: float = 0.3) -> None:
         time.sleep(0.012)
         if time.process_time() - before < 0.002:
             return
+
+
+def machine_busy() -> float:
+    """Seconds that all CPUs together have worked, hypervisor's theft included; 0 if unknown."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except OSError:
+        return 0.0
+    return (sum(ticks) - sum(ticks[3:5])) / os.sysconf("SC_CLK_TCK")  # without idle, waiting
 
 
 def burst(call: peers.Call, seconds: float, expected: float) -> list[float]:
@@ -171,7 +181,6 @@ def prepare(job: Job, found: Result, tell: Tell) -> dict[str, peers.Call]:
 
 def measure(job: Job, tell: Tell) -> Result:
     """Time all engines of a job, taking turns."""
-    load = os.getloadavg()[0]
     found: Result = {}
     calls = prepare(job, found, tell)
     names = list(calls)
@@ -179,7 +188,7 @@ def measure(job: Job, tell: Tell) -> Result:
     expected = {name: min(found[name]["trials"].values()) for name in names}
     gc.collect()
     gc.disable()
-    start = time.perf_counter()
+    start, busy, own = time.perf_counter(), machine_busy(), time.process_time()
     for turn in range(job.effort.rounds):
         spent = time.perf_counter() - start
         if turn >= 3 and spent * (turn + 1) / turn > job.effort.budget:
@@ -189,6 +198,7 @@ def measure(job: Job, tell: Tell) -> Result:
             tell(f"round {turn + 1}, {name}")
             settle()
             samples[name].append(burst(calls[name], job.effort.burst, expected[name]))
+    others = (machine_busy() - busy) - (time.process_time() - own)
     for name, rounds in samples.items():
         every = [sample for one in rounds for sample in one]
         found[name] |= {
@@ -202,7 +212,7 @@ def measure(job: Job, tell: Tell) -> Result:
         "mode": job.mode,
         "threads": job.threads,
         "engines": found,
-        "load": load,
+        "others": max(0.0, others / (time.perf_counter() - start)),  # CPUs that others took
     }
 
 
@@ -214,7 +224,7 @@ def failure(job: Job, reason: str) -> Result:
         "mode": job.mode,
         "threads": job.threads,
         "engines": engines,
-        "load": os.getloadavg()[0],
+        "others": 0.0,
     }
 
 

@@ -22,6 +22,7 @@ RIVALS = {
     "step": ("torch", "ort", "ort-binding", "openvino"),
     "training": ("torch",),
 }
+DISTURBED = 0.1  # CPUs; where others took more, the shape is marked
 GEOMEAN_TARGET = {"forward": 1.5, "training": 2.0}
 
 
@@ -48,6 +49,7 @@ class Row(NamedTuple):
     times: dict[str, float]  # seconds of every engine that was measured, the minimum
     medians: dict[str, float]
     limit: float
+    others: float  # CPUs that other processes took meanwhile
     flaws: list[str]  # engines that failed or were wrong, and why
 
     def rival(self, times: dict[str, float]) -> float | None:
@@ -90,6 +92,7 @@ def rows_of(results: Result) -> list[Row]:
                 times={name: one["min"] for name, one in measured.items()},
                 medians={name: one["median"] for name, one in measured.items()},
                 limit=job["limit"],
+                others=job["others"],
                 flaws=[f"{n} {one['left_out']}" for n, one in engines.items() if one.get("failed")],
             )
         )
@@ -125,7 +128,7 @@ def table(rows: list[Row], brief: bool = False) -> tuple[list[str], list[list[st
     cells = []
     for row in rows:
         ours, rival = row.times.get(OURS), row.rival(row.times)
-        line = [row.shape.name, str(row.shape)]
+        line = [row.shape.name + (" ~" if row.others > DISTURBED else ""), str(row.shape)]
         line += [seconds(ours), f"{row.limit / ours:.0%}"] if ours else ["–", "–"]
         for name in peers:
             time = row.times.get(name)
@@ -183,6 +186,13 @@ def preface(results: Result) -> list[str]:
         "turns; × is a peer's time over cylstm's, fastest the best of torch, ONNX Runtime and "
         "OpenVINO (training: of torch).",
     ]
+    disturbed = [job["others"] for job in results["jobs"] if job["others"] > DISTURBED]
+    if disturbed:
+        lines.append(
+            f"~ marks the {len(disturbed)} of {len(results['jobs'])} lines beside which other "
+            f"processes took up to {max(disturbed):.1f} CPUs: read them with caution, and those of "
+            "several threads not at all."
+        )
     for threads, machine in results["limits"].items():
         read = machine["read"]
         points = [read[k] for k in range(0, len(read), 4)]
@@ -227,16 +237,16 @@ def show(results: Result, console: Console) -> None:
         for k, head in enumerate(heads):
             drawn.add_column(head, justify="left" if k < 2 else "right", no_wrap=k == 0)
         for row, line in zip(group, cells, strict=True):
-            style = "" if row.ratio is None else "green" if row.passed else "red"
-            drawn.add_row(
-                *line[:-2], *(f"[{style}]{one}[/]" if style else one for one in line[-2:])
-            )
+            if row.ratio is not None:
+                color = "green" if row.passed else "red"
+                line[-2:] = [f"[{color}]{text}[/]" for text in line[-2:]]
+            drawn.add_row(*line)
         console.print(drawn)
-    for line in preface(results)[3:]:
-        console.print(line, style="dim")
-    for line in summary(rows)[0]:
-        color = {"PASS": "bold green", "FAIL": "bold red"}.get(line[:4], "red")
-        console.print(line, style=color, highlight=False)
+    for text in preface(results)[3:]:
+        console.print(text, style="dim")
+    for text in summary(rows)[0]:
+        color = {"PASS": "bold green", "FAIL": "bold red"}.get(text[:4], "red")
+        console.print(text, style=color, highlight=False)
 
 
 def write(results: Result, out: Path, console: Console) -> bool:

@@ -66,8 +66,10 @@ class Weights:
     ----------
     spec : tuple of (name, shape)
     flat : read-only 1-D array, 64-byte aligned, all weights in the order of `spec`
-    packed : whatever a module's `_install` made of `flat` for its kernels, or None. On a reused
-        block it is what the module left there earlier: memory to write into, not values.
+    packed : whatever a module's `_install` made of `flat` for its kernels, or None
+        It may keep `flat` alive if it has an attribute `memory` that does not. When `_install`
+        gets a reused block, it finds here that `memory` of an earlier one (or the earlier object
+        itself, if it has none): something to write into, not values.
     """
 
     __slots__ = ("_memory", "flat", "packed", "spec")
@@ -281,7 +283,8 @@ class Module:
                 new._memory[:] = old.flat
             yield new._memory
             self._install(new)
-            self._spare = _Spare(old._memory, old.packed, weakref.ref(old.flat))
+            packed = getattr(old.packed, "memory", old.packed)
+            self._spare = _Spare(old._memory, packed, weakref.ref(old.flat))
 
     def state_dict(self) -> dict[str, Array]:
         """Return {name: read-only array}, with PyTorch's names and shapes.

@@ -226,6 +226,49 @@ def make_problem(
     ).cast(dtype)
 
 
+# Calls that are worth several threads: each is large enough, and cut in another way.
+THREADED: dict[str, dict[str, Any]] = {
+    "rows": dict(T=9, B=23, input_size=33, hidden_size=65, num_layers=2),
+    "directions": dict(T=9, B=23, input_size=33, hidden_size=65, num_layers=2, bidirectional=True),
+    "rows of different lengths": dict(
+        T=9,
+        B=23,
+        lengths=[9, 0, 1, 9, 4, 8, 2, 2, 7, 9, 3, 5, 5, 6, 1, 0, 9, 9, 3, 8, 4, 4, 9],
+        input_size=33,
+        hidden_size=130,
+        num_layers=2,
+        bidirectional=True,
+        proj_size=65,
+    ),
+    "units of one row": dict(T=40, B=1, input_size=33, hidden_size=150),
+    "units, projected": dict(
+        T=40, B=2, lengths=[40, 31], input_size=3, hidden_size=300, num_layers=2, proj_size=150
+    ),
+    "units of both directions": dict(
+        T=20, B=2, input_size=33, hidden_size=150, num_layers=2, bidirectional=True
+    ),
+    "units of large weights": dict(T=3, B=19, input_size=50, hidden_size=333),
+    "many steps": dict(T=300, B=5, input_size=7, hidden_size=50, num_layers=3),
+}
+
+# Calls longer than any block of time that a pass may be cut into, in one and in three layers.
+LONG: dict[str, dict[str, Any]] = {
+    "one layer": dict(T=1000, B=2, input_size=3, hidden_size=7),
+    "layers": dict(T=700, B=3, input_size=5, hidden_size=50, num_layers=3),
+    "batch": dict(T=30, B=300, input_size=5, hidden_size=17, num_layers=2),
+    "directions": dict(T=300, B=3, input_size=3, hidden_size=17, num_layers=2, bidirectional=True),
+    "lengths": dict(
+        T=500,
+        B=5,
+        lengths=[1, 500, 0, 333, 499],
+        input_size=5,
+        hidden_size=50,
+        num_layers=3,
+        proj_size=33,
+    ),
+}
+
+
 def check_by_differences(p: Problem, loss: Callable[[Problem], float], grads: Any) -> None:
     """Up to 12 elements of every gradient in ``grads``, against central differences of ``loss``."""
     rng = np.random.default_rng(0)

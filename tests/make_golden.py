@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers import GOLDEN, Array, weight_shapes
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from helpers import GOLDEN, Array, weight_shapes
 
 # Arguments of the LSTM, and of the call: T, B (None is unbatched), lengths, masks between layers.
 CONFIGS: dict[str, dict[str, Any]] = {

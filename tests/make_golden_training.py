@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers import Array
 from torch.nn import functional
+
+from helpers import Array
 
 GOLDEN_TRAINING = Path(__file__).parent / "golden_training"
 

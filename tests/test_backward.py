@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import cylstm
 from helpers import (
     GOLDEN_NAMES,
+    LONG,
+    THREADED,
     TOLERANCES,
     Problem,
     all_grads,
@@ -20,8 +24,6 @@ from helpers import (
     rel_grads,
     same_bits,
 )
-
-import cylstm
 
 
 def run(p: Problem, **arguments: Any) -> Any:
@@ -69,9 +71,9 @@ def test_large(dtype: str) -> None:
     check(make_problem(6, 2, 3, dtype=dtype, input_size=50, hidden_size=1150))
 
 
-def test_many_steps(dtype: str) -> None:
-    """Over more steps than any chunk of time that weight gradients may be summed in."""
-    check(make_problem(7, 1000, 2, dtype=dtype, input_size=3, hidden_size=7, bidirectional=True))
+@pytest.mark.parametrize("config", LONG.values(), ids=LONG)
+def test_long(config: dict[str, Any], dtype: str) -> None:
+    check(make_problem(7, dtype=dtype, **config))
 
 
 def test_saturated_gates(dtype: str) -> None:
@@ -283,11 +285,10 @@ def test_batch_first_only_transposes(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
-def test_threads_do_not_change_bits(threads: int, dtype: str) -> None:
-    if not bits_promised():
-        pytest.skip("CYLSTM_GEMM=blas: products are the BLAS's, and so are their bits")
-    for B in (1, 23):
-        p = make_problem(
-            23, 9, B, dtype=dtype, input_size=33, hidden_size=65, num_layers=2, bidirectional=True
-        )
-        assert same_bits(all_grads(run(p, threads=threads)), all_grads(run(p, threads=1)))
+@pytest.mark.parametrize("config", THREADED.values(), ids=THREADED)
+def test_threads_do_not_change_bits(config: dict[str, Any], threads: int, dtype: str) -> None:
+    p = make_problem(23, dtype=dtype, **config)
+    one, many = run(p, threads=1), run(p, threads=threads)
+    if bits_promised():
+        assert same_bits(all_grads(many), all_grads(one))
+    assert_close(rel_grads(many, one), 1e-5)

@@ -10,21 +10,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import cylstm
+from cylstm import reference
 from helpers import (
+    LONG,
+    THREADED,
     TOLERANCES,
     Array,
     Problem,
     all_grads,
     assert_close,
+    bits_promised,
     check_by_differences,
     make_problem,
     rel,
     rel_grads,
     same_bits,
 )
-
-import cylstm
-from cylstm import reference
 
 
 def masks_of(lstm: Any, T: int, B: int, **arguments: Any) -> list[Array]:
@@ -120,18 +123,19 @@ def test_a_mask_depends_on_seed_and_call_alone(dtype: str) -> None:
         assert not any(same_bits(a, b) for b in different[:k])
 
 
-def test_a_mask_does_not_depend_on_threads(dtype: str) -> None:
-    def tape(threads: int) -> Any:
-        lstm = cylstm.LSTM(33, 65, 2, dropout=0.3, bidirectional=True, dtype=dtype, seed=6)
-        return lstm.forward(p.x, p.states, threads=threads)
+@pytest.mark.parametrize("threads", [2, 3, 7])
+@pytest.mark.parametrize("name", ["rows", "directions", "units, projected", "many steps"])
+def test_a_mask_does_not_depend_on_threads(name: str, threads: int, dtype: str) -> None:
+    p = make_problem(6, dtype=dtype, dropout=0.3, **THREADED[name])
 
-    p = make_problem(
-        6, 9, 23, dtype=dtype, input_size=33, hidden_size=65, num_layers=2, bidirectional=True
-    )
-    one = tape(1)
-    for threads in (2, 3, 7):
-        many = tape(threads)
-        assert rel(many.y, one.y) < 1e-6  # one element dropped otherwise would show as 1e-2
+    def run(threads: int) -> list[Array]:
+        tape = p.lstm(seed=6).forward(p.x, p.states, p.lengths, threads=threads)
+        return [tape.y, tape.h_n, tape.c_n, *all_grads(tape.backward(p.dy, threads=threads))]
+
+    one, many = run(1), run(threads)
+    if bits_promised():
+        assert same_bits(many, one)
+    assert_close({str(k): rel(a, b) for k, (a, b) in enumerate(zip(many, one, strict=True))}, 1e-5)
 
 
 PROBLEMS = {
@@ -148,6 +152,8 @@ PROBLEMS = {
         batch_first=True,
         dropout=0.5,
     ),
+    "long": LONG["layers"] | {"dropout": 0.2},
+    "long, lengths": LONG["lengths"] | {"dropout": 0.2},
     "nothing left": dict(T=4, B=3, input_size=2, hidden_size=7, num_layers=2, dropout=1.0),
     "almost nothing": dict(T=4, B=3, input_size=2, hidden_size=7, num_layers=2, dropout=1e-9),
 }

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import same_bits
 
 import cylstm
+from helpers import same_bits
 
 
 def refused(

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Array, Problem, all_grads, bits_promised, make_problem, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cylstm
 from cylstm import _core
+from helpers import Array, Problem, all_grads, bits_promised, make_problem, same_bits
 
 HERE = Path(__file__).parent
 ISAS = list(cylstm.show_config()["isa_available"])

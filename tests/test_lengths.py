@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import cylstm
+from cylstm import reference
 from helpers import (
     TOLERANCES,
     Problem,
@@ -17,9 +20,6 @@ from helpers import (
     rel_grads,
     same_bits,
 )
-
-import cylstm
-from cylstm import reference
 
 NET: dict[str, Any] = dict(input_size=3, hidden_size=17, num_layers=2, bidirectional=True)
 
@@ -194,14 +194,3 @@ def test_an_empty_batch_has_no_lengths(dtype: str) -> None:
         tape = lstm.forward(np.zeros((5, 0, 3), dtype), lengths=lengths)
         assert tape.y.shape == (5, 0, 34)
         assert tape.backward(tape.y).x.shape == (5, 0, 3)
-
-
-@pytest.mark.parametrize("threads", [2, 3, 7])
-def test_threads_do_not_change_bits(threads: int, dtype: str) -> None:
-    if not bits_promised():
-        pytest.skip("CYLSTM_GEMM=blas: products are the BLAS's, and so are their bits")
-    lengths = np.random.default_rng(0).integers(0, 10, 23)
-    p = make_problem(10, 9, 23, lengths, dtype=dtype, **NET | {"hidden_size": 65})
-    (results, grads), (one, one_grads) = run(p, threads=threads), run(p, threads=1)
-    assert same_bits(results, one)
-    assert same_bits(all_grads(grads), all_grads(one_grads))

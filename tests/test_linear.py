@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Array, numerical_gradient, rel, same_bits
 
 from cylstm.linear import Linear
+from helpers import Array, numerical_gradient, rel, same_bits
 
 GOLDEN = Path(__file__).parent / "golden_training" / "linear.npz"
 

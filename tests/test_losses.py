@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Array, numerical_gradient, rel, same_bits
 
 from cylstm.losses import cross_entropy, mse
+from helpers import Array, numerical_gradient, rel, same_bits
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden_training" / "losses.npz"))
 REDUCTIONS = ("mean", "sum", "none")

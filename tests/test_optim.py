@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Array, rel, same_bits
 
 from cylstm import optim
 from cylstm.linear import Linear
 from cylstm.optim import SGD, Adam, AdamW, clip_grad_norm
 from cylstm.weights import WeightGrads
+from helpers import Array, rel, same_bits
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden_training" / "optimisers.npz"))
 CASES, SEEN, HALVED_AFTER = json.loads(str(GOLDEN["config"]))

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from cylstm import reference
 from helpers import (
     GOLDEN_NAMES,
     all_grads,
@@ -17,8 +19,6 @@ from helpers import (
     rel_grads,
     same_bits,
 )
-
-from cylstm import reference
 
 
 def test_goldens_exist() -> None:

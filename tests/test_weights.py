@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Array, same_bits
 
 from cylstm.linear import Linear
 from cylstm.weights import WeightGrads, aligned_empty
+from helpers import Array, same_bits
 
 SPEC = (("weight", (2, 3)), ("bias", (2,)))
 
@@ -136,27 +136,33 @@ def test_a_block_in_use_is_left_alone(hold: Any) -> None:
         assert np.isin(values, weights).all()
 
 
+class Packed:
+    """What a module may make of its weights: here their negatives, and it holds on to them."""
+
+    def __init__(self, flat: Array, memory: Array | None) -> None:
+        self.flat, self.memory = flat, np.empty(8) if memory is None else memory
+        self.memory[:] = -flat
+
+
 def test_packed_memory_travels_with_its_block() -> None:
     class Packing(Linear):
         def _install(self, weights: Any) -> None:
-            if weights.packed is None:
-                weights.packed = np.empty(8)
-            weights.packed[:] = -weights.flat
+            weights.packed = Packed(weights.flat, weights.packed)
             super()._install(weights)
 
     module, seen = Packing(3, 2, dtype="float64"), set()
     for _ in range(6):
         with module._update() as flat:
             flat += 1
-        assert same_bits(module._weights.packed, -module._weights.flat)
-        seen.add(address(module._weights.packed))
+        assert same_bits(module._weights.packed.memory, -module._weights.flat)
+        seen.add((address(module._weights.packed.memory), address(module._weights.flat)))
     assert len(seen) == 2
-    kept = module._weights
+    kept = module._weights.packed  # alone, without the block that it was made for
     for _ in range(4):
         with module._update() as flat:
             flat += 1
-        assert address(module._weights.packed) != address(kept.packed)
-    assert same_bits(kept.packed, -kept.flat)
+        assert address(module._weights.packed.memory) != address(kept.memory)
+    assert same_bits(kept.memory, -kept.flat)
 
 
 def test_a_reader_sees_one_whole_block() -> None:

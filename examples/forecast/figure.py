@@ -59,7 +59,7 @@ def draw(
         draw_roll_outs(above, series, first, forecasts, future)
         draw_errors(figure.add_subplot(rows[2], sharex=above), series, first, forecasts)
         draw_horizons(figure.add_subplot(bottom[0]), series, first, forecasts)
-        draw_gates([figure.add_subplot(cell) for cell in list(bottom)[1:]], series, gates)
+        draw_gates(figure, [figure.add_subplot(cell) for cell in list(bottom)[1:]], series, gates)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
@@ -77,8 +77,8 @@ def draw_roll_outs(
 ) -> None:
     n, horizon = len(series.values), len(future)
     context = max(0, first - horizon)
-    axes.plot(times(series, context, n), series.values[context:], ".-", color=DARK, lw=0.7, ms=4,
-              label="measured")  # fmt: skip
+    axes.plot(times(series, context, n), series.values[context:], ".-", color=DARK, lw=0.7, ms=4.5,
+              label="measured", zorder=3)  # fmt: skip
     for name, made in forecasts.items():
         label = name
         for t in shown_origins(first, made):
@@ -88,10 +88,12 @@ def draw_roll_outs(
     spread = np.sqrt(np.mean(errors_of(forecasts["LSTM"], series.values, first) ** 2, axis=0))
     x = times(series, n, n + horizon)
     axes.plot(x, future, color=OURS, lw=2, ls=(0, (3, 1)))
-    axes.fill_between(x, future - spread, future + spread, color=OURS, alpha=0.2, lw=0)
+    axes.fill_between(
+        x, future - spread, future + spread, color=OURS, alpha=0.2, lw=0, label="± RMSE"
+    )
     mark_origins(axes, series, [*shown_origins(first, forecasts["LSTM"]), n])
     axes.set_title(f"Forecasts of {horizon} {series.step}s, each from the dotted line before it")
-    axes.legend(loc="upper left", ncols=4, columnspacing=1.2, handlelength=1.4)
+    axes.legend(loc="upper left", ncols=5, columnspacing=1.2, handlelength=1.4)
     axes.tick_params(labelbottom=False)
 
 
@@ -118,25 +120,32 @@ def draw_horizons(axes: Any, series: Series, first: int, forecasts: dict[str, Ar
     axes.set_title(f"RMSE over {len(made)} origins")
 
 
-def draw_gates(all_axes: list[Any], series: Series, gates: Array) -> None:
+def draw_gates(figure: Any, all_axes: list[Any], series: Series, gates: Array) -> None:
     """What the season does to each unit's gates: rows are units, columns places in the season."""
     season = len(gates)
     ticks = [0, season - 1], ["1", str(season)]
     if series.step == "month" and season == 12:  # begin in January
-        gates = np.roll(gates, int(series.first.astype("M8[M]").astype(int)) % 12, axis=0)
-        ticks = [0, 3, 6, 9], ["Jan", "Apr", "Jul", "Oct"]
+        gates = np.roll(gates, int(series.time(0).astype("M8[M]").astype(int)) % 12, axis=0)
+        ticks = [0, 3, 6, 9], ["J", "A", "J", "O"]
     swing = gates - gates.mean(axis=0)
     wave = np.exp(2j * np.pi * np.arange(season) / season)
-    order = np.argsort(np.angle(np.tensordot(wave, swing[:, 1], 1)))  # by where f is highest
-    limit = np.abs(swing).max() or 1
-    for k, (axes, name) in enumerate(zip(all_axes, ("input", "forget", "cell", "output"))):
-        axes.imshow(swing[:, k, order].T, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axes.set_title(name, fontweight="normal", loc="center")
+    order = np.argsort(np.angle(np.tensordot(wave, swing[:, 2], 1)))  # by when g is highest
+    limit = float(np.abs(swing).max()) or 1.0
+    names = "input", "forget", "cell", "output"
+    for k, (axes, name) in enumerate(zip(all_axes, names, strict=True)):
+        image = axes.imshow(
+            swing[:, k, order].T, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit
+        )
+        axes.set_xlabel(name, color=GREY)
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.set_yticks([])
         axes.set_xticks(*ticks)
         axes.tick_params(length=0)
+    title = all_axes[0].set_title("The LSTM's gates in a season, less their mean")
+    title.set_in_layout(False)  # it is wider than its panel
+    bar = figure.colorbar(image, ax=all_axes, fraction=0.08, pad=0.02)
+    bar.outline.set_visible(False)
 
 
 def times(series: Series, start: int, stop: int) -> Array:

@@ -123,8 +123,10 @@ def _time_axis(path: Path, lines: list[int], times: Array) -> tuple[str, int, np
                     said = f"{b} follows {a}, expected the {step} after it"
                     raise DataError(f"{path}: line {line}: {said}")
             return step, season, times[0].astype(f"M8[{unit}]")
-    raise DataError(f"{path}: the dates are {typical:g} days apart, expected one of "
-                    f"{', '.join(step for step, *_ in STEPS)}")
+    raise DataError(
+        f"{path}: the dates are {typical:g} days apart, expected one of "
+        f"{', '.join(step for step, *_ in STEPS)}"
+    )
 
 
 def season_by_autocorrelation(values: Array) -> int:

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import torch
+
 from helpers import Array, Problem, assert_close, make_problem, rel
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers import Array, Problem, assert_close, make_problem, rel
 from onnx import TensorProto, helper
+
+from helpers import Array, Problem, assert_close, make_problem, rel
 
 # Between ours and one that computes in float32 itself, with approximations of its own.
 TOLERANCE = 5e-6

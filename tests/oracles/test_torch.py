@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import TOLERANCES, Problem, assert_close, make_problem, rel, rel_grads
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import cylstm
 from cylstm import reference
+from helpers import TOLERANCES, Problem, assert_close, make_problem, rel, rel_grads
 
 SIZES = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 50, 64, 65]
 

@@ -1,0 +1,83 @@
+"""Arrays in: right dtype, right shape, rows contiguous, or a clear error. Part of `_core.pyx`."""
+
+
+cdef cnp.ndarray _as_array(object value, str name, Dims dims):
+    """Any array-like as an array of the right dtype, or an error that says what is wrong."""
+    cdef str kind = type(value).__name__
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a {kind}, whose mask would be ignored; expected a {dims.dtype} "
+                        "array, such as its filled(0), with lengths")
+    if not isinstance(value, np.ndarray):
+        try:
+            value = None if value is None else np.asarray(value)
+        except Exception as error:
+            raise TypeError(f"{name} is a {kind} that can't be read as a {dims.dtype} array: "
+                            f"{error}") from None
+        if value is None:
+            raise TypeError(f"{name} is None (NoneType), expected a {dims.dtype} array")
+        kind += " that reads as"
+    else:
+        kind = "array of"
+    cdef cnp.ndarray array = value
+    if array.dtype.num != dims.typenum:
+        raise TypeError(f"{name} is a {kind} {array.dtype}, expected {dims.dtype}; "
+                        f"numpy.asarray({name}, '{dims.dtype}') converts it")
+    if not array.dtype.isnative:
+        raise TypeError(f"{name} is {array.dtype.str}, which is in the other byte order; "
+                        f"expected native {dims.dtype}")
+    return array
+
+
+cdef cnp.ndarray _rows_of(cnp.ndarray array):
+    """The array itself if its rows are contiguous and aligned, else a copy."""
+    cdef int n = cnp.PyArray_NDIM(array), k
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
+    if not cnp.PyArray_CHKFLAGS(array, cnp.NPY_ARRAY_ALIGNED):
+        return np.array(array, order="C", subok=False)
+    if cnp.PyArray_DIM(array, n - 1) > 1 and cnp.PyArray_STRIDE(array, n - 1) != size:
+        return np.array(array, order="C", subok=False)
+    for k in range(n - 1):
+        if cnp.PyArray_STRIDE(array, k) % size:
+            return np.array(array, order="C", subok=False)
+    return array
+
+
+cdef cnp.ndarray _check(object value, str name, Dims dims, tuple shape):
+    """An array of exactly this shape, rows contiguous."""
+    cdef cnp.ndarray array = _as_array(value, name, dims)
+    if (<object>array).shape != shape:
+        raise ValueError(f"{name} has shape {(<object>array).shape}, expected {shape}")
+    return _rows_of(array)
+
+
+cdef cnp.ndarray _check_whole(object value, str name, Dims dims, tuple shape):
+    """An array of exactly this shape, contiguous and aligned."""
+    cdef cnp.ndarray array = _check(value, name, dims, shape)
+    return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else np.ascontiguousarray(array)
+
+
+cdef object _check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batched):
+    """The lengths as a contiguous array of size_t."""
+    if not batched:
+        if isinstance(lengths, (list, tuple)) or getattr(lengths, "ndim", 0):
+            raise ValueError(f"lengths is {lengths!r}, expected one integer for unbatched input")
+        lengths = [lengths]
+    try:
+        array = np.asanyarray(lengths)
+    except ValueError as error:
+        raise ValueError(f"lengths is {lengths!r}, expected integers ({B},): {error}") from None
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("lengths is a MaskedArray, whose mask would be ignored; expected integers")
+    if array.size == 0 and isinstance(lengths, (list, tuple)):
+        array = array.astype(np.intp)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"lengths is {array.dtype}, expected integers from 0 to {T}")
+    if array.shape != (B,):
+        raise ValueError(f"lengths has shape {array.shape}, expected ({B},), one for each sequence")
+    if B == 0:
+        return np.zeros(0, np.uintp)
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > T:
+        wrong = low if low < 0 else high
+        raise ValueError(f"lengths holds {wrong}, expected 0 to {T}, the steps of x")
+    return np.ascontiguousarray(array, dtype=np.uintp)

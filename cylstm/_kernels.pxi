@@ -1,0 +1,100 @@
+"""Which kernels and which BLAS: the process's choices, made at import. Part of `_core.pyx`."""
+
+cdef list _isas():
+    return [_c.cylstm_isa_name(n).decode() for n in range(_c.cylstm_isa_count())]
+
+
+cdef list _usable_isas():
+    return [_c.cylstm_isa_name(n).decode() for n in range(_c.cylstm_isa_count())
+            if _c.cylstm_isa_usable(n)]
+
+
+def _choose_isa():
+    """Return (name, why), by CYLSTM_ISA where it is set."""
+    name = os.environ.get("CYLSTM_ISA", "")
+    if not name:
+        return _usable_isas()[0], "the best that this CPU and operating system can run"
+    if name not in _isas():
+        raise ValueError(f"CYLSTM_ISA={name!r}: no such kernels, expected one of {', '.join(_isas())}")
+    if name not in _usable_isas():
+        raise ValueError(
+            f"CYLSTM_ISA={name!r}: this CPU can't run it, only {', '.join(_usable_isas())}")
+    return name, "forced by CYLSTM_ISA"
+
+
+def _choose_gemm():
+    name = os.environ.get("CYLSTM_GEMM", "") or "auto"
+    if name not in ("auto", "packed", "blas"):
+        raise ValueError(f"CYLSTM_GEMM={name!r}: expected auto, packed or blas")
+    return name
+
+
+ISA, ISA_REASON = _choose_isa()
+GEMM = _choose_gemm()
+ISA_AVAILABLE = _usable_isas()
+cdef bint _force_blas = GEMM == "blas"
+cdef _c.cylstm_sgemm *_sgemm = NULL
+cdef _c.cylstm_dgemm *_dgemm = NULL
+cdef int _default_threads = 1
+cdef const _c.cylstm_kernels *_last = NULL
+_blas_lock = threading.Lock()
+
+
+cdef void *_capsule(object module, str name) except NULL:
+    """The function pointer that a Cython module exports, if it takes plain C ints."""
+    capsule = module.__pyx_capi__[name]
+    cdef const char *signature = PyCapsule_GetName(capsule)
+    if signature.count(b"int *") < 6:  # a build with 64-bit integers says so in its signature
+        raise ImportError(f"SciPy's {name} has the signature {signature.decode()!r}, "
+                          "expected one with int arguments; unset CYLSTM_GEMM")
+    return PyCapsule_GetPointer(capsule, signature)
+
+
+cdef int _load_blas() except -1:
+    """Take the BLAS out of SciPy, at first need: its import costs more than ours."""
+    global _sgemm, _dgemm
+    if _sgemm != NULL:
+        return 0
+    with _blas_lock:
+        try:
+            from scipy.linalg import cython_blas
+        except ImportError as error:
+            raise ImportError("CYLSTM_GEMM=blas needs SciPy: pip install scipy") from error
+        _dgemm = <_c.cylstm_dgemm *>_capsule(cython_blas, "dgemm")
+        _sgemm = <_c.cylstm_sgemm *>_capsule(cython_blas, "sgemm")
+    return 0
+
+
+def _set_default_threads(int n):
+    global _default_threads
+    _default_threads = n
+
+
+def _get_default_threads():
+    return _default_threads
+
+
+def _pool_helpers():
+    """Helper threads that the pool has started in this process."""
+    return _c.cylstm_pool_helpers()
+
+
+def _last_kernels():
+    """Name of the kernel set that the last computing call handed to the core, for tests."""
+    return None if _last == NULL else _c.cylstm_kernels_isa(_last).decode()
+
+
+def _activation(str name, cnp.ndarray x not None, isa=None):
+    """sigmoid or tanh of a contiguous 1-D array by the kernels of `isa`, for tests."""
+    cdef cnp.ndarray y = np.empty_like(x)
+    cdef bytes wanted = (isa or ISA).encode()
+    if name not in ("sigmoid", "tanh") or x.ndim != 1 or not x.flags.c_contiguous:
+        raise ValueError("expected 'sigmoid' or 'tanh' and a contiguous 1-D array")
+    if x.dtype not in (np.float32, np.float64):
+        raise TypeError(f"x is {x.dtype}, expected float32 or float64")
+    cdef const _c.cylstm_kernels *kernels = _c.cylstm_find_kernels(wanted, 8 * x.itemsize)
+    if kernels == NULL:
+        raise ValueError(f"isa {isa!r} can't run here, expected one of {', '.join(ISA_AVAILABLE)}")
+    _c.cylstm_apply_activation(kernels, name == "tanh", cnp.PyArray_DATA(x), cnp.PyArray_DATA(y),
+                               <size_t>x.size)
+    return y

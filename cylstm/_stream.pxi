@@ -1,0 +1,243 @@
+"""Streams: an LSTM on a prepared plan, step by step. Part of `_core.pyx`."""
+
+
+cdef class Stream:
+    """An LSTM that takes its sequence step by step, with its state inside.
+
+    Made by `LSTM.stream`. The results are bit for bit those of one call over the whole sequence.
+    New weights of the LSTM are taken at the next step; the state stays. One stream may not be
+    used by two threads at once, which is a RuntimeError.
+    """
+
+    cdef Dims dims
+    cdef object lstm, weights
+    cdef Packed packed
+    cdef Memory memory
+    cdef _c.cylstm_plan *plan
+    cdef Py_ssize_t N
+    cdef bint batched, busy
+    cdef object threads
+    cdef int max_threads
+
+    def __init__(self, lstm, Dims dims not None, batch_size=None, threads=None):
+        cdef _c.cylstm_context ctx
+        self.batched = batch_size is not None
+        self.N = batch_size if self.batched else 1
+        self.lstm, self.dims, self.threads = lstm, dims, threads
+        self.max_threads = _threads(threads)
+        dims.fill_context(&ctx, self.max_threads, False)
+        self.memory = Memory(_c.cylstm_plan_size(&ctx, &dims.c, self.N))
+        self.plan = _c.cylstm_plan_init(&ctx, &dims.c, self.N, self.memory.start)
+
+    @property
+    def batch_size(self):
+        """The number of streams, or None for a single one without a batch axis."""
+        return self.N if self.batched else None
+
+    cdef inline int take(self) except -1:
+        """Enter the stream, with the weights that the LSTM has now."""
+        if self.busy:
+            raise RuntimeError("this stream is in use by another thread; make one for each")
+        weights = self.lstm._weights
+        if weights is not self.weights:
+            self.weights, self.packed = weights, weights.packed
+        self.busy = True
+        return 0
+
+    cdef inline bint plain(self, object value, int ndim, Py_ssize_t rows, Py_ssize_t width,
+                           bint write) noexcept:
+        """Whether this is an array that can be used as it stands: (rows, width) or (width,)."""
+        if type(value) is not cnp.ndarray:
+            return False
+        cdef cnp.ndarray a = value
+        cdef int flags = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED
+        if write:
+            flags |= cnp.NPY_ARRAY_WRITEABLE
+        return (cnp.PyArray_TYPE(a) == self.dims.typenum and cnp.PyArray_CHKFLAGS(a, flags)
+                and cnp.PyArray_ISNOTSWAPPED(a) and cnp.PyArray_NDIM(a) == ndim
+                and cnp.PyArray_DIM(a, ndim - 1) == width
+                and (ndim == 1 or cnp.PyArray_DIM(a, ndim - 2) == rows))
+
+    cdef tuple frame(self, Py_ssize_t rows, Py_ssize_t width):
+        """The shape of one step's array."""
+        if self.batched:
+            return (rows, width)
+        return (width,)
+
+    cdef int compute(self, Py_ssize_t T, const size_t *active, Py_ssize_t rows, cnp.ndarray x,
+                     cnp.ndarray y) except -1:
+        """x (T, rows, I) -> y (T, rows, R), both contiguous."""
+        cdef _c.cylstm_context ctx
+        cdef double work = <double>T * <double>rows
+        cdef bint release = self.dims.releases_gil(work)
+        cdef int threads = 1
+        if release:
+            threads = min(self.max_threads, _default_threads if self.threads is None else self.max_threads)
+        cdef const void *source = cnp.PyArray_DATA(x)
+        cdef void *target = cnp.PyArray_DATA(y)
+        cdef void *packed
+        self.take()
+        try:
+            self.dims.fill_context(&ctx, threads, False)
+            packed = self.packed.forward.start
+            if release:
+                with nogil:
+                    _c.cylstm_plan_run(self.plan, &ctx, packed, T, active, rows, source, target)
+            else:
+                _c.cylstm_plan_run(self.plan, &ctx, packed, T, active, rows, source, target)
+        finally:
+            self.busy = False
+        return 0
+
+    def step(self, x_t, out=None, active=None):
+        """Take one step.
+
+        Parameters
+        ----------
+        x_t : array (I,), or (N, I) for a stream of N; with `active`, (len(active), I)
+        out : array (R,) or (N, R), written to and returned; may be x_t itself
+        active : distinct indices of the streams that take the step; the others stand still
+
+        Returns
+        -------
+        array (R,) or (N, R): y_t, new unless `out` is given
+
+        Raises
+        ------
+        ValueError, TypeError
+            A wrong shape or dtype, or indices that are out of range or not distinct.
+        RuntimeError
+            Another thread is inside this stream.
+        """
+        cdef cnp.npy_intp shape[2]
+        cdef Py_ssize_t rows = self.N
+        cdef int ndim = 2 if self.batched else 1
+        cdef cnp.ndarray indices = None, x, y
+        if active is not None:
+            indices = self.check_active(active)
+            rows = cnp.PyArray_DIM(indices, 0)
+        if self.plain(x_t, ndim, rows, self.dims.inputs, False):
+            x = x_t
+        else:
+            x = _check_whole(x_t, "x_t", self.dims, self.frame(rows, self.dims.inputs))
+        if out is None:
+            shape[0] = rows if self.batched else self.dims.R
+            shape[1] = self.dims.R
+            y = cnp.PyArray_SimpleNew(ndim, shape, self.dims.typenum)
+        else:
+            if not self.plain(out, ndim, rows, self.dims.R, True):
+                self.check_out(out, self.frame(rows, self.dims.R))
+            y = out
+            x = apart(x, y)
+        self.compute(1, NULL if indices is None else <const size_t *>cnp.PyArray_DATA(indices),
+                     rows, x, y)
+        return y
+
+    def run(self, block, out=None, active=None):
+        """Take the steps of a block: block (T, I) or (T, N, I) -> y (T, R) or (T, N, R).
+
+        The same as T calls of `step`, to the bit. Ctrl-C is answered when the block is done.
+        """
+        cdef cnp.ndarray indices = None, x, y
+        cdef Py_ssize_t rows = self.N, T
+        if active is not None:
+            indices = self.check_active(active)
+            rows = cnp.PyArray_DIM(indices, 0)
+        x = _as_array(block, "block", self.dims)
+        if cnp.PyArray_NDIM(x) != (3 if self.batched else 2):
+            raise ValueError(f"block has shape {(<object>x).shape}, expected "
+                             f"{'(T, N, I)' if self.batched else '(T, I)'} with I = {self.dims.inputs}")
+        T = cnp.PyArray_DIM(x, 0)
+        x = _check_whole(x, "block", self.dims, (T, *self.frame(rows, self.dims.inputs)))
+        cdef tuple shape = (T, *self.frame(rows, self.dims.R))
+        if out is None:
+            y = np.empty(shape, self.dims.dtype)
+        else:
+            y = self.check_out(out, shape)
+            x = apart(x, y)
+        if T:
+            self.compute(T, NULL if indices is None else <const size_t *>cnp.PyArray_DATA(indices),
+                         rows, x, y)
+        return y
+
+    cdef cnp.ndarray check_out(self, object out, tuple shape):
+        """An array that can be written to as it stands, or what is wrong with it."""
+        if type(out) is not cnp.ndarray or out.dtype != self.dims.dtype or not out.dtype.isnative:
+            raise TypeError(f"out is {getattr(out, 'dtype', type(out).__name__)}, expected a "
+                            f"{self.dims.dtype} array")
+        if out.shape != shape or not out.flags.carray:
+            raise ValueError(f"out has shape {out.shape} and is "
+                             f"{'' if out.flags.writeable else 'not '}writable, expected a "
+                             f"contiguous, writable {shape}")
+        return out
+
+    cdef cnp.ndarray check_active(self, object active):
+        if not self.batched:
+            raise ValueError("active was given to a stream without a batch, expected None")
+        indices = np.asarray(active)
+        if indices.size == 0:
+            indices = indices.astype(np.intp)
+        if indices.dtype.kind not in "iu":
+            raise TypeError(f"active is {indices.dtype}, expected integer indices")
+        if indices.ndim != 1:
+            raise ValueError(f"active has shape {indices.shape}, expected one axis of indices")
+        if indices.size and not (0 <= int(indices.min()) and int(indices.max()) < self.N):
+            raise ValueError(f"active holds {indices.tolist()}, expected indices 0 to {self.N - 1}")
+        if len(set(indices.tolist())) != indices.size:
+            raise ValueError(f"active holds {indices.tolist()}, expected distinct indices")
+        return np.ascontiguousarray(indices, dtype=np.uintp)
+
+    @property
+    def state(self):
+        """(h, c), copies: (L, R) and (L, H), or (L, N, R) and (L, N, H). Settable."""
+        cdef Dims d = self.dims
+        cdef cnp.ndarray h = np.empty((d.L, self.N, d.R), d.dtype)
+        cdef cnp.ndarray c = np.empty((d.L, self.N, d.H), d.dtype)
+        self.take()
+        _c.cylstm_plan_get_states(self.plan, cnp.PyArray_DATA(h), cnp.PyArray_DATA(c))
+        self.busy = False
+        return (h, c) if self.batched else (h[:, 0], c[:, 0])
+
+    @state.setter
+    def state(self, value):
+        cdef Dims d = self.dims
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise TypeError(f"state is a {type(value).__name__}, expected a tuple (h, c)")
+        middle = (self.N,) if self.batched else ()
+        cdef cnp.ndarray h = _check_whole(value[0], "h", d, (d.L, *middle, d.R))
+        cdef cnp.ndarray c = _check_whole(value[1], "c", d, (d.L, *middle, d.H))
+        self.take()
+        _c.cylstm_plan_set_states(self.plan, cnp.PyArray_DATA(h), cnp.PyArray_DATA(c))
+        self.busy = False
+
+    def reset(self, indices=None):
+        """Set the state to zero: of all streams, or of those named by `indices`."""
+        cdef cnp.ndarray rows = None if indices is None else self.check_active(indices)
+        cdef size_t *row
+        cdef Py_ssize_t k
+        self.take()
+        if rows is None:
+            _c.cylstm_plan_set_states(self.plan, NULL, NULL)
+        else:
+            row = <size_t *>cnp.PyArray_DATA(rows)
+            for k in range(cnp.PyArray_DIM(rows, 0)):
+                _c.cylstm_plan_reset_row(self.plan, row[k])
+        self.busy = False
+
+    def __reduce__(self):
+        return _restore_stream, (self.lstm, self.batch_size, self.threads, self.state)
+
+
+cdef inline cnp.ndarray apart(cnp.ndarray x, cnp.ndarray y):
+    """x, or a copy of it where it shares memory with y: the core reads x while it writes y."""
+    cdef char *a = <char *>cnp.PyArray_DATA(x)
+    cdef char *b = <char *>cnp.PyArray_DATA(y)
+    if a < b + cnp.PyArray_NBYTES(y) and b < a + cnp.PyArray_NBYTES(x):
+        return (<object>x).copy()
+    return x
+
+
+def _restore_stream(lstm, batch_size, threads, state):
+    stream = lstm.stream(batch_size, threads=threads)
+    stream.state = state
+    return stream
