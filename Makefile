@@ -65,17 +65,19 @@ format: $(STAMPS)/group-lint
 
 # --- the light suite on a build with sanitizers
 # Python's own flags hide signed overflow (-fwrapv) and assertions (-DNDEBUG). The runtimes are
-# preloaded because python itself is not instrumented; its leaks are its own.
+# preloaded because python itself is not instrumented; its leaks are its own. The tests run as a
+# copy, so that a process that they start cannot find the repository's cylstm/ first.
 
 ASAN_CFLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
                -fno-sanitize-recover=undefined -fno-wrapv -UNDEBUG
 
 asan: $(STAMPS)/cylstm $(STAMPS)/group-test build/asan/stamp
+	rm -rf build/asan/tests && cp -R tests pyproject.toml build/asan
 	cd build/asan && export PYTHONPATH="$$PWD/lib" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" && \
 	../../$(PY) -c 'import cylstm; assert "build/asan/lib" in cylstm.__file__' && \
-	../../$(PY) -m pytest -p no:cacheprovider ../../tests --ignore=../../tests/oracles \
-	    --ignore=../../tests/test_architecture.py --ignore=../../tests/test_import.py
+	../../$(PY) -m pytest -p no:cacheprovider tests --ignore=tests/oracles \
+	    --ignore=tests/test_architecture.py --ignore=tests/test_import.py
 
 build/asan/stamp: $(SOURCES) $(wildcard cylstm/*.py) setup.py $(STAMPS)/cylstm
 	rm -rf build/asan/lib

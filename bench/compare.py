@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import limits, peers, report
-from bench.measure import TOLERANCE, Effort, Job, Result, Tell, failure, work
+from bench.measure import TOLERANCE, Effort, Job, Result, Tell, failure, machine_busy, work
 from bench.problem import load_shapes
 
 RESULTS = Path(__file__).with_name("results")
@@ -106,6 +107,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--peers", type=words, help=f"engines beside cylstm ({','.join(peers.ENGINES)})")
     add("--dtype", choices=TOLERANCE, default="float32")
     add("--rounds", type=int, help="most turns that an engine gets (9)")
+    add(
+        "--patience",
+        type=float,
+        default=0.0,
+        help="seconds to wait, before each line, for other processes to leave the CPUs (0)",
+    )
     add("--quick", action="store_true", help="3 short turns, and no shapes that take long")
     add("--strict", action="store_true", help="exit with 1 where a target is missed")
     add(
@@ -151,8 +158,22 @@ def plan(options: argparse.Namespace) -> tuple[list[Job], dict[str, Result]]:
     return jobs, {one.name: asdict(one) | {"set": set_of[one.name]} for one in chosen}
 
 
-def run(jobs: list[Job], results: Result, out: Path, console: Console) -> None:
+def await_quiet(patience: float) -> None:
+    """Wait until others leave the CPUs alone, for so many seconds at most."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        before = machine_busy()
+        time.sleep(1)
+        if machine_busy() - before < report.DISTURBED:
+            return
+
+
+def run(
+    jobs: list[Job], results: Result, out: Path, console: Console, patience: float = 0.0
+) -> None:
     """Run the jobs; whatever ends this early, `results` and <out>.json hold what was measured."""
+    # Some engine starts a program when it is imported; that the server reaps it is no news.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:forkserver")
     context = multiprocessing.get_context("forkserver")
     # Every job is forked from a process that has imported the engines and run none: no pool of one
     # job is there in the next, and none waits for imports.
@@ -179,6 +200,8 @@ def run(jobs: list[Job], results: Result, out: Path, console: Console) -> None:
                 machine = limits.measure_machine([job.threads])
                 results["limits"] = limits.best_of(results["limits"], machine)
                 previous = job.mode, job.threads
+            tell("waiting")
+            await_quiet(patience)
             results["jobs"].append(run_job(context, job, tell))
             for one, done in zip(jobs, results["jobs"], strict=False):
                 machine = results["limits"][str(one.threads)]
@@ -204,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     interrupted = False
     try:
-        run(jobs, results, options.out, console)
+        run(jobs, results, options.out, console, options.patience)
     except KeyboardInterrupt:
         interrupted = True
         console.print("interrupted: what was measured until here is kept")

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #if defined(__AVX512F__)
@@ -27,6 +28,7 @@ typedef double vf64 __attribute__((vector_size(WIDTH)));
 
 enum {
     CHAINS = 12, /* more than latency x issue width of any FMA unit, fewer than the registers */
+    STREAMS = 4,
     TRIES = 30,
     MAX_THREADS = 256
 };
@@ -44,7 +46,7 @@ static double now(void)
 #define DECLARE(k) a##k = {k}, /* not all alike, else they are one */
 #define FMA(k) a##k = a##k * b + c;
 #define TOTAL(k) +a##k
-#define READ(k) a##k += (k < CHAINS / 2 ? q : r)[k]; /* either of two streams */
+#define READ(k) a##k += q[k / (CHAINS / STREAMS) * quarter + k % (CHAINS / STREAMS)];
 
 /* Independent chains of a = a * b + c, `rounds` long. */
 #define FMA_LOOP(NAME, VEC, REAL) \
@@ -63,17 +65,16 @@ static double now(void)
 FMA_LOOP(fma_f32, vf32, float)
 FMA_LOOP(fma_f64, vf64, double)
 
-/* Reads n vectors `sweeps` times: two streams, which the prefetchers of a core follow best, and
+/* Reads n vectors `sweeps` times, in the way that was the fastest of many tried: four streams, and
  * turning round at each end, as a program may that has a cache smaller than its data. */
 static double read_sweeps(const vf32 *p, long n, long sweeps)
 {
     vf32 EACH(DECLARE) all;
-    long half = n / 2, each = CHAINS / 2;
+    long quarter = n / STREAMS, each = CHAINS / STREAMS;
     for (long s = 0; s < sweeps; s++) {
         long step = s % 2 ? -each : each;
-        const vf32 *q = s % 2 ? p + half - each : p;
-        for (long i = 0; i < half; i += each, q += step) {
-            const vf32 *r = q + half - each;
+        const vf32 *q = s % 2 ? p + quarter - each : p;
+        for (long i = 0; i < quarter; i += each, q += step) {
             EACH(READ)
         }
         __asm__ volatile("" ::: "memory"); /* every sweep reads anew */
@@ -155,11 +156,14 @@ int main(int argc, char **argv)
     printf(", \"f64\": %.1f, \"read\": [", best_rate(jobs, threads) * fma_flops / 8e9);
 
     size_t largest = (size_t)256 << 20;
-    char *memory = aligned_alloc(4096, largest);
+    char *memory = aligned_alloc((size_t)2 << 20, largest);
     if (!memory) {
         fprintf(stderr, "no memory for a working set of %zu bytes\n", largest);
         return 1;
     }
+#ifdef MADV_HUGEPAGE
+    madvise(memory, largest, MADV_HUGEPAGE); /* up to twice as fast from 16 MiB on */
+#endif
     memset(memory, 1, largest);
     const char *comma = "";
     for (size_t size = (size_t)16 << 10; size <= largest; size += size / 2) {

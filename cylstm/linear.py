@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .weights import Array, Module, Spec, WeightGrads, Weights, aligned_empty, check_dtype, size_of
+from .weights import Array, Module, Spec, WeightGrads, Weights, aligned_empty, check_dtype
 
 
 def _product(x: Array, weight: Array) -> Array:

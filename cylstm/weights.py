@@ -80,7 +80,7 @@ class Weights:
         self._memory = memory
         # Through a read-only buffer, so that nobody can set `writeable` again, and so that
         # `flat` itself is the base of all its views.
-        self.flat: Array = np.asarray(memoryview(memory).toreadonly())
+        self.flat: Array = np.asarray(memory.data.toreadonly())
 
     def views(self) -> dict[str, Array]:
         """Return {name: read-only view of `flat`}."""

@@ -131,6 +131,13 @@ class Problem(NamedTuple):
         )
         return tape, reference.backward(tape, p.dy, p.dh_n, p.dc_n)
 
+    def put(self, name: str, a: Array) -> Problem:
+        """The same problem with another array of this name, be it a weight."""
+        if name in self.weights:
+            return self._replace(weights=self.weights | {name: a})
+        change: Any = {name: a}
+        return self._replace(**change)
+
     def take(self, rows: Array) -> Problem:
         """Some sequences of a time-major batch, in the order of ``rows``."""
         return self._replace(
@@ -272,21 +279,16 @@ LONG: dict[str, dict[str, Any]] = {
 def check_by_differences(p: Problem, loss: Callable[[Problem], float], grads: Any) -> None:
     """Up to 12 elements of every gradient in ``grads``, against central differences of ``loss``."""
     rng = np.random.default_rng(0)
-    places: dict[str, tuple[Array, Array, Callable[[Array], Problem]]] = {
-        "x": (p.x, grads.x, lambda a: p._replace(x=a)),
-        "h_0": (p.h_0, grads.h_0, lambda a: p._replace(h_0=a)),
-        "c_0": (p.c_0, grads.c_0, lambda a: p._replace(c_0=a)),
-    }
-    for name, at in p.weights.items():
 
-        def put(a: Array, name: str = name) -> Problem:
-            return p._replace(weights=p.weights | {name: a})
-
-        places[name] = at, grads.weights[name], put
-    for name, (at, grad, put) in places.items():
+    def check(name: str, at: Array, grad: Array) -> None:
         indices = rng.permutation(at.size)[:12]
-        want = numerical_gradient(lambda a, put=put: loss(put(a)), at, indices)
+        want = numerical_gradient(lambda a: loss(p.put(name, a)), at, indices)
         assert np.abs(grad.flat[indices] - want).max() < 1e-7 * np.abs(grad).max(), name
+
+    for name in ("x", "h_0", "c_0"):
+        check(name, getattr(p, name), getattr(grads, name))
+    for name, at in p.weights.items():
+        check(name, at, grads.weights[name])
 
 
 class Golden(NamedTuple):
@@ -314,10 +316,9 @@ def load_golden(name: str) -> Golden:
     lengths = a.get("lengths")
     if lengths is not None and lengths.ndim == 0:
         lengths = int(lengths)
-    inputs = (a[key] for key in ("x", "h_0", "c_0"))
-    upstream = (a[key] for key in ("dy", "dh_n", "dc_n"))
+    p = Problem(config, weights, a["x"], a["h_0"], a["c_0"], lengths, a["dy"], a["dh_n"], a["dc_n"])
     return Golden(
-        Problem(config, weights, *inputs, lengths, *upstream),
+        p,
         [a[key] for key in sorted(a) if key.startswith("mask")] or None,
         a["y"],
         a["h_n"],

@@ -96,8 +96,9 @@ def test_dtype(dtype: Any) -> None:
 
 
 def test_missing_arguments() -> None:
-    refused(lambda: cylstm.LSTM(), "input_size", error=TypeError)
-    refused(lambda: cylstm.LSTM(3), "hidden_size", error=TypeError)
+    make: Any = cylstm.LSTM
+    refused(lambda: make(), "input_size", error=TypeError)
+    refused(lambda: make(3), "hidden_size", error=TypeError)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_missing_arguments() -> None:
     ],
     ids=str,
 )
-def test_sizes_beyond_any_memory(arguments: dict[str, int]) -> None:
+def test_sizes_beyond_any_memory(arguments: dict[str, Any]) -> None:
     refused(lambda: cylstm.LSTM(**arguments), error=(ValueError, MemoryError))
 
 

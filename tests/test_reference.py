@@ -10,6 +10,8 @@ import pytest
 from cylstm import reference
 from helpers import (
     GOLDEN_NAMES,
+    Array,
+    Problem,
     all_grads,
     assert_close,
     load_golden,
@@ -59,24 +61,19 @@ def test_finite_differences(config: dict[str, Any]) -> None:
     p = make_problem(1, **config)
     _, grads = p.reference()
 
-    def loss(weights: Any, x: Any, h_0: Any, c_0: Any) -> float:
-        tape = reference.forward(
-            weights, x, (h_0, c_0), p.lengths, batch_first=config.get("batch_first", False)
-        )
-        parts = (tape.y, p.dy), (tape.h_n, p.dh_n), (tape.c_n, p.dc_n)
-        return sum(float((result * d).sum()) for result, d in parts)
+    def loss(q: Problem) -> float:
+        first = config.get("batch_first", False)
+        tape = reference.forward(q.weights, q.x, q.states, q.lengths, batch_first=first)
+        return q.loss(tape.y, tape.h_n, tape.c_n)
 
-    def numerical(at: Any, make_arguments: Any) -> Any:
-        gradient = numerical_gradient(lambda a: loss(*make_arguments(a)), at, range(at.size))
-        return gradient.reshape(at.shape)
+    def check(name: str, at: Array, grad: Array) -> None:
+        want = numerical_gradient(lambda a: loss(p.put(name, a)), at, range(at.size))
+        assert rel(grad, want.reshape(at.shape)) < 1e-8, name
 
-    w, x, h_0, c_0 = p.weights, p.x, p.h_0, p.c_0
-    assert rel(grads.x, numerical(x, lambda a: (w, a, h_0, c_0))) < 1e-8
-    assert rel(grads.h_0, numerical(h_0, lambda a: (w, x, a, c_0))) < 1e-8
-    assert rel(grads.c_0, numerical(c_0, lambda a: (w, x, h_0, a))) < 1e-8
-    for name in w:
-        by_name = numerical(w[name], lambda a, name=name: (w | {name: a}, x, h_0, c_0))
-        assert rel(grads.weights[name], by_name) < 1e-8, name
+    for name in ("x", "h_0", "c_0"):
+        check(name, getattr(p, name), getattr(grads, name))
+    for name, at in p.weights.items():
+        check(name, at, grads.weights[name])
 
 
 def test_equations_of_one_step() -> None:
@@ -134,7 +131,8 @@ def test_left_out_gradients_are_zero() -> None:
         reference.backward(tape, dc_n=p.dc_n),
     ]
     sums = [np.sum(arrays, axis=0) for arrays in zip(*map(all_grads, parts), strict=True)]
-    summed = reference.Grads(*sums[:3], dict(zip(grads.weights, sums[3:], strict=True)))
+    weights = dict(zip(grads.weights, sums[3:], strict=True))
+    summed = reference.Grads(sums[0], sums[1], sums[2], weights)
     assert_close(rel_grads(summed, grads), 1e-14)
 
 

@@ -2,7 +2,7 @@
 
     python forecast.py                                   # CO2 at Mauna Loa
     python forecast.py --csv sales.csv --column units    # your own
-    python forecast.py --seeds 5                         # was it luck?
+    python forecast.py --seeds 20                        # was it luck?
 
 The end of the series is held out: nothing is trained, scaled or chosen on it. From every origin
 in it the LSTM and two baselines forecast the steps that follow, and their errors are compared.
@@ -16,24 +16,13 @@ from math import floor, log10
 from pathlib import Path
 
 import numpy as np
-from model import (
-    EPOCHS,
-    HIDDEN,
-    Array,
-    Forecaster,
-    Lstm,
-    Naive,
-    Ridge,
-    errors_of,
-    forecast,
-    rmse,
-    roll_outs,
-    surprises,
-)
+
+import model
+from model import Array, Lstm
 from series import DataError, Series, read_csv
 
 SHIPPED = Path(__file__).parent / "data" / "mauna_loa_co2.csv"
-HELD_OUT_SEASONS = 10  # or a quarter of the series, if that is less
+HELD_OUT = 5  # horizons, or a quarter of the series, if that is less
 HORIZONS = (1, 3, 6, 12, 24)  # in the table, beside the last
 
 
@@ -56,45 +45,42 @@ def run(args: argparse.Namespace) -> None:
     horizon = args.horizon or max(2 * season, 12)
     values, n = series.values, len(series.values)
     first = first_held_out(n, season, horizon)
-    seen = values[:first]
+    seen, origins = values[:first], range(first, n - horizon + 1)
     print(f"{series.name}: {n} {series.step}s, {series.time(0)} to {series.time(n - 1)}")
-    print(f"season {season}; held out: the last {n - first}, from {series.time(first)} on\n")
+    print(f"season {season}; held out: the last {n - first}, from {series.time(first)} on")
 
-    forecasters: dict[str, Forecaster] = {
-        "seasonal naive with drift": Naive(),
-        "ridge autoregression": Ridge.choose(seen, season, horizon),
+    lstms = [train(seen, season, seed, args) for seed in range(args.seeds)]
+    forecasters: dict[str, model.Forecaster] = {
+        "seasonal naive with drift": model.Naive(),
+        "ridge autoregression": model.Ridge.choose(seen, season, horizon),
+        **{f"LSTM, seed {seed}": lstm for seed, lstm in enumerate(lstms)},
     }
-    for seed in range(args.seeds):
-        ours = forecasters[f"LSTM, seed {seed}"] = Lstm.create(seen, season, args.hidden, seed)
-        train(ours, seen, args.epochs, seed)
-
     made = {
-        name: roll_outs(forecaster, values, season, first, horizon)
+        name: model.roll_outs(forecaster, values, season, origins, horizon)
         for name, forecaster in forecasters.items()
     }
-    print_errors({name: errors_of(f, values, first) for name, f in made.items()}, series.step)
+    errors = {name: model.errors_of(forecasts, values, origins) for name, forecasts in made.items()}
+    print_errors(errors, series.step)
 
     args.out.mkdir(parents=True, exist_ok=True)
-    forecasters["LSTM, seed 0"].save(args.out)  # type: ignore[attr-defined]
-    ours = Lstm.load(args.out)
-    z = surprises(values, season)
-    origins = [*range(first, n - horizon + 1, horizon), n]
-    for t in origins:
-        same = np.array_equal(ours.expect(z[:t], horizon), ours.expect_whole(z[:t], horizon))
-        assert same, f"stream and whole sequence differ from origin {series.time(t)}"
-    print(
-        f"\nSaved and loaded again, the LSTM of seed 0 gives as a stream, {series.step} by "
-        f"{series.step},\nwhat it gives on whole sequences, to the bit (from {len(origins)} origins)."
-    )
+    lstms[0].save(args.out)
+    lstm = Lstm.load(args.out)
+    z = model.surprises(values, season)
+    apart = [*origins[::horizon], n]  # those whose forecasts do not overlap, and the end
+    check_stream(lstm, z, apart, horizon)
+    print(f"\nThe LSTM of seed 0, saved, loaded and streamed {series.step} by {series.step}, gives")
+    print(f"what it gives when it reads whole sequences, to the bit (from {len(apart)} origins).")
 
-    future = forecast(values, season, ours.expect(z, horizon))
+    future = model.forecast(values, season, lstm.expect(z, horizon))
     write_csv(args.out / "forecast.csv", series, future)
     if not args.no_figure:
-        from figure import COLOURS, draw  # here, because matplotlib takes a second to import
+        from figure import draw  # here, because matplotlib takes a second to import
 
-        shown = dict(zip(COLOURS, made.values(), strict=False))
-        draw(args.out / "forecast.png", series, first, shown, future, ours.gates_by_season(z))
-    print(f"Written to {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
+        gates = lstm.gates_by_season(z)
+        draw(args.out / "forecast.png", series, first, made, errors, future, gates)
+    print(
+        f"Written to {args.out}: weights, forecast.csv{'' if args.no_figure else ', forecast.png'}"
+    )
 
 
 def first_held_out(n: int, season: int, horizon: int) -> int:
@@ -105,39 +91,47 @@ def first_held_out(n: int, season: int, horizon: int) -> int:
             f"{n} values are too few: a season of {season} and a horizon of {horizon} need at "
             f"least {least + horizon + 1} (see --season and --horizon)"
         )
-    held_out = max(min(HELD_OUT_SEASONS * season, n // 4), horizon + 1)
+    held_out = max(min(HELD_OUT * horizon, n // 4), horizon + 1)
     return max(n - held_out, least)
 
 
-def train(ours: Lstm, seen: Array, epochs: int, seed: int) -> None:
-    """Train under a progress bar."""
+def train(seen: Array, season: int, seed: int, args: argparse.Namespace) -> Lstm:
     from tqdm import tqdm
 
-    with tqdm(total=epochs, desc=f"training, seed {seed}", unit=" epochs") as bar:
-        for loss in ours.train(seen, epochs, seed):
+    lstm = Lstm.create(seen, season, args.hidden, seed)
+    with tqdm(total=args.epochs, desc=f"training, seed {seed}", unit=" epochs") as bar:
+        for loss in lstm.train(seen, args.epochs, seed):
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
+    return lstm
+
+
+def check_stream(lstm: Lstm, z: Array, origins: list[int], horizon: int) -> None:
+    """A stream is fed step by step and keeps a state; what it says must be the same, exactly."""
+    for t in origins:
+        streamed, whole = lstm.expect(z[:t], horizon), lstm.expect_whole(z[:t], horizon)
+        if streamed.tobytes() != whole.tobytes():
+            raise AssertionError(f"from origin {t} the stream gives {streamed}, not {whole}")
 
 
 def print_errors(errors: dict[str, Array], step: str) -> None:
     """A table of RMSE and one of MAE: a row per forecaster, a column per horizon."""
     origins, horizon = next(iter(errors.values())).shape
     shown = [*(h for h in HORIZONS if h < horizon), horizon]
-    overall = {name: rmse(e) for name, e in errors.items()}
+    overall = {name: model.rmse(e) for name, e in errors.items()}
     digits = max(0, 2 - floor(log10(max(overall.values()) or 1)))
     print(f"\n{origins} forecasts of {horizon} {step}s; columns: {step}s ahead")
-    for measure, mean in ("RMSE", rmse), ("MAE", lambda e: np.abs(e).mean()):
+    for measure, mean in ("RMSE", model.rmse), ("MAE", lambda e: np.abs(e).mean()):
         print(f"\n{measure:26}" + "".join(f"{h:>8}" for h in [*shown, "all"]))
         for name, e in errors.items():
             cells = [*(mean(e[:, h - 1]) for h in shown), mean(e)]
             print(f"{name:26}" + "".join(f"{cell:8.{digits}f}" for cell in cells))
 
     naive, ridge, *lstms = overall.values()
-    print(f"\nBy RMSE over all, the LSTM ({np.mean(lstms):.{digits}f} on average) beats", end="")
-    for name, baseline in ("the naive forecast", naive), ("and the ridge", ridge):
+    print(f"\nRMSE over all: LSTM {np.mean(lstms):.{digits}f} on average; it beats")
+    for name, baseline in ("seasonal naive", naive), ("ridge", ridge):
         wins = sum(lstm < baseline for lstm in lstms)
-        print(f" {name} ({baseline:.{digits}f}) with {wins} of {len(lstms)} seeds", end="")
-    print(".")
+        print(f"  {name} ({baseline:.{digits}f}) with {wins} of {len(lstms)} seeds")
 
 
 def write_csv(path: Path, series: Series, future: Array) -> None:
@@ -146,28 +140,26 @@ def write_csv(path: Path, series: Series, future: Array) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    about, _, more = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        description=about, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--csv", type=Path, default=SHIPPED, metavar="FILE", help="with a header line")
     add("--column", metavar="NAME", help="needed if several columns have numbers")
     add("--season", type=at_least_1, metavar="N", help="steps in a season; by default guessed")
     add("--horizon", type=at_least_1, metavar="N", help="steps to forecast; by default 2 seasons")
-    add("--seeds", type=at_least_1, default=1, metavar="N", help="train and compare N networks")
-    add("--epochs", type=at_least_1, default=EPOCHS, metavar="N")
-    add("--hidden", type=at_least_1, default=HIDDEN, metavar="N", help="units of the LSTM")
+    add("--seeds", type=at_least_1, default=5, metavar="N", help="train and compare N networks")
+    add("--epochs", type=at_least_1, default=model.EPOCHS, metavar="N")
+    add("--hidden", type=at_least_1, default=model.HIDDEN, metavar="N", help="units of the LSTM")
     add("--out", type=Path, default=Path("build/forecast"), metavar="FOLDER")
     add("--no-figure", action="store_true", help="do without matplotlib")
     return parser.parse_args(argv)
 
 
 def at_least_1(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}, expected at least 1")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ MAX_NORM = 1.0
 
 RIDGE_SEASONS = (1, 2, 3, 5)
 RIDGE_PENALTIES = (0.001, 0.01, 0.1, 1.0)
+RIDGE_ORIGINS = 50  # at most, of the roll-outs that choose among them
 
 
 def drift(history: Array, season: int) -> float:
@@ -51,7 +52,7 @@ def drift(history: Array, season: int) -> float:
 
 
 def surprises(values: Array, season: int) -> Array:
-    """The surprise of every step (n,), each from the steps before it; 0 in the first two seasons."""
+    """The surprise of every step (n,), from the steps before it; 0 in the first two seasons."""
     z = np.zeros(len(values))
     for t in range(2 * season, len(values)):
         z[t] = values[t] - values[t - season] - drift(values[:t], season)
@@ -74,24 +75,20 @@ def forecast(history: Array, season: int, expected: Array) -> Array:
 
 
 def roll_outs(
-    forecaster: Forecaster, values: Array, season: int, first: int, horizon: int
+    forecaster: Forecaster, values: Array, season: int, origins: range, horizon: int
 ) -> Array:
-    """Forecasts (origins, horizon) from every origin, of which `first` is the first.
+    """Forecasts (origins, horizon).
 
     Origin t knows values[:t] and, since no surprise looks ahead, the surprises z[:t].
     """
     z = surprises(values, season)
-    return np.array(
-        [
-            forecast(values[:t], season, forecaster.expect(z[:t], horizon))
-            for t in range(first, len(values) - horizon + 1)
-        ]
-    )
+    made = [forecast(values[:t], season, forecaster.expect(z[:t], horizon)) for t in origins]
+    return np.array(made)
 
 
-def errors_of(forecasts: Array, values: Array, first: int) -> Array:
-    """Forecasts (origins, horizon) less what came, (origins, horizon)."""
-    return forecasts - np.lib.stride_tricks.sliding_window_view(values[first:], forecasts.shape[1])
+def errors_of(forecasts: Array, values: Array, origins: range) -> Array:
+    """Forecasts less what came, both (origins, horizon)."""
+    return forecasts - np.array([values[t : t + forecasts.shape[1]] for t in origins])
 
 
 def rmse(errors: Array) -> float:
@@ -115,20 +112,21 @@ class Ridge:
     def fit(cls, z: Array, season: int, window: int, penalty: float) -> Ridge:
         targets = np.arange(max(WARM_UP * season, 2 * season + window), len(z))
         x = np.array([z[t - window : t] for t in targets])
-        gram = x.T @ x + penalty * len(x) * z.var() * np.eye(window)
+        gram = x.T @ x + penalty * (len(x) * z.var() or 1.0) * np.eye(window)
         return cls(np.linalg.solve(gram, x.T @ z[targets]))
 
     @classmethod
     def choose(cls, values: Array, season: int, horizon: int) -> Ridge:
         """Fit to values, with the window and penalty that did best on the last third of them."""
         z = surprises(values, season)
-        cut = 2 * len(z) // 3
+        cut, last = 2 * len(z) // 3, len(z) - horizon
+        origins = range(cut, last + 1, 1 + (last - cut) // RIDGE_ORIGINS)
         errors = {}
         for seasons, penalty in product(RIDGE_SEASONS, RIDGE_PENALTIES):
             if (WARM_UP + seasons) * season < cut:
                 ridge = cls.fit(z[:cut], season, seasons * season, penalty)
-                made = roll_outs(ridge, values, season, cut, horizon)
-                errors[seasons * season, penalty] = rmse(errors_of(made, values, cut))
+                made = roll_outs(ridge, values, season, origins, horizon)
+                errors[seasons * season, penalty] = rmse(errors_of(made, values, origins))
         return cls.fit(z, season, *min(errors, key=lambda chosen: errors[chosen]))
 
     def expect(self, z: Array, horizon: int) -> Array:

@@ -1,32 +1,34 @@
 /* activation_tmpl.h -- sigmoid and tanh. tools/minimax.py computes the tables.
  *
- * Within 2.6 units in the last place wherever the result is a normal number (`make ulp`
- * measures it); a smaller result may come out as 0. Never outside [0, 1] or [-1, 1], and at
- * their ends for infinities. tanh is odd to the bit, -0 included. NaN gives NaN: v_min and
- * v_max return their second operand then, so the constant comes first.
+ * Within 3 units in the last place wherever the result is a normal number (`make ulp` measures
+ * it); a smaller one may come out as 0. Never outside [0, 1] or [-1, 1], and at their ends for
+ * infinities. tanh is odd to the bit, -0 included. NaN gives NaN: of a NaN, v_min and v_max
+ * return their second operand, so the constant comes first.
  *
- * Both rest on an exponential that is left as a quotient, because they divide in any case:
+ * Both divide, so the exponential that both need is left as a quotient:
  *
- *     e^-x = 2^-n (h - r) / (h + r)    x = n ln 2 + r, |r| <= ln 2 / 2, h = r coth(r / 2)
+ *     e^-r = (h - r) / (h + r)    h = r coth(r / 2), an even function of r
  *
- * h is an even function of r, and half as many terms of it are needed as of e^r itself.
+ * A polynomial in r^2 for h has half the terms of one in r for e^-r.
  */
 
 #if REAL_BITS == 32
 static const real LOG2_E = 1.442695041f;
-static const real LN2_HIGH = 0.693145752f, LN2_LOW = 1.42860682e-06f; /* n LN2_HIGH is exact */
-static const real SIGMOID_H[] = {-0.002765987216f, 0.1666661771f, 2.0f};
+static const real LN2_HIGH = 0.6931457520f;
+static const real LN2_LOW = 1.428606820e-06f;
+static const real SIGMOID_H[] = {-0.002765987216f, 0.1666661771f, 2.000000000f};
 static const real TANH_M[] = {-0.01106394886f, 0.1666661771f};
-static const real SIGMOID_MIN = -89.0f, SIGMOID_MAX = 88.0f, TANH_MAX = 10.0f;
+static const real SIGMOID_MIN = -89, SIGMOID_MAX = 88, TANH_MAX = 10;
 #else
 static const real LOG2_E = 1.4426950408889634;
-static const real LN2_HIGH = 0.69314718055989033, LN2_LOW = 5.4979230187083712e-14;
-static const real SIGMOID_H[] = {4.1360529807625443e-08, -1.6533837315275492e-06,
-                                 6.613756250276603e-05,  -0.0027777777776696942,
-                                 0.16666666666666555,    2.0};
+static const real LN2_HIGH = 0.69314718055989033;
+static const real LN2_LOW = 5.4979230187083712e-14;
+static const real SIGMOID_H[] = {4.1360529807625442e-08, -1.6533837315275491e-06,
+                                 6.6137562502766026e-05, -0.0027777777776696942,
+                                 0.16666666666666555,    2.0000000000000000};
 static const real TANH_M[] = {1.0588295630752113e-05, -0.00010581655881776315,
-                              0.0010582010000442565,  -0.011111111110678777, 0.16666666666666555};
-static const real SIGMOID_MIN = -710.0, SIGMOID_MAX = 709.0, TANH_MAX = 20.0;
+                              0.0010582010000442564, -0.011111111110678777, 0.16666666666666555};
+static const real SIGMOID_MIN = -710, SIGMOID_MAX = 709, TANH_MAX = 20;
 #endif
 
 #define LENGTH(array) (int)(sizeof(array) / sizeof *(array))
@@ -39,7 +41,8 @@ ALWAYS_INLINE vf v_polynomial(const real *c, const int count, vf x)
     return y;
 }
 
-/* 1 / (1 + e^-x). Below SIGMOID_MIN, 2^-n is infinite and the quotient 0. */
+/* 1 / (1 + e^-x), where x = n ln 2 + r. At SIGMOID_MIN 2^-n is infinite and the quotient 0. n times
+ * LN2_HIGH is exact, so that where the result is small its relative error is small too. */
 ALWAYS_INLINE vf v_sigmoid(vf x)
 {
     x = v_max(v_set1(SIGMOID_MIN), v_min(v_set1(SIGMOID_MAX), x));
@@ -50,10 +53,13 @@ ALWAYS_INLINE vf v_sigmoid(vf x)
     return v_div(sum, v_fma(v_pow2(t), v_sub(h, r), sum));
 }
 
-/* (1 - E) / (1 + E), E = e^-2|x| = s m / (m + r), where |x| = n ln 2 / 2 + r, s = 2^-n and
- * m = (h(2 r) / 2 - r) / 2 = 1/2 - r / 2 + r^2 TANH_M(r^2). The numerator is spelt so that nothing cancels
- * near 0, the denominator so that it cannot come out as the smaller one. A single constant
- * for ln 2 is enough here: where n is large, E is small. */
+/* (1 - E) / (1 + E), where E = e^-2|x|. With |x| = n ln 2 / 2 + r, s = 2^-n and
+ * m = (r coth r - r) / 2 = 1/2 - r / 2 + r^2 TANH_M(r^2), E is s m / (m + r) and the quotient is
+ *
+ *     ((1 - s) m + r) / ((1 - s) m + r + 2 s m)
+ *
+ * Its numerator loses nothing to cancellation near 0, and its denominator cannot come out as the
+ * smaller of the two. One constant for ln 2 is enough here: where n is large, E is small. */
 ALWAYS_INLINE vf v_tanh(vf x)
 {
     const vf one = v_set1(1), half = v_set1((real)0.5);

@@ -6,7 +6,6 @@ Gates stand in the order i, f, c, o as here, kernels are transposed, and there i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 os.environ["KERAS_BACKEND"] = "torch"  # read by the import of keras
 
@@ -16,15 +15,6 @@ import pytest
 import torch
 
 from helpers import Array, Problem, assert_close, make_problem, rel
-
-
-@pytest.fixture(autouse=True, scope="module")
-def double() -> Iterator[None]:
-    """Without this, masks make Keras round float64 states to its default type."""
-    before = keras.config.floatx()
-    keras.config.set_floatx("float64")
-    yield
-    keras.config.set_floatx(before)
 
 
 def keras_weights(p: Problem, suffix: str = "") -> list[Array]:
@@ -37,7 +27,7 @@ def keras_weights(p: Problem, suffix: str = "") -> list[Array]:
 @pytest.mark.parametrize(("I", "H", "B"), [(1, 1, 1), (3, 7, 5), (17, 50, 2)])
 def test_one_layer(I: int, H: int, B: int) -> None:
     p = make_problem(I, 7, B, input_size=I, hidden_size=H, batch_first=True)
-    layer = keras.layers.LSTM(H, return_sequences=True, return_state=True)
+    layer = keras.layers.LSTM(H, return_sequences=True, return_state=True, dtype="float64")
     layer.build((B, 7, I))
     layer.set_weights(keras_weights(p))
     x, h_0, c_0 = (torch.tensor(a, requires_grad=True) for a in (p.x, p.h_0[0], p.c_0[0]))
@@ -66,7 +56,9 @@ def test_one_layer(I: int, H: int, B: int) -> None:
 
 def test_both_directions() -> None:
     p = make_problem(1, 6, 4, input_size=3, hidden_size=7, batch_first=True, bidirectional=True)
-    layer = keras.layers.Bidirectional(keras.layers.LSTM(7, return_sequences=True))
+    layer = keras.layers.Bidirectional(
+        keras.layers.LSTM(7, return_sequences=True, dtype="float64"), dtype="float64"
+    )
     layer.build((4, 6, 3))
     layer.forward_layer.set_weights(keras_weights(p))
     layer.backward_layer.set_weights(keras_weights(p, "_reverse"))
@@ -77,9 +69,12 @@ def test_both_directions() -> None:
 
 
 def test_lengths_as_a_mask() -> None:
-    """Keras repeats the last output in masked steps unless told to give zeros, as here."""
+    """Keras repeats the last output in masked steps unless told to give zeros, as here.
+
+    In float32: with a mask, Keras loses what a float64 layer has beyond it.
+    """
     lengths = np.array([6, 2, 5, 1])
-    p = make_problem(2, 6, 4, lengths, input_size=3, hidden_size=7, batch_first=True)
+    p = make_problem(2, 6, 4, lengths, "float32", input_size=3, hidden_size=7, batch_first=True)
     layer = keras.layers.LSTM(
         7, return_sequences=True, return_state=True, zero_output_for_mask=True
     )
@@ -95,5 +90,5 @@ def test_lengths_as_a_mask() -> None:
     y, (h_n, c_n) = p.lstm()(p.x, p.states, lengths)
     got = [y, h_n[0], c_n[0]]
     assert_close(
-        {str(k): rel(a, r.numpy()) for k, (a, r) in enumerate(zip(got, want, strict=True))}, 1e-12
+        {str(k): rel(a, r.numpy()) for k, (a, r) in enumerate(zip(got, want, strict=True))}, 5e-6
     )

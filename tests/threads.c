@@ -1,0 +1,101 @@
+/* threads.c -- the pool under ThreadSanitizer: three callers at once, rows and units split,
+ * forward and backward, every result bit for bit that of one thread.
+ *
+ *     cc -std=c11 -O1 -g -fsanitize=thread -pthread -Isrc_c tests/threads.c <the core> -o threads
+ */
+#include "cylstm.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CALLERS = 3, ROUNDS = 12, REALS = 1 << 20 };
+
+static const struct shape {
+    size_t T, B, I, H, D, L, P;
+} shapes[] = {
+    {40, 8, 32, 96, 1, 1, 0},   /* rows */
+    {40, 1, 32, 320, 1, 1, 0},  /* units, merged inputs */
+    {30, 2, 16, 192, 2, 1, 0},  /* directions */
+    {20, 6, 16, 128, 1, 3, 40}, /* a stack with projections */
+};
+
+static void *aligned(size_t bytes)
+{
+    void *p = aligned_alloc(CYLSTM_ALIGN, (bytes / CYLSTM_ALIGN + 1) * CYLSTM_ALIGN);
+    if (!p) exit(2);
+    memset(p, 0, bytes);
+    return p;
+}
+
+static float *noise(size_t n, unsigned seed)
+{
+    float *p = aligned(n * sizeof *p);
+    for (size_t k = 0; k < n; k++) {
+        seed = seed * 1664525u + 1013904223u;
+        p[k] = ((float)(seed >> 8) / 8388608.0f - 1.0f) * 0.2f;
+    }
+    return p;
+}
+
+/* y and the gradients of one training step on `threads` threads, appended to `result`. */
+static size_t run(const struct shape *s, int threads, float *result)
+{
+    struct cylstm_context ctx;
+    if (!cylstm_init_context(&ctx, NULL, 32)) exit(2);
+    ctx.threads = threads;
+    const struct cylstm_dims dims = {s->L, s->D, s->I, s->H, s->P, 1, 32};
+    const size_t R = s->P ? s->P : s->H, LD = s->L * s->D, count = cylstm_raw_count(&dims), TB = s->T * s->B;
+    float *raw = noise(count, 1), *x = noise(TB * s->I, 2), *dy = noise(TB * s->D * R, 3);
+    float *h_0 = noise(LD * s->B * R, 4), *c_0 = noise(LD * s->B * s->H, 5);
+    float *states = aligned(2 * LD * s->B * (R + s->H) * sizeof(float)), *dx = aligned(TB * s->I * sizeof(float));
+    void *packed = aligned(cylstm_packed_size(&ctx, &dims)), *back = aligned(cylstm_packed_backward_size(&ctx, &dims));
+    struct cylstm_tape tape = {aligned(LD * TB * 5 * s->H * sizeof(float)), aligned(s->L * TB * s->D * R * sizeof(float)),
+                               0.25, 7};
+    float *y = result, *dweights = y + TB * s->D * R;
+    const struct cylstm_sequence seq = {
+        .T = s->T, .B = s->B, .x = x, .x_t = (ptrdiff_t)(s->B * s->I), .x_b = (ptrdiff_t)s->I, .h_0 = h_0, .c_0 = c_0,
+        .y = y, .y_t = (ptrdiff_t)(s->B * s->D * R), .y_b = (ptrdiff_t)(s->D * R), .h_n = states,
+        .c_n = states + LD * s->B * R, .tape = &tape};
+    const struct cylstm_gradients grads = {
+        .dy = dy, .dy_t = seq.y_t, .dy_b = seq.y_b, .dx = dx, .dx_t = seq.x_t, .dx_b = seq.x_b,
+        .dh_0 = states + LD * s->B * (R + s->H), .dc_0 = states + LD * s->B * (2 * R + s->H), .dweights = dweights};
+    void *forward = aligned(cylstm_forward_scratch(&ctx, &dims, &seq));
+    void *backward = aligned(cylstm_backward_scratch(&ctx, &dims, &seq));
+    cylstm_pack_weights(&ctx, &dims, raw, packed);
+    cylstm_pack_backward(&ctx, &dims, raw, back);
+    cylstm_forward(&ctx, &dims, packed, &seq, forward);
+    cylstm_backward(&ctx, &dims, back, &seq, &grads, backward);
+    void *all[] = {raw, x, dy, h_0, c_0, states, dx, packed, back, tape.cells, tape.hidden, forward, backward};
+    for (size_t n = 0; n < sizeof all / sizeof all[0]; n++) free(all[n]);
+    return TB * s->D * R + count;
+}
+
+static void *call(void *arg)
+{
+    size_t *wrong = arg;
+    float *want = aligned(REALS * sizeof *want), *got = aligned(REALS * sizeof *got);
+    for (int round = 0; round < ROUNDS; round++) {
+        const struct shape *s = &shapes[(size_t)round % (sizeof shapes / sizeof shapes[0])];
+        const size_t n = run(s, 1, want);
+        *wrong += n > REALS || run(s, 2 + round % 3, got) != n || memcmp(want, got, n * sizeof *want) != 0;
+    }
+    free(want);
+    free(got);
+    return NULL;
+}
+
+int main(void)
+{
+    pthread_t thread[CALLERS];
+    size_t wrong[CALLERS] = {0}, sum = 0;
+    for (int n = 0; n < CALLERS; n++)
+        if (pthread_create(&thread[n], NULL, call, &wrong[n])) return 2;
+    for (int n = 0; n < CALLERS; n++) {
+        pthread_join(thread[n], NULL);
+        sum += wrong[n];
+    }
+    printf("%d callers, %d rounds each, %d helpers: %zu differ from one thread\n", CALLERS, ROUNDS, cylstm_pool_helpers(), sum);
+    return sum != 0;
+}
