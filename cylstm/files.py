@@ -35,7 +35,7 @@ def save(module: Module, path: str | os.PathLike[str]) -> None:
     """
     name = type(module).__name__
     if CLASSES.get(name) is not type(module):
-        raise TypeError(f"can save {' and '.join(CLASSES)}, got {name}")
+        raise TypeError(f"can save {' and '.join(CLASSES)}, got {type(module)}")
     _safetensors()
     from safetensors.numpy import save as to_bytes
 
@@ -71,8 +71,6 @@ def load(path: str | os.PathLike[str]) -> LSTM | Linear:
 
 def _module(metadata: dict[str, str], tensors: dict[str, Array]) -> Any:
     """Return the module that a file's content describes; any exception means that it does not."""
-    if "cylstm.format" not in metadata:
-        raise ValueError("not written by cylstm.save: its metadata has no cylstm.format")
     if metadata["cylstm.format"] != FORMAT:
         raise ValueError(f"format {metadata['cylstm.format']!r}, this version reads {FORMAT!r}")
     name = metadata.get("cylstm.class", "")
@@ -90,7 +88,7 @@ def _module(metadata: dict[str, str], tensors: dict[str, Array]) -> Any:
 
 
 def _read(file: str) -> tuple[dict[str, str], dict[str, Array]]:
-    """Return the metadata and all tensors, copied out of the file."""
+    """Return the metadata of a file that `save` wrote, and all its tensors, copied out of it."""
     from safetensors import SafetensorError, safe_open
 
     with open(file, "rb"):  # a missing or forbidden file: Python's own OSError
@@ -98,6 +96,8 @@ def _read(file: str) -> tuple[dict[str, str], dict[str, Array]]:
     try:
         with safe_open(file, framework="numpy") as opened:
             metadata = opened.metadata() or {}
+            if "cylstm.format" not in metadata:
+                raise ValueError("not written by cylstm.save: its metadata has no cylstm.format")
             tensors = {}
             for name in opened.keys():
                 dtype = opened.get_slice(name).get_dtype()

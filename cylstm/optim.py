@@ -1,8 +1,8 @@
 """Optimisers: SGD, Adam and AdamW, with PyTorch's equations; clipping by the global norm.
 
-A step walks the one flat vector of each module in blocks that stay in the second-level cache, so
-that a large model's step costs about what reading and writing its memory costs, and a small
-model's a dozen calls. To add an optimiser, give a subclass of `Optimizer` its three methods.
+A step walks the one flat vector of each module in blocks that stay in the second-level cache: a
+large model's arrays come from memory once a step, and a small model costs a dozen NumPy calls. To
+add an optimiser, give a subclass of `Optimizer` its four methods.
 
 Equations: the documentation of torch.optim.SGD, Adam (Kingma and Ba, 2015, algorithm 1) and AdamW
 (Loshchilov and Hutter, 2019, algorithm 2).
@@ -48,8 +48,9 @@ class _Workspace:
 class Optimizer:
     """The part that all optimisers share.
 
-    A subclass gives `_hyper_of` (checks), `_kinds` (what it remembers of each weight),
-    `_coefficients` (of this step) and `_advance` (the arithmetic on one block).
+    A subclass gives `_checked_hyper`, `_kinds` (what it remembers of each weight),
+    `_coefficients` (of this step) and `_advance` (the arithmetic on one block). One thread at a
+    time may use an optimiser; others may go on calling its modules.
     """
 
     def __init__(self, modules: Module | Sequence[Module], hyper: dict[str, Any]) -> None:
@@ -64,17 +65,12 @@ class Optimizer:
         self._hyper = self._checked_hyper(hyper)
         self._step = 0
         self._state: list[list[Array]] = []  # per module, per kind; empty before the first step
+        longest = max(module._weights.flat.size for module in self._modules)
         n_coefficients = len(self._coefficients())
         self._workspaces = {
-            dtype: _Workspace(dtype, max(sizes), n_coefficients)
-            for dtype, sizes in self._sizes_by_dtype().items()
+            dtype: _Workspace(dtype, longest, n_coefficients)
+            for dtype in {module.dtype for module in self._modules}
         }
-
-    def _sizes_by_dtype(self) -> dict[np.dtype[Any], list[int]]:
-        sizes: dict[np.dtype[Any], list[int]] = {}
-        for module in self._modules:
-            sizes.setdefault(module.dtype, []).append(module._weights.flat.size)
-        return sizes
 
     # What a subclass gives.
 
@@ -134,9 +130,9 @@ class Optimizer:
             self._state = self._zeros()
         self._step += 1
         values = self._coefficients()
-        for workspace in self._workspaces.values():
-            workspace.values[:] = values
         with np.errstate(all="ignore"):
+            for workspace in self._workspaces.values():
+                workspace.values[:] = values
             for module, grad, state in zip(self._modules, flats, self._state, strict=True):
                 self._step_module(module, grad, state)
 

@@ -15,6 +15,10 @@ static const struct {
 #if CYLSTM_X86
     {"avx512", cylstm_cpu_has_avx512, &cylstm_kernels_avx512_f32, &cylstm_kernels_avx512_f64},
     {"avx2", cylstm_cpu_has_avx2_fma, &cylstm_kernels_avx2_f32, &cylstm_kernels_avx2_f64},
+    {"sse2", always, &cylstm_kernels_sse2_f32, &cylstm_kernels_sse2_f64},
+#endif
+#if CYLSTM_AARCH64
+    {"neon", always, &cylstm_kernels_neon_f32, &cylstm_kernels_neon_f64},
 #endif
     {"scalar", always, &cylstm_kernels_scalar_f32, &cylstm_kernels_scalar_f64},
 };

@@ -181,13 +181,9 @@ def test_saving_to_no_folder(tmp_path: Path) -> None:
 
 
 def test_what_can_be_saved(tmp_path: Path) -> None:
-    class Own(Linear):
-        pass
-
-    for module in (None, {"weight": np.zeros(3)}, Own(3, 2)):
-        with pytest.raises(
-            TypeError, match=f"can save LSTM and Linear, got {type(module).__name__}"
-        ):
+    own = type("Linear", (Linear,), {})(3, 2)  # not a Linear, whatever its name
+    for module in (None, {"weight": np.zeros(3)}, own):
+        with pytest.raises(TypeError, match="can save LSTM and Linear, got <class"):
             cylstm.save(module, tmp_path / "a")  # type: ignore[arg-type]
     assert os.listdir(tmp_path) == []
 
@@ -250,9 +246,10 @@ def test_a_file_that_does_not_fit(
 
 def test_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    safetensors.numpy.save_file({"weight": np.zeros((2, 3), "f")}, path)
-    with pytest.raises(ValueError, match="not written by cylstm.save"):
-        cylstm.load(path)
+    for dtype in ("float32", "float16", "int64"):
+        safetensors.numpy.save_file({"weight": np.zeros((2, 3), dtype)}, path)
+        with pytest.raises(ValueError, match="not written by cylstm.save"):
+            cylstm.load(path)
     for content in (b"", b"\0" * 100, b"PK\3\4 not safetensors", b"\xff" * 1000):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="not a whole safetensors file") as error:
@@ -316,7 +313,7 @@ def test_flipped_bytes_in_the_header(name: str, tmp_path: Path) -> None:
     header = 8 + int.from_bytes(content[:8], "little")
     rng = np.random.default_rng(1)
     refused = 0
-    for trial in range(1000):
+    for trial in range(400):
         broken = bytearray(content)
         for _ in range(rng.integers(1, 4)):
             # Some flips become other printable bytes, so that the JSON often stays JSON.
@@ -324,7 +321,7 @@ def test_flipped_bytes_in_the_header(name: str, tmp_path: Path) -> None:
             broken[rng.integers(header)] = value
         path.write_bytes(broken)
         refused += not assert_loads_or_refuses(path)
-    assert refused > 500
+    assert refused > 200
 
 
 def test_a_refused_file_makes_no_module(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

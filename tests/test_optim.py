@@ -215,6 +215,7 @@ def test_state_is_copied_both_ways() -> None:
     for array in saved["state"].values():
         array[:] = nan
     saved["hyper"]["lr"] = nan
+    assert optimiser.lr == 0.1
     assert same_bits(optimiser.state_dict()["state"].values(), kept["state"].values())
     again = copied(kept)
     optimiser.load_state_dict(again)
@@ -351,7 +352,8 @@ def test_refused_gradients_change_nothing(
 
 def test_weight_grads_of_another_shape_are_refused() -> None:
     module = start()
-    for other, text in ((Linear(7, 5), "shape"), (start("float32"), "float32, expected float64")):
+    same_size = Linear(6, 6, dtype="float64")
+    for other, text in ((same_size, "shape"), (start("float32"), "float32, expected float64")):
         grads = WeightGrads(other._spec, np.zeros(other._weights.flat.size, other.dtype))
         with pytest.raises((ValueError, TypeError), match=text):
             SGD(module, lr=0.1).step(grads)

@@ -61,6 +61,7 @@ static void find_truth(struct block *b, enum function function)
             b->y[n] = function == SIGMOID ? 1 / (1 + expl(-x)) : tanhl(x);
         const int exponent = b->y[n] != 0 && !isnan(b->y[n]) ? ilogbl(b->y[n]) : lowest - 1;
         b->per_ulp[n] = exponent < lowest ? ldexpl(1, -lowest) : ldexpl(1, digits - 1 - exponent);
+        if (isinf(x)) b->per_ulp[n] = LDBL_MAX; /* exact, or far beyond the limit */
     }
 }
 
@@ -182,7 +183,7 @@ static int check_type(int bits, int log_count)
     for (size_t s = 0; s < set_count; s++)
         for (enum function f = 0; f < FUNCTIONS; f++) {
             const struct worst *w = &worst[s][f];
-            printf("%-7s f%d %-8s %.3Lf ulp at %.17Lg", sets[s]->isa, bits, names[f], w->ulp,
+            printf("%-7s f%d %-8s %.4Lg ulp at %.17Lg", sets[s]->isa, bits, names[f], w->ulp,
                    w->at);
             printf(w->wrong ? ", %lu WRONG\n" : "\n", w->wrong);
             failed |= w->wrong != 0;

@@ -16,6 +16,11 @@
 #else
 #define CYLSTM_X86 0
 #endif
+#if defined(__aarch64__)
+#define CYLSTM_AARCH64 1
+#else
+#define CYLSTM_AARCH64 0
+#endif
 
 #if defined(__GNUC__)
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
@@ -132,6 +137,10 @@ struct cylstm_kernels {
 #if CYLSTM_X86
 extern const struct cylstm_kernels cylstm_kernels_avx512_f32, cylstm_kernels_avx512_f64;
 extern const struct cylstm_kernels cylstm_kernels_avx2_f32, cylstm_kernels_avx2_f64;
+extern const struct cylstm_kernels cylstm_kernels_sse2_f32, cylstm_kernels_sse2_f64;
+#endif
+#if CYLSTM_AARCH64
+extern const struct cylstm_kernels cylstm_kernels_neon_f32, cylstm_kernels_neon_f64;
 #endif
 extern const struct cylstm_kernels cylstm_kernels_scalar_f32, cylstm_kernels_scalar_f64;
 

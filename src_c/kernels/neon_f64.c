@@ -1,0 +1,10 @@
+/* neon_f64.c -- the kernels for AArch64 Advanced SIMD, float64. */
+#include "kernels.h"
+#if CYLSTM_AARCH64
+#include <arm_neon.h>
+#define REAL_BITS 64
+#define KERNELS cylstm_kernels_neon_f64
+#define ISA_NAME "neon"
+#include "vec_neon.h"
+#include "kernels_tmpl.h"
+#endif

@@ -1,0 +1,683 @@
+"""Streams: a sequence taken step by step has the bits of the whole, whatever happens in between."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cylstm
+from cylstm import reference
+from helpers import (
+    TOLERANCES,
+    Array,
+    Problem,
+    assert_close,
+    bits_promised,
+    make_problem,
+    rel,
+    same_bits,
+)
+
+ISAS = list(cylstm.show_config()["isa_available"])
+
+# Every remainder of a vector, a stack, a projection, and as wide in as out.
+NETS: dict[str, dict[str, Any]] = {
+    "one unit": dict(input_size=1, hidden_size=1),
+    "no bias": dict(input_size=5, hidden_size=17, bias=False),
+    "two layers": dict(input_size=33, hidden_size=7, num_layers=2),
+    "three layers": dict(input_size=3, hidden_size=50, num_layers=3),
+    "projected": dict(input_size=9, hidden_size=33, num_layers=3, proj_size=9),
+}
+
+
+def whole(p: Problem) -> list[Array]:
+    """[y, h_n, c_n] of one call over all steps."""
+    y, (h_n, c_n) = p.lstm()(p.x, p.states)
+    return [y, h_n, c_n]
+
+
+def stream_of(p: Problem, lstm: Any = None, **options: Any) -> Any:
+    """A stream in the state (h_0, c_0)."""
+    stream = (lstm or p.lstm()).stream(p.x.shape[1] if p.x.ndim == 3 else None, **options)
+    stream.state = p.states
+    return stream
+
+
+def assert_same(got: list[Array], want: list[Array]) -> None:
+    """The same bits; where BLAS computes, which has bits of its own, the same but for rounding."""
+    if bits_promised():
+        assert same_bits(got, want)
+    pairs = zip(got, want, strict=True)
+    assert_close({str(k): rel(a, b) for k, (a, b) in enumerate(pairs)}, 1e-6)
+
+
+# ---------------------------------------------------------------------------------------------
+# What a stream computes
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("B", [None, 1, 3, 17])
+@pytest.mark.parametrize("net", NETS.values(), ids=NETS)
+def test_steps_are_the_sequence(
+    net: dict[str, Any], B: int | None, isa: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cylstm.LSTM, "_isa", isa)
+    p = make_problem(1, 5, B, dtype=dtype, **net)
+    want, tape = whole(p), p.reference()[0]
+    stepping, running, with_out = stream_of(p), stream_of(p), stream_of(p)
+    y = np.stack([stepping.step(x_t) for x_t in p.x])
+    assert_same([y, *stepping.state], want)
+    assert_same([running.run(p.x), *running.state], want)
+    out = np.full_like(want[0], np.nan)
+    assert all(with_out.step(x_t, out=y_t) is y_t for x_t, y_t in zip(p.x, out, strict=True))
+    assert_same([out, *with_out.state], want)
+    errors = {name: rel(a, getattr(tape, name)) for name, a in zip(("y", "h_n", "c_n"), want)}
+    errors["steps"] = rel(y, tape.y)
+    assert_close(errors, TOLERANCES[dtype][0])
+
+
+@pytest.mark.parametrize("N", [None, 2, 40])
+def test_a_block_longer_than_any_that_is_taken_together(N: int | None, dtype: str) -> None:
+    p = make_problem(2, 131, N, dtype=dtype, input_size=3, hidden_size=17, num_layers=3)
+    stream = stream_of(p)
+    y = stream.run(p.x)
+    assert_same([y, *stream.state], whole(p))
+    assert rel(y, p.reference()[0].y) < TOLERANCES[dtype][0]
+
+
+def test_states_start_at_zero(dtype: str) -> None:
+    p = make_problem(3, 4, 3, dtype=dtype, input_size=2, hidden_size=5, num_layers=2)
+    p = p._replace(h_0=np.zeros_like(p.h_0), c_0=np.zeros_like(p.c_0))
+    stream = p.lstm().stream(3)
+    assert same_bits(stream.state, p.states)
+    assert_same([stream.run(p.x), *stream.state], whole(p))
+
+
+def test_batch_first_has_no_say(dtype: str) -> None:
+    """A step has no time axis, and a block is time-major."""
+    p = make_problem(4, 5, 3, dtype=dtype, input_size=2, hidden_size=5)
+    stream = stream_of(p, p.lstm(batch_first=True))
+    assert_same([stream.run(p.x), *stream.state], whole(p))
+
+
+sizes = st.sampled_from([1, 2, 3, 7, 8, 16, 17, 31, 33])
+
+
+@st.composite
+def problems(draw: Any, B: st.SearchStrategy[Any]) -> Problem:
+    H = draw(sizes)
+    return make_problem(
+        draw(st.integers(0, 1000)),
+        draw(st.integers(1, 40)),
+        draw(B),
+        dtype=draw(st.sampled_from(["float32", "float64"])),
+        input_size=draw(sizes),
+        hidden_size=H,
+        num_layers=draw(st.integers(1, 3)),
+        bias=draw(st.booleans()),
+        proj_size=draw(st.integers(0, min(H - 1, 20))),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(st.none() | st.integers(1, 20)), st.sampled_from(ISAS), st.data())
+def test_cuts_do_not_show(p: Problem, isa: str, data: Any) -> None:
+    """Blocks of any lengths, one after another, are the whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cylstm.LSTM, "_isa", isa)
+        want, stream = whole(p), stream_of(p)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(p.x)))) | {0, len(p.x)})
+    pieces = []
+    for start, stop in zip(cuts, cuts[1:]):
+        block = p.x[start:stop]
+        pieces.append(stream.step(block[0])[None] if len(block) == 1 else stream.run(block))
+    assert_same([np.concatenate(pieces), *stream.state], want)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(st.integers(1, 9)), st.data())
+def test_streams_of_one_batch_do_not_meet(p: Problem, data: Any) -> None:
+    """Any subset steps, runs or is reset, in any order; weights change, the stream is pickled: each
+    row is a sequence of its own, which calls on that row alone give too."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    lstm, N, I = p.lstm(), p.x.shape[1], p.config["input_size"]
+    stream = stream_of(p, lstm)
+    h, c = p.h_0.copy(), p.c_0.copy()
+    subsets = st.lists(st.integers(0, N - 1), unique=True, max_size=N)
+    actions = st.sampled_from(["step", "step all", "run", "reset", "state", "weights", "pickle"])
+    for action in data.draw(st.lists(actions, max_size=12)):
+        rows = list(range(N)) if action == "step all" else data.draw(subsets)
+        if action in ("step", "step all", "run"):
+            T = data.draw(st.integers(0, 20)) if action == "run" else 1
+            x = rng.standard_normal((T, len(rows), I)).astype(p.x.dtype)
+            if action == "run":
+                y = stream.run(x, active=rows)
+            elif action == "step":
+                y = stream.step(x[0], active=np.array(rows, np.int16))[None]
+            else:
+                y = stream.step(x[0])[None]
+            assert y.shape == (T, len(rows), h.shape[2])
+            for k, row in enumerate(rows):
+                if T:
+                    y_row, (h[:, row], c[:, row]) = lstm(x[:, k], (h[:, row], c[:, row]))
+                    assert_same([y[:, k]], [y_row])
+        elif action == "reset":
+            stream.reset(rows)
+            h[:, rows] = c[:, rows] = 0
+        elif action == "state":
+            h[:, rows] *= 2
+            stream.state = h, c
+        elif action == "weights":
+            lstm.load_state_dict({name: a * a.dtype.type(0.9) for name, a in p.weights.items()})
+        else:
+            lstm, stream = pickle.loads(pickle.dumps((lstm, stream)))
+            stream = lstm.stream(N) if data.draw(st.booleans()) else stream
+            stream.state = h, c
+            if data.draw(st.booleans()):
+                stream = copy.copy(stream)
+        assert_same(list(stream.state), [h, c])
+
+
+@pytest.mark.parametrize("subsets", [[[0, 2], [1], [2, 1, 0]], [[3]] * 7, [[4, 1], [], [1, 4]]])
+def test_active_streams_against_the_reference(subsets: list[list[int]]) -> None:
+    p = make_problem(5, len(subsets), 5, dtype="float64", input_size=3, hidden_size=7, proj_size=2)
+    stream, states = stream_of(p), [(p.h_0[:, row], p.c_0[:, row]) for row in range(5)]
+    for x_t, rows in zip(p.x, subsets, strict=True):
+        y = stream.step(x_t[rows], active=rows)
+        for k, row in enumerate(rows):
+            tape = reference.forward(p.weights, x_t[row][None], states[row])
+            assert rel(y[k], tape.y[0]) < 1e-12
+            states[row] = tape.h_n, tape.c_n
+    h, c = stream.state
+    assert rel(h, np.stack([s[0] for s in states], axis=1)) < 1e-12
+    assert rel(c, np.stack([s[1] for s in states], axis=1)) < 1e-12
+
+
+def test_reset(dtype: str) -> None:
+    p = make_problem(6, 3, 4, dtype=dtype, input_size=2, hidden_size=5, num_layers=2)
+    stream = stream_of(p)
+    stream.step(p.x[0])
+    h, c = stream.state
+    assert h.all() and c.all()
+    stream.reset([3, 1])
+    h[:, [1, 3]] = c[:, [1, 3]] = 0
+    assert same_bits(stream.state, [h, c])
+    stream.reset([])
+    assert same_bits(stream.state, [h, c])
+    stream.reset()
+    assert not np.any(stream.state[0]) and not np.any(stream.state[1])
+    assert same_bits(stream.run(p.x), p.lstm().stream(4).run(p.x))
+
+
+def test_new_weights_are_taken_at_the_next_step(dtype: str) -> None:
+    """And the state stays."""
+    p = make_problem(7, 3, 4, dtype=dtype, input_size=3, hidden_size=7, num_layers=2)
+    other = make_problem(8, 3, 4, dtype=dtype, input_size=3, hidden_size=7, num_layers=2)
+    lstm = p.lstm()
+    stream = stream_of(p, lstm)
+    y = [stream.run(p.x)]
+    lstm.load_state_dict(other.weights)
+    y.append(stream.run(other.x))
+
+    first, _ = p.reference()
+    second, _ = other._replace(h_0=first.h_n, c_0=first.c_n).reference()
+    errors = {"before": rel(y[0], first.y), "after": rel(y[1], second.y)}
+    errors |= {"h": rel(stream.state[0], second.h_n), "c": rel(stream.state[1], second.c_n)}
+    assert_close(errors, TOLERANCES[dtype][0])
+
+
+def test_a_refused_load_is_not_taken(dtype: str) -> None:
+    p = make_problem(9, 4, 2, dtype=dtype, input_size=3, hidden_size=7)
+    lstm = p.lstm()
+    stream = stream_of(p, lstm)
+    first = stream.run(p.x[:2])
+    with pytest.raises(ValueError):
+        lstm.load_state_dict({"weight_ih_l0": p.weights["weight_ih_l0"] * 2})
+    assert_same([np.concatenate([first, stream.run(p.x[2:])]), *stream.state], whole(p))
+
+
+CLONES: dict[str, Callable[[Any], Any]] = {
+    f"pickle {k}": lambda s, k=k: pickle.loads(pickle.dumps(s, k))
+    for k in range(pickle.HIGHEST_PROTOCOL + 1)
+} | {"copy": copy.copy, "deepcopy": copy.deepcopy}
+
+
+@pytest.mark.parametrize("N", [None, 3])
+@pytest.mark.parametrize("clone", CLONES.values(), ids=CLONES)
+def test_clones_go_on_alike(clone: Callable[[Any], Any], N: int | None, dtype: str) -> None:
+    """From the same state, each on its own."""
+    p = make_problem(10, 7, N, dtype=dtype, input_size=3, hidden_size=7, num_layers=2, proj_size=2)
+    stream = stream_of(p, threads=2)
+    y = [stream.run(p.x[:3])]  # an odd number of steps
+    twin = clone(stream)
+    assert type(twin) is type(stream) and twin.batch_size == N
+    frozen = twin.state
+    y.append(stream.run(p.x[3:]))
+    assert same_bits(twin.state, frozen)
+    assert same_bits(twin.run(p.x[3:]), y[1])
+    assert_same([np.concatenate(y), *stream.state], whole(p))
+
+
+def test_a_deep_copy_has_weights_of_its_own() -> None:
+    p = make_problem(11, 3, None, input_size=3, hidden_size=7)
+    lstm = p.lstm()
+    stream = stream_of(p, lstm)
+    deep, shallow = copy.deepcopy(stream), copy.copy(stream)
+    want = copy.deepcopy(stream).run(p.x)
+    lstm.load_state_dict({name: a * 2 for name, a in p.weights.items()})
+    assert same_bits(deep.run(p.x), want)
+    assert same_bits(shallow.run(p.x), stream.run(p.x))
+    assert not same_bits(want, shallow.run(p.x))
+
+
+def test_a_stream_outlives_the_name_of_its_lstm() -> None:
+    p = make_problem(12, 4, None, input_size=3, hidden_size=7)
+    stream = stream_of(p)  # of an LSTM that nobody else knows
+    assert_same([stream.run(p.x), *stream.state], whole(p))
+
+
+# ---------------------------------------------------------------------------------------------
+# Memory: what goes in stays as it is, what comes out belongs to the caller
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("N", [None, 3])
+def test_results_are_fresh(N: int | None, dtype: str) -> None:
+    """Each is an array of the caller's own: later steps leave it, and writing to it harms none."""
+    p = make_problem(13, 3, N, dtype=dtype, input_size=3, hidden_size=7)
+    stream = stream_of(p)
+    got = [*(stream.step(x_t) for x_t in p.x), stream.run(p.x), *stream.state, *stream.state]
+    kept = [a.copy() for a in got]
+    stream.run(p.x)
+    assert same_bits(got, kept)
+    state = [a.copy() for a in stream.state]
+    for k, a in enumerate(got):
+        assert a.flags.writeable and a.dtype == np.dtype(dtype)
+        assert not any(np.shares_memory(a, other) for other in got[:k])
+        a[...] = np.nan
+    assert same_bits(list(stream.state), state)
+
+
+@pytest.mark.parametrize("N", [None, 5])
+def test_out_may_be_the_input(N: int | None, dtype: str) -> None:
+    p = make_problem(14, 6, N, dtype=dtype, input_size=7, hidden_size=7, num_layers=2)
+    want = whole(p)
+    stream, buffer = stream_of(p), p.x.copy()
+    for row in buffer:
+        assert stream.step(row, out=row) is row
+    assert_same([buffer, *stream.state], want)
+    stream, buffer = stream_of(p), p.x.copy()
+    assert stream.run(buffer, out=buffer) is buffer
+    assert_same([buffer, *stream.state], want)
+
+
+def test_out_may_overlap_the_input(dtype: str) -> None:
+    p = make_problem(15, 6, 5, dtype=dtype, input_size=7, hidden_size=7)
+    for shift in (-35, -3, 3, 35):
+        stream, memory = stream_of(p), np.full(p.x.size + 70, np.nan, dtype)
+        x = memory[35:-35].reshape(p.x.shape)
+        x[...] = p.x
+        out = memory[35 + shift : 35 + shift + x.size].reshape(p.x.shape)
+        assert stream.run(x, out=out) is out
+        assert_same([out, *stream.state], whole(p))
+
+
+def test_only_out_is_written(dtype: str) -> None:
+    p = make_problem(16, 2, 3, dtype=dtype, input_size=3, hidden_size=5, proj_size=2)
+    memory = np.full((3, 3, 2), 7, dtype)
+    x, active = p.x[:, [2, 0]].copy(), np.array([2, 0])
+    before = [x.copy(), active.copy()]
+    for a in (x, active):
+        a.flags.writeable = False
+    stream = stream_of(p)
+    stream.step(x[0], out=memory[1, :2], active=active)
+    stream.run(x, active=active)
+    assert same_bits([x, active], before)
+    assert (memory[[0, 2]] == 7).all() and (memory[1, 2] == 7).all()
+    assert (memory[1, :2] != 7).all()
+
+
+def test_any_strides_go_in(dtype: str) -> None:
+    p = make_problem(17, 4, 3, dtype=dtype, input_size=5, hidden_size=7)
+    want = whole(p)
+    raw = bytearray(p.x.nbytes + 1)
+    views = {
+        "gaps": np.full((4, 6, 10), np.nan, dtype)[:, ::2, ::2],
+        "fortran": np.empty(p.x.shape, dtype, order="F"),
+        "backwards": np.empty(p.x.shape, dtype)[::-1, ::-1, ::-1],
+        "unaligned": np.frombuffer(raw, dtype, p.x.size, 1).reshape(p.x.shape),
+    }
+    for name, view in views.items():
+        view[...] = p.x
+        stepping, running = stream_of(p), stream_of(p)
+        assert_same([np.stack([stepping.step(x_t) for x_t in view]), *stepping.state], want)
+        assert same_bits(running.run(view), want[0]) or not bits_promised(), name
+    stream = p.lstm().stream(3)
+    stream.state = np.asfortranarray(p.h_0), np.repeat(p.c_0, 2, axis=2)[:, :, ::2]
+    assert_same([stream.run(p.x), *stream.state], want)
+
+
+def test_subclasses_without_meaning_of_their_own_are_arrays() -> None:
+    class Plain(np.ndarray[Any, Any]):
+        pass
+
+    p = make_problem(18, 2, 3, input_size=3, hidden_size=5)
+    stream = stream_of(p)
+    y = stream.step(p.x[0].view(Plain))
+    assert type(y) is np.ndarray
+    assert_same([y, stream.step(p.x[1])], list(whole(p)[0]))
+
+
+def test_indices_of_any_integer_type() -> None:
+    p = make_problem(19, 1, 5, input_size=3, hidden_size=5)
+    rows = [4, 0, 3]
+    want = stream_of(p).step(p.x[0][rows], active=rows)
+    indices: list[Any] = [tuple(rows), np.array([4, 9, 0, 9, 3, 9])[::2], [np.int8(4), 0, 3]]
+    indices += [np.array(rows, t) for t in ("int8", "uint8", "int32", "int64", "uint64", ">i4")]
+    for active in indices:
+        stream = stream_of(p)
+        assert same_bits(stream.step(p.x[0][rows], active=active), want)
+        stream.reset(active)
+        assert not stream.state[0][:, rows].any() and stream.state[0][:, [1, 2]].all()
+
+
+def test_nothing_to_do(dtype: str) -> None:
+    """An empty block, or a step of no stream, is an empty result and leaves the state."""
+    p = make_problem(20, 3, 4, dtype=dtype, input_size=3, hidden_size=7)
+    stream = stream_of(p)
+    empty: list[Any] = [[], (), np.zeros(0, np.int64)]
+    for active in empty:
+        assert stream.step(p.x[0][:0], active=active).shape == (0, 7)
+        assert stream.run(p.x[:, :0], active=active).shape == (3, 0, 7)
+    out = np.zeros((0, 4, 7), dtype)
+    assert stream.run(p.x[:0]).shape == (0, 4, 7) and stream.run(p.x[:0], out=out) is out
+    block = p.x[:0, :2]
+    assert stream.run(block, active=[1, 2], out=out[:, :2]).shape == (0, 2, 7)
+    assert same_bits(stream.state, p.states)
+    assert p.lstm().stream().run(np.zeros((0, 3), dtype)).shape == (0, 7)
+
+
+# ---------------------------------------------------------------------------------------------
+# What is refused, and leaves the state as it was
+# ---------------------------------------------------------------------------------------------
+
+
+def f32(*shape: int) -> Array:
+    return np.zeros(shape, np.float32)
+
+
+def read_only(a: Array) -> Array:
+    a.flags.writeable = False
+    return a
+
+
+Refusals = dict[str, tuple[type[Exception], Any, tuple[object, ...]]]  # error, what is given, words
+
+# For LSTM(3, 5), a stream of 4.
+X_T: Refusals = {
+    "none": (TypeError, None, ("None", "float32")),
+    "list": (TypeError, [[1.0] * 3] * 4, ("list", "float64", "float32")),
+    "number": (TypeError, 1.0, ("float", "float32")),
+    "text": (TypeError, "x", ("str", "float32")),
+    "float64": (TypeError, np.zeros((4, 3)), ("float64", "float32")),
+    "integers": (TypeError, np.zeros((4, 3), int), ("int64", "float32")),
+    "bytes swapped": (TypeError, np.zeros((4, 3), ">f4"), (">f4", "byte order")),
+    "masked": (TypeError, np.ma.zeros((4, 3), "f4"), ("mask", "filled")),
+    "unbatched": (ValueError, f32(3), ("(3,)", "(4, 3)")),
+    "one row": (ValueError, f32(1, 3), ("(1, 3)", "(4, 3)")),
+    "a row more": (ValueError, f32(5, 3), ("(5, 3)", "(4, 3)")),
+    "narrow": (ValueError, f32(4, 2), ("(4, 2)", "(4, 3)")),
+    "wide": (ValueError, f32(4, 4), ("(4, 4)", "(4, 3)")),
+    "transposed": (ValueError, f32(3, 4), ("(3, 4)", "(4, 3)")),
+    "a block": (ValueError, f32(1, 4, 3), ("(1, 4, 3)", "(4, 3)")),
+    "scalar": (ValueError, f32(), ("()", "(4, 3)")),
+    "empty": (ValueError, f32(0, 3), ("(0, 3)", "(4, 3)")),
+}
+BLOCK: Refusals = {
+    "none": (TypeError, None, ("None", "float32")),
+    "list": (TypeError, [[[1.0] * 3] * 4], ("list", "float64", "float32")),
+    "float64": (TypeError, np.zeros((2, 4, 3)), ("float64", "float32")),
+    "bytes swapped": (TypeError, np.zeros((2, 4, 3), ">f4"), (">f4", "byte order")),
+    "masked": (TypeError, np.ma.zeros((2, 4, 3), "f4"), ("mask", "filled")),
+    "a step": (ValueError, f32(4, 3), ("(4, 3)", "(T, N, I)", 3)),
+    "four axes": (ValueError, f32(2, 4, 3, 1), ("(2, 4, 3, 1)", "(T, N, I)", 3)),
+    "rows": (ValueError, f32(2, 5, 3), ("(2, 5, 3)", "(2, 4, 3)")),
+    "width": (ValueError, f32(2, 4, 1), ("(2, 4, 1)", "(2, 4, 3)")),
+    "empty but wrong": (ValueError, f32(0, 4, 1), ("(0, 4, 1)", "(0, 4, 3)")),
+}
+OUT: Refusals = {
+    "list": (TypeError, [[0.0] * 5] * 4, ("list", "float32")),
+    "text": (TypeError, "out", ("str", "float32")),
+    "float64": (TypeError, np.zeros((4, 5)), ("float64", "float32")),
+    "bytes swapped": (TypeError, np.zeros((4, 5), ">f4"), (">f4", "float32")),
+    "masked": (TypeError, np.ma.zeros((4, 5), "f4"), ("float32",)),
+    "shape of x_t": (ValueError, f32(4, 3), ("(4, 3)", "(4, 5)")),
+    "a row less": (ValueError, f32(3, 5), ("(3, 5)", "(4, 5)")),
+    "transposed": (ValueError, f32(5, 4), ("(5, 4)", "(4, 5)")),
+    "a block": (ValueError, f32(1, 4, 5), ("(1, 4, 5)", "(4, 5)")),
+    "strided": (ValueError, f32(4, 10)[:, ::2], ("contiguous", "(4, 5)")),
+    "fortran": (ValueError, f32(5, 4).T, ("contiguous", "(4, 5)")),
+    "backwards": (ValueError, f32(4, 5)[::-1], ("contiguous", "(4, 5)")),
+    "read-only": (ValueError, read_only(f32(4, 5)), ("not writable",)),
+    "unaligned": (ValueError, np.frombuffer(bytearray(81), "f4", 20, 1).reshape(4, 5), ()),
+}
+ACTIVE: Refusals = {
+    "negative": (ValueError, [0, -1], ("[0, -1]", "0 to 3")),
+    "too large": (ValueError, [0, 4], ("[0, 4]", "0 to 3")),
+    "wraps in 64 bits": (ValueError, np.array([0, 2**64 - 1], np.uint64), (2**64 - 1, "0 to 3")),
+    "twice": (ValueError, [2, 2], ("[2, 2]", "distinct")),
+    "one number": (ValueError, 2, ("()",)),
+    "two axes": (ValueError, [[0, 1]], ("(1, 2)",)),
+    "mask": (TypeError, [True, False, True, False], ("bool", "integer")),
+    "mask of NumPy": (TypeError, np.array([True, True, False, False]), ("bool", "integer")),
+    "floats": (TypeError, [0.0, 1.0], ("float64", "integer")),
+    "set": (TypeError, {0, 1}, ("integer",)),
+    "text": (TypeError, "01", ("integer",)),
+    "slice": (TypeError, slice(2), ("integer",)),
+    "beyond 64 bits": (TypeError, [0, 2**70], ("integer",)),
+}
+STATE: Refusals = {
+    "none": (TypeError, None, ("NoneType", "(h, c)")),
+    "one array": (TypeError, f32(2, 1, 4, 5), ("ndarray", "(h, c)")),
+    "three": (TypeError, (f32(1, 4, 5),) * 3, ("tuple", "(h, c)")),
+    "no h": (TypeError, (None, f32(1, 4, 5)), ("h is None", "float32")),
+    "no c": (TypeError, (f32(1, 4, 5), None), ("c is None", "float32")),
+    "float64": (TypeError, (np.zeros((1, 4, 5)), f32(1, 4, 5)), ("h ", "float64", "float32")),
+    "bytes swapped": (TypeError, (f32(1, 4, 5), np.zeros((1, 4, 5), ">f4")), ("c ", ">f4")),
+    "rows of h": (ValueError, (f32(1, 3, 5), f32(1, 4, 5)), ("h ", "(1, 3, 5)", "(1, 4, 5)")),
+    "layers of c": (ValueError, (f32(1, 4, 5), f32(2, 4, 5)), ("c ", "(2, 4, 5)", "(1, 4, 5)")),
+    "unbatched": (ValueError, (f32(1, 5), f32(1, 5)), ("h ", "(1, 5)", "(1, 4, 5)")),
+}
+
+# Argument: its refusals, and the calls that take it.
+ARGUMENTS: dict[str, tuple[Refusals, list[Callable[[Any, Any], Any]]]] = {
+    "x_t": (X_T, [lambda s, x: s.step(x), lambda s, x: s.step(x, out=f32(4, 5))]),
+    "block": (BLOCK, [lambda s, x: s.run(x), lambda s, x: s.run(x, active=[3, 1, 0, 2])]),
+    "out": (
+        OUT,
+        [lambda s, out: s.step(f32(4, 3), out=out), lambda s, out: s.step(f32(4, 3), out)],
+    ),
+    "active": (
+        ACTIVE,
+        [
+            lambda s, rows: s.step(f32(2, 3), active=rows),
+            lambda s, rows: s.run(f32(2, 2, 3), active=rows),
+            lambda s, rows: s.run(f32(0, 2, 3), active=rows),
+            lambda s, rows: s.reset(rows),
+        ],
+    ),
+    "state": (STATE, [lambda s, state: setattr(s, "state", state)]),
+}
+CASES = [(name, case) for name, (refusals, _) in ARGUMENTS.items() for case in refusals]
+
+
+def refused(
+    stream: Any, call: Callable[[], Any], error: type[Exception], *words: object
+) -> None:
+    """Check that a call raises `error`, with all `words`, and leaves the state as it was."""
+    before = stream.state
+    with pytest.raises(error) as caught:
+        call()
+    missing = [str(word) for word in words if str(word) not in str(caught.value)]
+    assert not missing, f"{missing} not in {caught.value}"
+    assert same_bits(stream.state, before)
+
+
+@pytest.mark.parametrize(("name", "case"), CASES, ids=lambda a: a)
+def test_bad_arguments(name: str, case: str) -> None:
+    refusals, calls = ARGUMENTS[name]
+    error, given, words = refusals[case]
+    p = make_problem(21, 1, 4, dtype="float32", input_size=3, hidden_size=5)
+    for call in calls:
+        stream = stream_of(p)
+        refused(stream, lambda call=call, s=stream: call(s, given), error, *words)
+        assert_same([stream.run(p.x)], whole(p)[:1])  # and it can still be used
+
+
+def test_bad_out_of_a_block() -> None:
+    stream = cylstm.LSTM(3, 5).stream(4)
+    for out in (f32(4, 5), f32(3, 4, 5), f32(2, 4, 10)[:, :, ::2], read_only(f32(2, 4, 5))):
+        refused(stream, lambda out=out: stream.run(f32(2, 4, 3), out=out), ValueError, "(2, 4, 5)")
+    refused(stream, lambda: stream.run(f32(2, 4, 3), out=np.zeros((2, 4, 5))), TypeError, "float64")
+
+
+def test_rows_are_those_that_are_active() -> None:
+    stream = cylstm.LSTM(3, 5).stream(4)
+    active = [0, 3]
+    refused(stream, lambda: stream.step(f32(4, 3), active=active), ValueError, "(4, 3)", "(2, 3)")
+    refused(
+        stream,
+        lambda: stream.step(f32(2, 3), out=f32(4, 5), active=active),
+        ValueError,
+        "(4, 5)",
+        "(2, 5)",
+    )
+    refused(
+        stream,
+        lambda: stream.run(f32(2, 4, 3), active=active),
+        ValueError,
+        "(2, 4, 3)",
+        "(2, 2, 3)",
+    )
+    refused(stream, lambda: stream.step(f32(4, 3), active=[]), ValueError, "(4, 3)", "(0, 3)")
+
+
+def test_a_single_stream_has_no_batch_axis() -> None:
+    stream = cylstm.LSTM(3, 5).stream()
+    refused(stream, lambda: stream.step(f32(1, 3)), ValueError, "(1, 3)", "(3,)")
+    refused(stream, lambda: stream.step(f32(3), out=f32(1, 5)), ValueError, "(1, 5)", "(5,)")
+    refused(stream, lambda: stream.run(f32(2, 1, 3)), ValueError, "(2, 1, 3)", "(T, I)")
+    refused(stream, lambda: stream.step(f32(3), active=[0]), ValueError, "active", "batch")
+    refused(stream, lambda: stream.reset([0]), ValueError, "batch")
+    state = (f32(1, 1, 5), f32(1, 1, 5))
+    refused(stream, lambda: setattr(stream, "state", state), ValueError, "(1, 1, 5)", "(1, 5)")
+    assert stream.batch_size is None and stream.step(f32(3)).shape == (5,)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, "3", True, [2], 2**40], ids=str)
+def test_batch_size(batch_size: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="batch_size"):
+        cylstm.LSTM(3, 5).stream(batch_size)
+    assert cylstm.LSTM(3, 5).stream(np.int64(2)).batch_size == 2
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257, 1.5, "2", True], ids=str)
+def test_threads_of_a_stream(threads: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="threads"):
+        cylstm.LSTM(3, 5).stream(threads=threads)
+
+
+def test_a_reverse_direction_starts_at_the_end() -> None:
+    lstm = cylstm.LSTM(3, 5, bidirectional=True)
+    for batch_size in (None, 2):
+        with pytest.raises(ValueError, match="bidirectional"):
+            lstm.stream(batch_size)
+
+
+# ---------------------------------------------------------------------------------------------
+# One thread at a time
+# ---------------------------------------------------------------------------------------------
+
+
+def long_block(stream: Any, seconds: float) -> Array:
+    """A block that takes the stream about so long, whatever this machine."""
+    row = np.full((1, 16, 64), 0.5, np.float32)
+    stream.run(row)
+    start = time.perf_counter()
+    stream.run(np.broadcast_to(row, (20, 16, 64)))
+    steps = seconds / (time.perf_counter() - start) * 20
+    return np.broadcast_to(row, (max(int(steps), 20), 16, 64)).copy()
+
+
+def test_two_threads_in_one_stream() -> None:
+    """The second is refused, and the first does not notice."""
+    stream = cylstm.LSTM(64, 128, seed=1).stream(16)
+    block = long_block(stream, 0.4)
+    stream.reset()
+    want = [stream.run(block), *stream.state]
+    stream.reset()
+    got: list[Array] = []
+    thread = threading.Thread(target=lambda: got.extend([stream.run(block), *stream.state]))
+    intrusions: list[Callable[[], Any]] = [
+        lambda: stream.state,
+        lambda: stream.step(block[0]),
+        lambda: stream.step(block[0][:1], active=[2]),
+        lambda: stream.run(block[:2]),
+        lambda: stream.reset(),
+        lambda: stream.reset([1]),
+        lambda: setattr(stream, "state", want[1:]),
+        lambda: pickle.dumps(stream),
+    ]
+
+    def is_inside() -> bool:
+        try:
+            stream.state
+        except RuntimeError:
+            return True
+        return False
+
+    thread.start()
+    while thread.is_alive() and not is_inside():
+        time.sleep(1e-4)
+    refusals = 0
+    for intrude in intrusions:
+        try:
+            intrude()
+        except RuntimeError as error:
+            assert "another thread" in str(error)
+            refusals += 1
+    thread.join()
+    assert refusals == len(intrusions)
+    assert same_bits(got, want)
+
+
+def test_each_thread_its_own_stream() -> None:
+    """Streams of one LSTM know nothing of one another."""
+    p = make_problem(22, 200, 12, input_size=16, hidden_size=96)
+    lstm = p.lstm()
+    alone = [p.take(np.arange(12) % (k + 2)) for k in range(6)]
+    want = [whole(q) for q in alone]
+    got: list[list[Array]] = [[] for _ in alone]
+
+    def work(k: int) -> None:
+        stream = stream_of(alone[k], lstm, threads=1 + k % 3)
+        y = [stream.run(block) for block in np.split(alone[k].x, 5)]
+        got[k] = [np.concatenate(y), *stream.state]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for mine, its in zip(got, want, strict=True):
+        assert_same(mine, its)

@@ -1,0 +1,620 @@
+"""Threads: the pool, and all that happens beside it. They change no bit, and nobody waits long."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cylstm
+from cylstm import _core
+from helpers import (
+    THREADED,
+    TOLERANCES,
+    Array,
+    Problem,
+    all_grads,
+    assert_close,
+    bits_promised,
+    make_problem,
+    rel,
+    rel_grads,
+    same_bits,
+)
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and fork")
+linux = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
+own_products = pytest.mark.skipif(not bits_promised(), reason="a BLAS has threads of its own")
+
+
+@pytest.fixture
+def default_threads() -> Iterator[None]:
+    """For tests that change the default: it comes back."""
+    before = cylstm.get_num_threads()
+    yield
+    cylstm.set_num_threads(before)
+
+
+def python(code: str, *arguments: str, **environment: str) -> list[str]:
+    """Start a Python that finds what this one finds, for Popen and run."""
+    return [sys.executable, "-c", code, *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a process that finds the modules that this one finds."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | more
+
+
+def run_python(code: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a script on the same modules as here, with more in its environment."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def output(code: str, *arguments: str, **more: str) -> str:
+    """What a script prints; it must end well and not complain."""
+    done = run_python(code, *arguments, **more)
+    assert done.returncode == 0 and not done.stderr, (done.returncode, done.stdout, done.stderr)
+    return done.stdout.strip()
+
+
+def infer(p: Problem, lstm: Any, threads: int | None) -> list[Array]:
+    y, (h_n, c_n) = lstm(p.x, p.states, p.lengths, threads=threads)
+    return [y, h_n, c_n]
+
+
+def train(p: Problem, lstm: Any, threads: int | None) -> tuple[list[Array], Any]:
+    tape = lstm.forward(p.x, p.states, p.lengths, threads=threads)
+    grads = tape.backward(p.dy, p.dh_n, p.dc_n, threads=threads)
+    return [tape.y, tape.h_n, tape.c_n, tape.gates, tape.cells], grads
+
+
+def stream(p: Problem, lstm: Any, threads: int | None) -> list[Array]:
+    running = lstm.stream(p.x.shape[1], threads=threads)
+    running.state = p.states
+    return [running.run(p.x), *running.state]
+
+
+# ---------------------------------------------------------------------------------------------
+# The same bits for any number of threads
+# ---------------------------------------------------------------------------------------------
+
+# More ways to cut the work: by units, where one row's merged inputs end within a block or with a
+# step alone; by rows, of which there are fewer than threads; and a stack of several blocks.
+SPLITS = THREADED | {
+    "units of one long row": dict(T=70, B=1, input_size=17, hidden_size=300),
+    "units of a stack": dict(T=49, B=1, input_size=5, hidden_size=150, num_layers=3),
+    "few rows": dict(T=150, B=3, input_size=40, hidden_size=80, num_layers=2),
+    "projected rows": dict(T=20, B=20, input_size=9, hidden_size=90, num_layers=2, proj_size=33),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
+def test_bits(split: dict[str, Any], dtype: str) -> None:
+    p = make_problem(1, dtype=dtype, **split)
+    lstm = p.lstm()
+    one, (taped, grads) = infer(p, lstm, 1), train(p, lstm, 1)
+    tape, want = p.reference()
+    assert_close(
+        {"y": rel(one[0], tape.y), "h_n": rel(one[1], tape.h_n), "c_n": rel(one[2], tape.c_n)},
+        TOLERANCES[dtype][0],
+    )
+    assert_close(rel_grads(grads, want), TOLERANCES[dtype][1])
+    streams = p.lengths is None and not p.config.get("bidirectional")
+    for threads in (2, 3, 5):
+        results = [*infer(p, lstm, threads), *(stream(p, lstm, threads) if streams else one)]
+        many_taped, many_grads = train(p, lstm, threads)
+        if bits_promised():
+            assert same_bits(results, one * 2)
+            assert same_bits(many_taped, taped)
+            assert same_bits(all_grads(many_grads), all_grads(grads))
+        errors = {str(k): rel(a, b) for k, (a, b) in enumerate(zip(results, one * 2, strict=True))}
+        assert_close(errors | rel_grads(many_grads, grads), 1e-5)
+
+
+HELPERS_AT_WORK = """
+import os, time
+import numpy as np
+import cylstm
+from helpers import THREADED, make_problem
+
+def tasks():
+    return set(os.listdir("/proc/self/task"))
+
+def field(task, name):
+    with open(f"/proc/self/task/{task}/status") as status:
+        return next(line.split()[1] for line in status if line.startswith(name))
+
+def times_asleep():
+    time.sleep(0.02)
+    return sum(int(field(task, "voluntary")) for task in helpers)
+
+before = tasks()
+p = make_problem(1, dtype="float32", **THREADED["rows"])
+p.lstm()(p.x, threads=3)
+helpers = tasks() - before
+assert len(helpers) == cylstm._core._pool_helpers() == 2
+print("blocked", *(field(task, "SigBlk") for task in helpers))
+
+def measure(name, call):
+    asleep = times_asleep()
+    call()
+    if times_asleep() > asleep:
+        print(name)
+
+for name, shape in THREADED.items():
+    p = make_problem(1, dtype="float32", **shape)
+    lstm = p.lstm()
+    measure(f"{name}: call", lambda: lstm(p.x, p.states, p.lengths, threads=3))
+    tape = lstm.forward(p.x, p.states, p.lengths, threads=3)
+    measure(f"{name}: backward", lambda: tape.backward(p.dy, threads=3))
+
+p = make_problem(1, 3, 16, dtype="float32", input_size=16, hidden_size=600)
+stream = p.lstm().stream(16, threads=3)
+measure("step", lambda: stream.step(p.x[0]))
+measure("run", lambda: stream.run(p.x))
+
+p = make_problem(1, 3, 4, dtype="float32", input_size=4, hidden_size=16)
+lstm = p.lstm()
+tape, stream = lstm.forward(p.x), lstm.stream(4, threads=3)
+measure("tiny call", lambda: lstm(p.x, threads=3))
+measure("tiny backward", lambda: tape.backward(p.dy, threads=3))
+measure("tiny run", lambda: stream.run(p.x))
+measure("one thread", lambda: tape.backward(p.dy, threads=1))
+"""
+
+
+@linux
+@own_products
+def test_who_helps() -> None:
+    """Every call that is worth it is helped, and no tiny one; helpers hear no signal."""
+    first, *helped = output(HELPERS_AT_WORK).splitlines()
+    worth_it = [f"{name}: {kind}" for name in THREADED for kind in ("call", "backward")]
+    assert helped == [*worth_it, "step", "run"]
+    blocked = [int(mask, 16) for mask in first.split()[1:]]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1):
+        assert all(mask >> (number - 1) & 1 for mask in blocked)
+
+
+# ---------------------------------------------------------------------------------------------
+# How many
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [257, 2**31, 2**70, 2.0, np.float64(2), "auto", (2,)], ids=str)
+def test_numbers_that_are_refused(threads: Any, default_threads: None) -> None:
+    p = make_problem(2, 3, 2, input_size=3, hidden_size=5)
+    lstm, before = p.lstm(), cylstm.get_num_threads()
+    tape = lstm.forward(p.x)
+    for call in (
+        lambda: lstm(p.x, threads=threads),
+        lambda: lstm.forward(p.x, threads=threads),
+        lambda: tape.backward(p.dy, threads=threads),
+        lambda: lstm.stream(2, threads=threads),
+        lambda: cylstm.set_num_threads(threads),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        assert str(threads) in str(caught.value)
+    assert cylstm.get_num_threads() == before
+
+
+def test_numbers_that_are_taken(default_threads: None) -> None:
+    p = make_problem(3, 3, 2, input_size=3, hidden_size=5)
+    lstm = p.lstm()
+    for threads in (1, 256, np.int64(2), np.uint8(3)):
+        cylstm.set_num_threads(threads)
+        assert cylstm.get_num_threads() == threads and type(cylstm.get_num_threads()) is int
+        assert cylstm.show_config()["threads"] == threads
+        assert same_bits(infer(p, lstm, threads), infer(p, lstm, None))
+
+
+DEFAULT_COUNTS = """
+import cylstm
+from helpers import THREADED, make_problem
+p = make_problem(1, dtype="float32", **THREADED["rows"])
+lstm = p.lstm()
+counts = []
+def note():
+    counts.append(cylstm._core._pool_helpers())
+note()
+cylstm.set_num_threads(1); lstm(p.x); lstm.stream(23).run(p.x); note()
+cylstm.set_num_threads(3); lstm(p.x); note()
+lstm(p.x, threads=2); note()
+cylstm.set_num_threads(2); lstm.forward(p.x, threads=4).backward(p.dy, threads=5); note()
+print(*counts)
+"""
+
+
+@own_products
+def test_the_default_counts_where_a_call_says_nothing() -> None:
+    """Helpers are started when they are wanted, and then stay."""
+    assert output(DEFAULT_COUNTS) == "0 0 2 2 4"
+
+
+SAY_THREADS = "import cylstm; print(cylstm.get_num_threads())"
+
+
+@pytest.mark.parametrize("n", ["1", "2", "7", "256", "003"])
+def test_environment_sets_the_default(n: str) -> None:
+    assert output(SAY_THREADS, CYLSTM_NUM_THREADS=n) == str(int(n))
+
+
+@pytest.mark.parametrize("n", ["0", "-1", "257", "1.5", "two", " ", "1 2", "1e1", "0x2", "9" * 30])
+def test_environment_that_is_refused(n: str) -> None:
+    done = run_python(SAY_THREADS, CYLSTM_NUM_THREADS=n)
+    assert done.returncode == 1 and not done.stdout
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("ValueError") and "CYLSTM_NUM_THREADS" in message
+    assert repr(n) in message and "1 to 256" in message
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity masks here")
+def test_the_default_is_what_the_affinity_mask_leaves() -> None:
+    code = "import os; os.sched_setaffinity(0, {int(cpu) for cpu in os.sys.argv[1:]})\n"
+    code += SAY_THREADS
+    cpus = sorted(os.sched_getaffinity(0))
+    everything = int(output(SAY_THREADS, CYLSTM_NUM_THREADS=""))
+    assert 1 <= everything <= len(cpus)
+    for count in {1, len(cpus)}:
+        given = map(str, cpus[-count:])
+        assert output(code, *given, CYLSTM_NUM_THREADS="") == str(min(count, everything))
+
+
+# ---------------------------------------------------------------------------------------------
+# Many callers
+# ---------------------------------------------------------------------------------------------
+
+
+def test_many_callers_of_one_lstm() -> None:
+    """Each gets the result of its own input, whoever has the pool just then."""
+    shapes = [
+        dict(T=40, B=12, input_size=33, hidden_size=100, num_layers=2),
+        dict(T=3, B=1, input_size=33, hidden_size=100, num_layers=2),
+        dict(T=60, B=1, input_size=33, hidden_size=100, num_layers=2),
+        dict(T=20, B=30, input_size=33, hidden_size=100, num_layers=2),
+    ]
+    problems = [make_problem(k, dtype="float32", **shapes[k % 4]) for k in range(8)]
+    problems = [p._replace(weights=problems[0].weights) for p in problems]
+    lstm = problems[0].lstm()
+    want = [(infer(p, lstm, 1), train(p, lstm, 1)) for p in problems]
+    stop = time.monotonic() + 1.5
+    wrong: list[str] = []
+    rounds = [0] * len(problems)
+
+    def same(got: list[Array], right: list[Array]) -> bool:
+        if bits_promised():
+            return same_bits(got, right)
+        return all(rel(a, b) < 1e-4 for a, b in zip(got, right, strict=True))
+
+    def work(k: int) -> None:
+        p, (called, (taped, grads)) = problems[k], want[k]
+        while time.monotonic() < stop:
+            threads = 1 + rounds[k] % 3
+            if not same(infer(p, lstm, threads), called):
+                wrong.append(f"call {k}")
+            got, got_grads = train(p, lstm, threads)
+            if not same(got, taped) or not same(all_grads(got_grads), all_grads(grads)):
+                wrong.append(f"training {k}")
+            if not same(stream(p, lstm, threads), called):
+                wrong.append(f"stream {k}")
+            rounds[k] += 1
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(len(problems))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+    assert all(rounds)
+
+
+def test_one_tape_many_callers() -> None:
+    """The first backward packs the weights; here several are the first."""
+    p = make_problem(4, dtype="float64", **THREADED["rows"])
+    want = all_grads(train(p, p.lstm(), 1)[1])
+    for _ in range(5):
+        tape = p.lstm().forward(p.x, p.states)
+        barrier, got = threading.Barrier(4), []
+
+        def work(tape: Any = tape, barrier: Any = barrier, got: Any = got) -> None:
+            barrier.wait()
+            got.append(all_grads(tape.backward(p.dy, p.dh_n, p.dc_n, threads=2)))
+
+        workers = [threading.Thread(target=work) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert len(got) == 4
+        for grads in got:
+            pairs = zip(grads, want, strict=True)
+            assert_close({str(k): rel(a, b) for k, (a, b) in enumerate(pairs)}, 1e-12)
+            assert same_bits(grads, want) or not bits_promised()
+
+
+def seconds_of(call: Any) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def long_call(seconds: float, **options: Any) -> Any:
+    """A function that computes for about so long on this machine, with one thread."""
+    lstm = cylstm.LSTM(64, 256, seed=1)
+    x = np.ones((1, 16, 64), np.float32)
+    lstm(x)
+    steps = int(20 * seconds / seconds_of(lambda: lstm(np.repeat(x, 20, axis=0), threads=1))) + 1
+    long = np.repeat(x, steps, axis=0)
+    return lambda: lstm(long, threads=1)
+
+
+def test_others_run_beside_a_long_call() -> None:
+    """The GIL is free meanwhile: a Python thread never stands still for half of the call."""
+    call, stop, looks = long_call(0.4), threading.Event(), []
+
+    def look() -> None:
+        while not stop.is_set():
+            looks.append(time.perf_counter())
+            time.sleep(1e-3)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    start = time.perf_counter()
+    call()
+    end = time.perf_counter()
+    stop.set()
+    watcher.join()
+    during = [start, *(t for t in looks if start < t < end), end]
+    assert max(b - a for a, b in zip(during, during[1:])) < (end - start) / 2
+
+
+def test_small_steps_keep_the_gil() -> None:
+    """Beside a busy Python thread, each time that the GIL is let go costs a switch interval."""
+    p = make_problem(5, 1, 1, dtype="float32", input_size=8, hidden_size=16)
+    lstm, x, stop = p.lstm(), p.x[0], threading.Event()
+    running, tape = lstm.stream(1), lstm.forward(p.x)
+
+    def spin() -> None:
+        while not stop.is_set():
+            pass
+
+    def small_steps() -> None:
+        for _ in range(200):
+            running.step(x)
+            lstm(p.x)
+            tape.backward(p.dy)
+
+    busy, before = threading.Thread(target=spin), sys.getswitchinterval()
+    sys.setswitchinterval(0.02)
+    busy.start()
+    try:
+        took = min(seconds_of(small_steps) for _ in range(3))
+    finally:
+        stop.set()
+        busy.join()
+        sys.setswitchinterval(before)
+    assert took < 2  # of 12 s, were each to let it go
+
+
+# ---------------------------------------------------------------------------------------------
+# Signals
+# ---------------------------------------------------------------------------------------------
+
+INTERRUPTED = """
+import sys, time
+import numpy as np
+import cylstm
+
+def seconds_of(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+backward, threads = sys.argv[1] == "backward", int(sys.argv[2])
+lstm = cylstm.LSTM(1024, 1024, seed=1) if backward else cylstm.LSTM(256, 512, proj_size=64, seed=1)
+row = np.full((1, 16, lstm.input_size), 0.5, "f4")
+few = np.repeat(row, 6, axis=0)
+want, _ = lstm(few)
+rate = 6 / seconds_of(lambda: lstm(few, threads=threads))
+x = np.broadcast_to(row, (int(rate * (0.5 if backward else 20)) + 2, *row.shape[1:]))
+if backward:
+    tape = lstm.forward(x, threads=threads)
+print("started", flush=True)
+try:
+    if backward:
+        tape.backward(tape.y, threads=threads)
+    else:
+        lstm(x, threads=threads)
+    print("finished")
+except KeyboardInterrupt:
+    print(time.monotonic())
+assert (lstm(few)[0] == want).all()
+lstm.forward(few).backward(want)
+"""
+
+
+@posix
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_ctrl_c(direction: str, threads: int) -> None:
+    """It is answered in the middle of a call, and the next call is as ever."""
+    delays = []
+    for _ in range(3):  # a busy machine may be late, but not three times
+        with subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED, direction, str(threads)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout and process.stdout.readline() == "started\n"
+            time.sleep(0.3)
+            sent = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=60)
+        assert process.returncode == 0 and not errors, errors
+        assert out != "finished\n", "Ctrl-C did nothing"
+        delays.append(float(out) - sent)
+        if delays[-1] < 0.3:
+            return
+    raise AssertionError(f"KeyboardInterrupt came after {delays} s")
+
+
+@posix
+def test_signal_handlers_run_during_a_call() -> None:
+    """They may even compute, and an exception of theirs ends the call."""
+    call = long_call(0.3)
+    p = make_problem(6, dtype="float32", **THREADED["rows"])
+    lstm, want = p.lstm(), call()[0]
+    small = infer(p, lstm, 2)
+    nested: list[list[Array]] = []
+
+    class Enough(Exception):
+        pass
+
+    def handle(*_: Any) -> None:
+        nested.append(infer(p, lstm, 2))
+        if raises:
+            raise Enough
+
+    old = signal.signal(signal.SIGALRM, handle)
+    try:
+        raises = False
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.05)
+        got = call()[0]
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert len(nested) > 1 and all(same_bits(a, small) for a in nested) or not bits_promised()
+        assert same_bits(got, want)
+        raises = True
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Enough):
+            call()
+        assert same_bits(call()[0], want)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+# ---------------------------------------------------------------------------------------------
+# Processes
+# ---------------------------------------------------------------------------------------------
+
+FORK = """
+import os, signal, sys, threading
+import numpy as np
+import cylstm
+from helpers import THREADED, all_grads, make_problem, rel
+
+def run(lstm, p, threads):
+    tape = lstm.forward(p.x, p.states, threads=threads)
+    return [tape.y, *all_grads(tape.backward(p.dy, p.dh_n, threads=threads))]
+
+def check(lstm, p, want):
+    for threads in (3, 2, 1):
+        assert all(rel(a, b) < 1e-5 for a, b in zip(run(lstm, p, threads), want))
+
+def in_child(work):
+    child = os.fork()
+    if not child:
+        signal.alarm(30)  # whatever hangs, ends
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+helpers = cylstm._core._pool_helpers
+p = make_problem(1, dtype="float32", **THREADED["rows"])
+lstm = p.lstm()
+want = run(lstm, p, 1)
+"""
+
+FORK_AND_COMPUTE = """
+def work():
+    assert helpers() == 0
+    check(lstm, p, want)
+    assert helpers() == wanted
+    in_child(lambda: check(lstm, p, want))  # and once more, further down
+
+wanted = int(sys.argv[1])
+check(lstm, p, want)
+assert helpers() == wanted
+for _ in range(3):
+    in_child(work)
+    check(lstm, p, want)
+"""
+
+FORK_IN_THE_MIDDLE = """
+stop = threading.Event()
+def compute():
+    while not stop.is_set():
+        run(lstm, p, 3)
+
+threads = [threading.Thread(target=compute) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for _ in range(15):
+    in_child(lambda: check(lstm, p, want))
+stop.set()
+for thread in threads:
+    thread.join()
+check(lstm, p, want)
+"""
+
+
+@posix
+@pytest.mark.parametrize("script", [FORK_AND_COMPUTE, FORK_IN_THE_MIDDLE], ids=["idle", "busy"])
+def test_fork(script: str) -> None:
+    """A child starts with a pool of its own, whatever its parent's was doing."""
+    output(FORK + script, "2" if bits_promised() else "0", PYTHONWARNINGS="ignore")
+
+
+EXITS = {
+    "idle": "",
+    "daemon": """
+import threading, time
+for _ in range(2):
+    threading.Thread(target=lambda: [lstm(p.x) for _ in range(10**6)], daemon=True).start()
+time.sleep(0.2)
+""",
+    "raises": "import atexit; atexit.register(lambda: lstm(p.x, threads=3))",
+    "in a thread": """
+import threading
+threading.Thread(target=lambda: [lstm(p.x, threads=3) for _ in range(50)]).start()
+""",
+}
+
+
+@pytest.mark.parametrize("ending", EXITS.values(), ids=EXITS)
+def test_exit(ending: str) -> None:
+    """A process with helpers asleep or at work ends as any other."""
+    start = """
+import cylstm
+from helpers import THREADED, make_problem
+p = make_problem(1, dtype="float32", **THREADED["many steps"])
+lstm = p.lstm()
+lstm(p.x, threads=3)
+print(cylstm._core._pool_helpers())
+"""
+    for _ in range(2):
+        assert output(start + ending) == ("2" if bits_promised() else "0")
+
+
+def test_helpers_are_those_of_this_process() -> None:
+    assert 0 <= _core._pool_helpers() < 256
