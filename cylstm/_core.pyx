@@ -122,18 +122,23 @@ cdef class Packed:
     cdef bint has_backward
     cdef object lock
 
-    def __init__(self, Dims dims not None, cnp.ndarray flat not None, Packed spare=None):
-        """Pack `flat` for the forward pass, into the memory of `spare`, which nobody reads."""
+    def __init__(self, Dims dims not None, cnp.ndarray flat not None, tuple spare=None):
+        """Pack `flat` for the forward pass, into `spare`: `memory` of an earlier one, now unread."""
         cdef _c.cylstm_context ctx
         dims.fill_context(&ctx, 1, False)
-        if spare is not None and spare.dims is dims:
-            self.forward, self.backward = spare.forward, spare.backward
+        if spare is not None:
+            self.forward, self.backward = spare
         else:
             self.forward = Memory(_c.cylstm_packed_size(&ctx, &dims.c))
         self.dims = dims
         self.flat = flat
         self.lock = threading.Lock()
         _c.cylstm_pack_weights(&ctx, &dims.c, cnp.PyArray_DATA(flat), self.forward.start)
+
+    @property
+    def memory(self):
+        """The memory of both packs, without the weights that this object keeps alive."""
+        return self.forward, self.backward
 
     cdef void *for_backward(self) except NULL:
         cdef _c.cylstm_context ctx

@@ -23,10 +23,10 @@ static const _Alignas(CYLSTM_ALIGN) double zeros[PANEL_VECTORS * MAX_VL];
 
 struct pass {
     struct cylstm_layer l;
-    struct cylstm_walk x, h;        /* inputs (T, B, I) and own outputs (T, B, D*R), as forward saw them */
-    struct cylstm_walk tape;        /* (T, B, 5, H) */
-    struct cylstm_walk dy, dx;      /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
-    void *h_0, *c_0;                /* (B, R), (B, H), in batch order; may be NULL */
+    struct cylstm_walk x, h; /* inputs (T, B, I) and own outputs (T, B, D*R), as forward saw them */
+    struct cylstm_walk tape; /* (T, B, 5, H) */
+    struct cylstm_walk dy, dx; /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
+    void *h_0, *c_0;           /* (B, R), (B, H), in batch order; may be NULL */
     void *dh;       /* (B, R) padded: dh_n; with a projection, where dh of a step is summed */
     void *dc;       /* (B, H) padded: dc_n, then the running dc */
     void *next;     /* (B, 4 Hp) padded: dgates of the step after the chunk */
@@ -43,25 +43,25 @@ struct backward {
     const struct cylstm_sequence *seq;
     const void *packed;
     struct cylstm_order order;
-    struct pass *pass;              /* (L * D) */
+    struct pass *pass; /* (L * D) */
     size_t chunk_steps, chunk_rows;
-    size_t *start;                  /* (chunk_steps + 1): first row of each step in the chunk */
-    void *dgates;                   /* (chunk_rows, 4 Hp) padded */
-    void *z;                        /* (chunk_rows, 1 + I + R) padded */
-    void *dh, *m;                   /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
-    ptrdiff_t *dx_offset;           /* (chunk_rows): rows of dx */
+    size_t *start;        /* (chunk_steps + 1): first row of each step in the chunk */
+    void *dgates;         /* (chunk_rows, 4 Hp) padded */
+    void *z;              /* (chunk_rows, 1 + I + R) padded */
+    void *dh, *m;         /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
+    ptrdiff_t *dx_offset; /* (chunk_rows): rows of dx */
     ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
-    void *between[2];               /* (block, B, D*R): dy of inner layers */
+    void *between[2];                 /* (block, B, D*R): dy of inner layers */
     size_t block;
-    ptrdiff_t *offset[2][ARRAYS];   /* (B) by direction: where rows start in each array */
+    ptrdiff_t *offset[2][ARRAYS]; /* (B) by direction: where rows start in each array */
     struct cylstm_split split;
     struct cylstm_team team;
     size_t shares;
     /* the piece of work that the threads share now */
     const struct pass *now;
     size_t direction, layer;
-    size_t step_begin, step_end;    /* the chunk */
-    size_t step;                    /* unit split: the step */
+    size_t step_begin, step_end; /* the chunk */
+    size_t step;                 /* unit split: the step */
 };
 
 static size_t width_of(const struct backward *b) { return PANEL_VECTORS * b->call.kernels->lanes; }
@@ -69,18 +69,24 @@ static size_t panels_of(const struct backward *b, size_t columns)
 {
     return (columns + width_of(b) - 1) / width_of(b);
 }
-static size_t stride_of(const struct backward *b, size_t n) { return cylstm_stride(b->call.kernels, n); }
-
-static struct cylstm_rows padded_rows(const struct backward *b, void *base, size_t stride, size_t r0)
+static size_t stride_of(const struct backward *b, size_t n)
 {
-    return (struct cylstm_rows){cylstm_at(base, b->call.real_size, (ptrdiff_t)(r0 * stride)), NULL, (ptrdiff_t)stride};
+    return cylstm_stride(b->call.kernels, n);
+}
+
+static struct cylstm_rows padded_rows(const struct backward *b, void *base, size_t stride,
+                                      size_t r0)
+{
+    return (struct cylstm_rows){cylstm_at(base, b->call.real_size, (ptrdiff_t)(r0 * stride)), NULL,
+                                (ptrdiff_t)stride};
 }
 
 /* ------------------------------------------------------------------ one step back */
 
 /* What the products of a step have in common: rows [r0, r0 + n) of dgates times W_hh. */
-static struct cylstm_product recurrent_product(const struct backward *b, const struct pass *p, struct cylstm_rows dgates,
-                                               size_t n, struct cylstm_range panels)
+static struct cylstm_product recurrent_product(const struct backward *b, const struct pass *p,
+                                               struct cylstm_rows dgates, size_t n,
+                                               struct cylstm_range panels)
 {
     const size_t width = width_of(b);
     return (struct cylstm_product){
@@ -98,7 +104,8 @@ static struct cylstm_product recurrent_product(const struct backward *b, const s
     };
 }
 
-static struct cylstm_cell cell_of_step(const struct backward *b, const struct pass *p, size_t s, size_t r0)
+static struct cylstm_cell cell_of_step(const struct backward *b, const struct pass *p, size_t s,
+                                       size_t r0)
 {
     const size_t size = b->call.real_size, H = p->l.H, flat = b->start[s - b->step_begin] + r0;
     struct cylstm_cell cell = {
@@ -118,7 +125,8 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct pa
 }
 
 /* dgates of the step after s for rows from r0 on: in the chunk, or left by the one before. */
-static struct cylstm_rows dgates_after(const struct backward *b, const struct pass *p, size_t s, size_t r0)
+static struct cylstm_rows dgates_after(const struct backward *b, const struct pass *p, size_t s,
+                                       size_t r0)
 {
     const size_t stride = stride_of(b, 4 * p->l.Hp);
     if (s + 1 == b->step_end) return padded_rows(b, p->next, stride, r0);
@@ -127,8 +135,8 @@ static struct cylstm_rows dgates_after(const struct backward *b, const struct pa
 
 /* dh of step s for rows [r0, r1): a product for the rows that go on after s, and dh_n for those
  * that end here. Finished by the cell, or stored where it must first be projected. */
-static void step_back(struct backward *b, int caller, const struct pass *p, size_t s, size_t r0, size_t r1,
-                      struct cylstm_range panels)
+static void step_back(struct backward *b, int caller, const struct pass *p, size_t s, size_t r0,
+                      size_t r1, struct cylstm_range panels)
 {
     const size_t size = b->call.real_size;
     const size_t active = cylstm_active_rows(&b->order, r1, s);
@@ -137,7 +145,8 @@ static void step_back(struct backward *b, int caller, const struct pass *p, size
     for (int part = 0; part < 2; part++) {
         const size_t from = part ? going : r0, to = part ? active : going;
         if (to <= from) continue;
-        struct cylstm_product g = recurrent_product(b, p, dgates_after(b, p, s, from), to - from, panels);
+        struct cylstm_product g =
+            recurrent_product(b, p, dgates_after(b, p, s, from), to - from, panels);
         if (part) { /* no step after: start from dh_n */
             g.term[0].K = 0;
             g.init = cylstm_at(p->dh, size, (ptrdiff_t)(from * stride_of(b, p->l.R)));
@@ -159,8 +168,8 @@ static void step_back(struct backward *b, int caller, const struct pass *p, size
 }
 
 /* dm = dh W_hr, finished by the cell. */
-static void project_back(struct backward *b, int caller, const struct pass *p, size_t s, size_t r0, size_t r1,
-                         struct cylstm_range panels)
+static void project_back(struct backward *b, int caller, const struct pass *p, size_t s, size_t r0,
+                         size_t r1, struct cylstm_range panels)
 {
     const size_t active = cylstm_active_rows(&b->order, r1, s), width = width_of(b);
     if (active <= r0) return;
@@ -172,7 +181,8 @@ static void project_back(struct backward *b, int caller, const struct pass *p, s
         .w_panel = (ptrdiff_t)(p->l.P * width),
         .w_k = (ptrdiff_t)width,
         .init = zeros,
-        .term[0] = {.a = padded_rows(b, b->dh, stride_of(b, p->l.R), b->start[s - b->step_begin] + r0),
+        .term[0] = {.a = padded_rows(b, b->dh, stride_of(b, p->l.R),
+                                     b->start[s - b->step_begin] + r0),
                     .a_k = 1,
                     .K = p->l.P,
                     .w = cylstm_at(b->packed, b->call.real_size, (ptrdiff_t)p->l.hr_t)},
@@ -188,16 +198,19 @@ static void run_rows(void *arg, size_t share, int caller)
     const struct pass *p = b->now;
     const struct cylstm_range rows = cylstm_share_rows(&b->order, b->split.rows, share);
     for (size_t s = b->step_end; s-- > b->step_begin && !cylstm_stopped(&b->call);) {
-        step_back(b, caller, p, s, rows.begin, rows.end, (struct cylstm_range){0, panels_of(b, p->l.R)});
+        step_back(b, caller, p, s, rows.begin, rows.end,
+                  (struct cylstm_range){0, panels_of(b, p->l.R)});
         if (p->l.P)
-            project_back(b, caller, p, s, rows.begin, rows.end, (struct cylstm_range){0, panels_of(b, p->l.H)});
+            project_back(b, caller, p, s, rows.begin, rows.end,
+                         (struct cylstm_range){0, panels_of(b, p->l.H)});
     }
 }
 
 static void run_units(void *arg, size_t share, int caller)
 {
     struct backward *b = arg;
-    step_back(b, caller, b->now, b->step, 0, b->order.B, cylstm_share(panels_of(b, b->now->l.R), b->shares, share));
+    step_back(b, caller, b->now, b->step, 0, b->order.B,
+              cylstm_share(panels_of(b, b->now->l.R), b->shares, share));
 }
 
 static void run_projected(void *arg, size_t share, int caller)
@@ -218,7 +231,8 @@ static void next_row(const struct backward *b, struct chunk_row *at)
 {
     at->flat++;
     at->r++;
-    while (at->s < b->step_end && at->r >= b->start[at->s + 1 - b->step_begin] - b->start[at->s - b->step_begin]) {
+    while (at->s < b->step_end &&
+           at->r >= b->start[at->s + 1 - b->step_begin] - b->start[at->s - b->step_begin]) {
         at->s++;
         at->r = 0;
     }
@@ -237,7 +251,8 @@ static void gather_inputs(void *arg, size_t share, int caller)
 {
     struct backward *b = arg;
     const struct pass *p = b->now;
-    const size_t size = b->call.real_size, I = p->l.I, R = p->l.R, rows = b->start[b->step_end - b->step_begin];
+    const size_t size = b->call.real_size, I = p->l.I, R = p->l.R,
+                 rows = b->start[b->step_end - b->step_begin];
     const struct cylstm_range mine = cylstm_share(rows, b->shares, share);
     const int drop = b->layer && b->seq->tape->dropout > 0;
     const struct cylstm_dropout dropout = cylstm_layer_dropout(b->seq->tape, b->layer);
@@ -258,9 +273,13 @@ static void gather_inputs(void *arg, size_t share, int caller)
             memcpy(z, x, I * size);
         }
         z += I * size;
-        if (at.s) memcpy(z, cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, at.r, at.s - 1)), R * size);
-        else if (p->h_0) memcpy(z, cylstm_at(p->h_0, size, b->r0_offset[at.r]), R * size);
-        else memset(z, 0, R * size);
+        if (at.s)
+            memcpy(z, cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, at.r, at.s - 1)),
+                   R * size);
+        else if (p->h_0)
+            memcpy(z, cylstm_at(p->h_0, size, b->r0_offset[at.r]), R * size);
+        else
+            memset(z, 0, R * size);
         b->dx_offset[n] = cylstm_walk_offset(&p->dx, at.r, at.s);
     }
 }
@@ -270,7 +289,8 @@ static void input_gradient(struct backward *b, int caller, size_t share, size_t 
 {
     const struct pass *p = b->now;
     const size_t width = width_of(b);
-    const struct cylstm_range mine = cylstm_share(b->start[b->step_end - b->step_begin], shares, share);
+    const struct cylstm_range mine =
+        cylstm_share(b->start[b->step_end - b->step_begin], shares, share);
     if (!p->dx.base) return;
     struct cylstm_product g = {
         .rows = mine.end - mine.begin,
@@ -296,7 +316,8 @@ static void weight_gradient(struct backward *b, int caller, size_t share, size_t
 {
     const struct pass *p = b->now;
     const size_t width = width_of(b), rows = b->start[b->step_end - b->step_begin];
-    const struct cylstm_range panels = cylstm_share(p->l.Hp / b->call.kernels->lanes, shares, share);
+    const struct cylstm_range panels =
+        cylstm_share(p->l.Hp / b->call.kernels->lanes, shares, share);
     const struct cylstm_product g = {
         .rows = p->l.K,
         .panel_begin = panels.begin,
@@ -307,7 +328,10 @@ static void weight_gradient(struct backward *b, int caller, size_t share, size_t
         .init = p->dgates_w,
         .init_panel = (ptrdiff_t)(p->l.K * width),
         .init_row = (ptrdiff_t)width,
-        .term[0] = {.a = {b->z, NULL, 1}, .a_k = (ptrdiff_t)stride_of(b, p->l.K), .K = rows, .w = b->dgates},
+        .term[0] = {.a = {b->z, NULL, 1},
+                    .a_k = (ptrdiff_t)stride_of(b, p->l.K),
+                    .K = rows,
+                    .w = b->dgates},
         .finish = CYLSTM_STORE,
         .out = {p->dgates_w, NULL, (ptrdiff_t)width},
         .out_panel = (ptrdiff_t)(p->l.K * width),
@@ -386,17 +410,20 @@ static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t
  * Layer's dx is the dy of the layer below. */
 static void place_block(struct backward *b, size_t layer, size_t s0)
 {
-    const size_t D = b->dims->directions, width = D * cylstm_hidden_width(b->dims), size = b->call.real_size;
+    const size_t D = b->dims->directions, width = D * cylstm_hidden_width(b->dims),
+                 size = b->call.real_size;
     const ptrdiff_t t = (ptrdiff_t)(b->order.B * width), back = D == 1 ? -(ptrdiff_t)s0 * t : 0;
     for (size_t d = 0; d < D; d++) {
         struct pass *p = &b->pass[layer * D + d];
         if (layer)
-            p->dx = cylstm_make_walk(&b->order, size, (int)d, cylstm_at(b->between[layer % 2], size, back), t,
+            p->dx = cylstm_make_walk(&b->order, size, (int)d,
+                                     cylstm_at(b->between[layer % 2], size, back), t,
                                      (ptrdiff_t)width, b->offset[d][INNER]);
         if (layer + 1 < b->dims->layers)
-            p->dy = cylstm_make_walk(&b->order, size, (int)d,
-                                     cylstm_at(b->between[(layer + 1) % 2], size, back + (ptrdiff_t)(d * p->l.R)), t,
-                                     (ptrdiff_t)width, b->offset[d][INNER]);
+            p->dy = cylstm_make_walk(
+                &b->order, size, (int)d,
+                cylstm_at(b->between[(layer + 1) % 2], size, back + (ptrdiff_t)(d * p->l.R)), t,
+                (ptrdiff_t)width, b->offset[d][INNER]);
     }
 }
 
@@ -409,7 +436,8 @@ static void drop_back(struct backward *b, size_t layer, size_t s0, size_t s1)
     for (size_t s = s0; s < s1; s++)
         for (size_t r = 0; r < cylstm_active_rows(&b->order, b->order.B, s); r++) {
             void *dx = cylstm_at(p->dx.base, b->call.real_size, cylstm_walk_offset(&p->dx, r, s));
-            b->call.kernels->dropout(&dropout, (s * b->order.B + cylstm_batch_row(&b->order, r)) * I, I, dx, dx);
+            b->call.kernels->dropout(
+                &dropout, (s * b->order.B + cylstm_batch_row(&b->order, r)) * I, I, dx, dx);
         }
 }
 
@@ -426,7 +454,8 @@ static void run(struct backward *b)
                     run_chunk(b, layer, d, s0, s1);
                     s1 = s0;
                 }
-            if (layer && b->seq->tape->dropout > 0 && !cylstm_stopped(&b->call)) drop_back(b, layer, begin, end);
+            if (layer && b->seq->tape->dropout > 0 && !cylstm_stopped(&b->call))
+                drop_back(b, layer, begin, end);
         }
         end = begin;
     }
@@ -437,16 +466,19 @@ static void first_states(struct backward *b, const struct pass *p, void *dh_0, v
 {
     const size_t size = b->call.real_size, R = p->l.R, H = p->l.H;
     const size_t active = cylstm_active_rows(&b->order, b->order.B, 0);
-    struct cylstm_product g = recurrent_product(b, p, padded_rows(b, p->next, stride_of(b, 4 * p->l.Hp), 0), active,
-                                                (struct cylstm_range){0, panels_of(b, R)});
+    struct cylstm_product g =
+        recurrent_product(b, p, padded_rows(b, p->next, stride_of(b, 4 * p->l.Hp), 0), active,
+                          (struct cylstm_range){0, panels_of(b, R)});
     g.finish = CYLSTM_STORE;
     g.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
     g.out_panel = (ptrdiff_t)width_of(b);
     cylstm_multiply(&b->call, 1, &g);
     for (size_t r = 0; r < b->order.B; r++) {
         if (r >= active)
-            memcpy(cylstm_at(dh_0, size, b->r0_offset[r]), cylstm_at(p->dh, size, (ptrdiff_t)(r * stride_of(b, R))), R * size);
-        memcpy(cylstm_at(dc_0, size, b->c0_offset[r]), cylstm_at(p->dc, size, (ptrdiff_t)(r * stride_of(b, H))), H * size);
+            memcpy(cylstm_at(dh_0, size, b->r0_offset[r]),
+                   cylstm_at(p->dh, size, (ptrdiff_t)(r * stride_of(b, R))), R * size);
+        memcpy(cylstm_at(dc_0, size, b->c0_offset[r]),
+               cylstm_at(p->dc, size, (ptrdiff_t)(r * stride_of(b, H))), H * size);
     }
 }
 
@@ -454,8 +486,9 @@ static void first_states(struct backward *b, const struct pass *p, void *dh_0, v
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
-static void carve_backward(struct cylstm_arena *arena, const struct cylstm_context *ctx, const struct cylstm_dims *dims,
-                           const struct cylstm_sequence *seq, struct backward *b)
+static void carve_backward(struct cylstm_arena *arena, const struct cylstm_context *ctx,
+                           const struct cylstm_dims *dims, const struct cylstm_sequence *seq,
+                           struct backward *b)
 {
     const struct cylstm_kernels *k = ctx->kernels;
     const size_t L = dims->layers, D = dims->directions, B = seq->B, size = cylstm_real_size(k);
@@ -485,13 +518,16 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     b->start = cylstm_carve(arena, b->chunk_steps + 1, sizeof(size_t));
     b->dgates = cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, 4 * Hp), size);
     b->z = cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, K), size);
-    b->dh = dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->proj), size) : NULL;
-    b->m = dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->hidden), size) : NULL;
+    b->dh =
+        dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->proj), size) : NULL;
+    b->m = dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->hidden), size)
+                      : NULL;
     b->dx_offset = cylstm_carve(arena, b->chunk_rows, sizeof(ptrdiff_t));
     b->r0_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
     b->c0_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
     const size_t inner = b->block * B * D * cylstm_hidden_width(dims);
-    for (size_t n = 0; n < 2; n++) b->between[n] = L > 1 && (L > 2 || n == 1) ? cylstm_carve(arena, inner, size) : NULL;
+    for (size_t n = 0; n < 2; n++)
+        b->between[n] = L > 1 && (L > 2 || n == 1) ? cylstm_carve(arena, inner, size) : NULL;
     for (size_t d = 0; d < D; d++)
         for (int n = 0; n < ARRAYS; n++) b->offset[d][n] = cylstm_carve_offsets(arena, seq);
 }
@@ -505,11 +541,12 @@ size_t cylstm_backward_scratch(const struct cylstm_context *ctx, const struct cy
     return arena.used;
 }
 
-static struct cylstm_walk walk(const struct backward *b, size_t direction, int array, const void *base, ptrdiff_t column,
-                               ptrdiff_t t, ptrdiff_t row)
+static struct cylstm_walk walk(const struct backward *b, size_t direction, int array,
+                               const void *base, ptrdiff_t column, ptrdiff_t t, ptrdiff_t row)
 {
     void *first = base ? cylstm_at(base, b->call.real_size, column) : NULL;
-    return cylstm_make_walk(&b->order, b->call.real_size, (int)direction, first, t, row, b->offset[direction][array]);
+    return cylstm_make_walk(&b->order, b->call.real_size, (int)direction, first, t, row,
+                            b->offset[direction][array]);
 }
 
 static void place_walks(struct backward *b, const struct cylstm_gradients *grads)
@@ -517,7 +554,8 @@ static void place_walks(struct backward *b, const struct cylstm_gradients *grads
     const struct cylstm_sequence *seq = b->seq;
     const size_t L = b->dims->layers, D = b->dims->directions, H = b->dims->hidden, B = seq->B;
     const ptrdiff_t width = (ptrdiff_t)(D * cylstm_hidden_width(b->dims)), t = (ptrdiff_t)B * width;
-    const ptrdiff_t hidden = (ptrdiff_t)seq->T * t, cells = (ptrdiff_t)(TAPE_VECTORS * H), size = (ptrdiff_t)b->call.real_size;
+    const ptrdiff_t hidden = (ptrdiff_t)seq->T * t, cells = (ptrdiff_t)(TAPE_VECTORS * H),
+                    size = (ptrdiff_t)b->call.real_size;
     for (size_t n = 0; n < L * D; n++) {
         struct pass *p = &b->pass[n];
         const size_t layer = n / D, d = n % D;
@@ -534,7 +572,8 @@ static void place_walks(struct backward *b, const struct cylstm_gradients *grads
             p->h = walk(b, d, Y, seq->y, column, seq->y_t, seq->y_b);
             p->dy = walk(b, d, DY, grads->dy, column, grads->dy_t, grads->dy_b);
         }
-        p->tape = walk(b, d, TAPE, seq->tape->cells, (ptrdiff_t)(n * seq->T * B) * cells, (ptrdiff_t)B * cells, cells);
+        p->tape = walk(b, d, TAPE, seq->tape->cells, (ptrdiff_t)(n * seq->T * B) * cells,
+                       (ptrdiff_t)B * cells, cells);
         if (seq->h_0) p->h_0 = cylstm_at(seq->h_0, (size_t)size, (ptrdiff_t)(n * B * p->l.R));
         if (seq->c_0) p->c_0 = cylstm_at(seq->c_0, (size_t)size, (ptrdiff_t)(n * B * H));
     }
@@ -542,25 +581,30 @@ static void place_walks(struct backward *b, const struct cylstm_gradients *grads
 
 static void load_states(struct backward *b, const struct cylstm_gradients *grads)
 {
-    const size_t LD = b->dims->layers * b->dims->directions, B = b->order.B, size = b->call.real_size;
+    const size_t LD = b->dims->layers * b->dims->directions, B = b->order.B,
+                 size = b->call.real_size;
     for (size_t r = 0; r < B; r++) {
-        b->r0_offset[r] = (ptrdiff_t)(cylstm_batch_row(&b->order, r) * cylstm_hidden_width(b->dims));
+        b->r0_offset[r] =
+            (ptrdiff_t)(cylstm_batch_row(&b->order, r) * cylstm_hidden_width(b->dims));
         b->c0_offset[r] = (ptrdiff_t)(cylstm_batch_row(&b->order, r) * b->dims->hidden);
     }
     for (size_t n = 0; n < LD; n++) {
         const struct pass *p = &b->pass[n];
         const size_t R = p->l.R, H = p->l.H;
-        cylstm_load_rows(&b->order, size, R, grads->dh_n ? cylstm_at(grads->dh_n, size, (ptrdiff_t)(n * B * R)) : NULL,
+        cylstm_load_rows(&b->order, size, R,
+                         grads->dh_n ? cylstm_at(grads->dh_n, size, (ptrdiff_t)(n * B * R)) : NULL,
                          stride_of(b, R), p->dh);
-        cylstm_load_rows(&b->order, size, H, grads->dc_n ? cylstm_at(grads->dc_n, size, (ptrdiff_t)(n * B * H)) : NULL,
+        cylstm_load_rows(&b->order, size, H,
+                         grads->dc_n ? cylstm_at(grads->dc_n, size, (ptrdiff_t)(n * B * H)) : NULL,
                          stride_of(b, H), p->dc);
         memset(p->dgates_w, 0, 4 * p->l.Hp * p->l.K * size);
         if (p->dhr) memset(p->dhr, 0, p->l.P * stride_of(b, H) * size);
     }
 }
 
-void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims, const void *packed_backward,
-                     const struct cylstm_sequence *seq, const struct cylstm_gradients *grads, void *scratch)
+void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                     const void *packed_backward, const struct cylstm_sequence *seq,
+                     const struct cylstm_gradients *grads, void *scratch)
 {
     const uint32_t mode = cylstm_enter_float_mode();
     struct cylstm_arena arena = {scratch, 0};
@@ -571,7 +615,8 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     place_walks(&b, grads);
     load_states(&b, grads);
     const size_t LD = dims->layers * dims->directions, size = b.call.real_size, B = seq->B;
-    b.split = cylstm_split_work(ctx, dims, B, b.order.T, panels_of(&b, cylstm_hidden_width(dims)), 0);
+    b.split =
+        cylstm_split_work(ctx, dims, B, b.order.T, panels_of(&b, cylstm_hidden_width(dims)), 0);
     b.team = cylstm_begin_team(b.split.threads);
     b.shares = (size_t)b.team.threads;
     run(&b);
@@ -580,8 +625,10 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
         const struct pass *p = &b.pass[n];
         first_states(&b, p, cylstm_at(grads->dh_0, size, (ptrdiff_t)(n * B * p->l.R)),
                      cylstm_at(grads->dc_0, size, (ptrdiff_t)(n * B * p->l.H)));
-        cylstm_unpack_gradient(ctx->kernels, dims, &p->l, p->dgates_w, p->dhr, stride_of(&b, p->l.H), grads->dweights);
+        cylstm_unpack_gradient(ctx->kernels, dims, &p->l, p->dgates_w, p->dhr,
+                               stride_of(&b, p->l.H), grads->dweights);
     }
-    if (grads->dx) cylstm_clear_padding(seq, grads->dx, grads->dx_t, grads->dx_b, dims->input, size);
+    if (grads->dx)
+        cylstm_clear_padding(seq, grads->dx, grads->dx_t, grads->dx_b, dims->input, size);
     cylstm_leave_float_mode(mode);
 }

@@ -73,9 +73,9 @@ typedef void cylstm_dgemm(const char *transa, const char *transb, const int *m, 
  * cylstm_init_context, then change what you like; it may live on the stack. */
 struct cylstm_context {
     const struct cylstm_kernels *kernels;
-    int threads;          /* cores this call may keep busy, at least 1 */
-    cylstm_sgemm *sgemm;  /* set: every product goes through BLAS (float32) */
-    cylstm_dgemm *dgemm;  /* set: every product goes through BLAS (float64) */
+    int threads;         /* cores this call may keep busy, at least 1 */
+    cylstm_sgemm *sgemm; /* set: every product goes through BLAS (float32) */
+    cylstm_dgemm *dgemm; /* set: every product goes through BLAS (float64) */
     /* Called on the calling thread about every 20 ms, if set; a result other than 0
      * ends the call early, with its outputs unfinished. */
     int (*poll)(void *poll_arg);
@@ -94,7 +94,8 @@ const struct cylstm_kernels *cylstm_find_kernels(const char *isa, int bits);
 const char *cylstm_kernels_isa(const struct cylstm_kernels *kernels);
 
 /* The kernels' own sigmoid and tanh of n reals, for tests of their accuracy. */
-void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh, const void *x, void *y, size_t n);
+void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh, const void *x,
+                             void *y, size_t n);
 
 /* One thread, no BLAS, no poll, and the kernels as above. Returns 0 if there are none
  * (then nothing may be called with this context), else 1. */
@@ -122,7 +123,8 @@ size_t cylstm_raw_count(const struct cylstm_dims *dims); /* reals */
 size_t cylstm_packed_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims);
 void cylstm_pack_weights(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                          const void *raw, void *packed);
-size_t cylstm_packed_backward_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims);
+size_t cylstm_packed_backward_size(const struct cylstm_context *ctx,
+                                   const struct cylstm_dims *dims);
 void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                           const void *raw, void *packed_backward);
 
@@ -130,21 +132,23 @@ void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_
 
 /* What the backward pass needs of a forward pass. Memory is the caller's. */
 struct cylstm_tape {
-    void *cells;   /* (L*D, T, B, 5, H) = i, f, g, o, c of every step; steps past a length untouched */
-    void *hidden;  /* (L-1, T, B, D*R): outputs of the layers below the last, before dropout */
-    double dropout;      /* of the outputs between layers; 0: none */
+    void
+        *cells; /* (L*D, T, B, 5, H) = i, f, g, o, c of every step; steps past a length untouched */
+    void *hidden;   /* (L-1, T, B, D*R): outputs of the layers below the last, before dropout */
+    double dropout; /* of the outputs between layers; 0: none */
     uint64_t dropout_key; /* a different key draws a different mask */
 };
 
 struct cylstm_sequence {
-    size_t T, B;             /* both at least 1 */
-    const size_t *lengths;   /* (B), each 0 <= length <= T; NULL: all T */
-    const void *x;           /* (T, B, I) */
-    ptrdiff_t x_t, x_b;      /* from a step to the next, from a row to the next; batch-first is x_b > x_t */
-    const void *h_0, *c_0;   /* (L*D, B, R), (L*D, B, H); NULL: zeros */
-    void *y;                 /* (T, B, D*R), set to 0 past each length */
+    size_t T, B;           /* both at least 1 */
+    const size_t *lengths; /* (B), each 0 <= length <= T; NULL: all T */
+    const void *x;         /* (T, B, I) */
+    ptrdiff_t x_t,
+        x_b; /* from a step to the next, from a row to the next; batch-first is x_b > x_t */
+    const void *h_0, *c_0; /* (L*D, B, R), (L*D, B, H); NULL: zeros */
+    void *y;               /* (T, B, D*R), set to 0 past each length */
     ptrdiff_t y_t, y_b;
-    void *h_n, *c_n;         /* (L*D, B, R), (L*D, B, H): states after the last valid step */
+    void *h_n, *c_n;          /* (L*D, B, R), (L*D, B, H): states after the last valid step */
     struct cylstm_tape *tape; /* NULL: inference */
 };
 
@@ -162,13 +166,13 @@ double cylstm_forward_flops(const struct cylstm_dims *dims, double rows);
 /* The gradients of one loss, given those by y, h_n and c_n. The sequence is the one
  * that went forward, with its tape; nothing in it is changed. */
 struct cylstm_gradients {
-    const void *dy;          /* (T, B, D*R) or NULL for zeros; ignored past each length */
+    const void *dy; /* (T, B, D*R) or NULL for zeros; ignored past each length */
     ptrdiff_t dy_t, dy_b;
     const void *dh_n, *dc_n; /* (L*D, B, R), (L*D, B, H) or NULL for zeros */
     void *dx;                /* (T, B, I), set to 0 past each length */
     ptrdiff_t dx_t, dx_b;
-    void *dh_0, *dc_0;       /* (L*D, B, R), (L*D, B, H) */
-    void *dweights;          /* cylstm_raw_count reals, in the order of the raw weights */
+    void *dh_0, *dc_0; /* (L*D, B, R), (L*D, B, H) */
+    void *dweights;    /* cylstm_raw_count reals, in the order of the raw weights */
 };
 
 size_t cylstm_backward_scratch(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
@@ -188,10 +192,13 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
  * swap them, pass others of the same dims (the states stay). */
 struct cylstm_plan;
 size_t cylstm_plan_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t B);
-struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
-                                     size_t B, void *mem); /* states start at 0 */
-void cylstm_plan_get_states(const struct cylstm_plan *plan, void *h, void *c);             /* (L, B, R), (L, B, H) */
-void cylstm_plan_set_states(struct cylstm_plan *plan, const void *h, const void *c);       /* NULL: zeros */
+struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx,
+                                     const struct cylstm_dims *dims, size_t B,
+                                     void *mem); /* states start at 0 */
+void cylstm_plan_get_states(const struct cylstm_plan *plan, void *h,
+                            void *c); /* (L, B, R), (L, B, H) */
+void cylstm_plan_set_states(struct cylstm_plan *plan, const void *h,
+                            const void *c); /* NULL: zeros */
 void cylstm_plan_reset_row(struct cylstm_plan *plan, size_t row);
 /* T steps of the rows named by `active` (`rows` of them, distinct), or of all rows if
  * active is NULL: x (T, rows, I) -> y (T, rows, R), contiguous and apart. */

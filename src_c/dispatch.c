@@ -37,7 +37,8 @@ const struct cylstm_kernels *cylstm_find_kernels(const char *isa, int bits)
 
 const char *cylstm_kernels_isa(const struct cylstm_kernels *kernels) { return kernels->isa; }
 
-void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh, const void *x, void *y, size_t n)
+void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh, const void *x,
+                             void *y, size_t n)
 {
     (is_tanh ? kernels->tanh : kernels->sigmoid)(x, y, n);
 }

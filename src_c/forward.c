@@ -17,11 +17,11 @@
 #include <string.h>
 
 enum {
-    MERGE_ROWS = 48,        /* rows of a merged input product */
+    MERGE_ROWS = 48, /* rows of a merged input product */
     BLAS_MERGE_ROWS = 256,
-    MERGE_INPUTS = 4,       /* fewer inputs than this are cheaper unmerged */
+    MERGE_INPUTS = 4,        /* fewer inputs than this are cheaper unmerged */
     BLOCK_BYTES = 256 << 10, /* of one layer's output, between layers */
-    PLAN_STEPS = 16         /* a plan's block */
+    PLAN_STEPS = 16          /* a plan's block */
 };
 
 /* Zero sums for a product that starts from nothing. */
@@ -29,16 +29,16 @@ static const _Alignas(CYLSTM_ALIGN) double zeros[PANEL_VECTORS * MAX_VL];
 
 struct pass {
     struct cylstm_layer l;
-    struct cylstm_walk x, y, tape;  /* (T, B, I), (T, B, D*R) at this direction, (T, B, 5, H) */
-    void *h[2];      /* (B, R) padded: step s reads h[s % 2] and writes the other */
-    void *c;         /* (B, H) padded */
-    void *m;         /* (B, H) padded: h before its projection */
+    struct cylstm_walk x, y, tape; /* (T, B, I), (T, B, D*R) at this direction, (T, B, 5, H) */
+    void *h[2];                    /* (B, R) padded: step s reads h[s % 2] and writes the other */
+    void *c;                       /* (B, H) padded */
+    void *m;                       /* (B, H) padded: h before its projection */
 };
 
 /* One thread's own memory. */
 struct lane {
-    void *xg;           /* (MERGE_ROWS, 4 Hp): merged input products, in panel order */
-    ptrdiff_t *offset;  /* (MERGE_ROWS): where their rows of x start */
+    void *xg;          /* (MERGE_ROWS, 4 Hp): merged input products, in panel order */
+    ptrdiff_t *offset; /* (MERGE_ROWS): where their rows of x start */
 };
 
 struct forward {
@@ -47,20 +47,20 @@ struct forward {
     const void *packed;
     const struct cylstm_tape *tape;
     struct cylstm_order order;
-    struct pass *pass;              /* (L * D) */
-    struct lane *lane;              /* (lanes) */
+    struct pass *pass; /* (L * D) */
+    struct lane *lane; /* (lanes) */
     size_t lanes, merge_rows;
-    size_t parity;                  /* of the steps already done, for plans */
+    size_t parity;                        /* of the steps already done, for plans */
     const ptrdiff_t *h_offset, *c_offset; /* rows of the states; NULL: all, in order */
-    void *between[2];               /* (block, B, D*R): outputs of inner layers, in inference */
-    void *dropped;                  /* (block, B, D*R): an inner layer's output after dropout */
-    size_t block;                   /* steps that a unidirectional stack takes together */
+    void *between[2]; /* (block, B, D*R): outputs of inner layers, in inference */
+    void *dropped;    /* (block, B, D*R): an inner layer's output after dropout */
+    size_t block;     /* steps that a unidirectional stack takes together */
     ptrdiff_t *x_offset[2], *inner_offset[2], *y_offset[2], *tape_offset[2];
     /* the piece of work that the threads share now */
     struct cylstm_split split;
     struct cylstm_team team;
     size_t layer_begin, layer_end, step_begin, step_end, direction;
-    struct cylstm_range chunk;      /* unit split: steps whose input product is merged */
+    struct cylstm_range chunk; /* unit split: steps whose input product is merged */
     const size_t *chunk_rows;
 };
 
@@ -71,7 +71,8 @@ static struct cylstm_rows state_rows(const struct forward *f, void *state, size_
 {
     const size_t stride = cylstm_stride(f->call.kernels, width);
     if (offset) return (struct cylstm_rows){state, offset + r0, 0};
-    return (struct cylstm_rows){cylstm_at(state, f->call.real_size, (ptrdiff_t)(r0 * stride)), NULL, (ptrdiff_t)stride};
+    return (struct cylstm_rows){cylstm_at(state, f->call.real_size, (ptrdiff_t)(r0 * stride)), NULL,
+                                (ptrdiff_t)stride};
 }
 
 static size_t xg_stride(const struct forward *f, const struct pass *p)
@@ -80,8 +81,8 @@ static size_t xg_stride(const struct forward *f, const struct pass *p)
 }
 
 /* The gates' product, as far as it is the same for a step and for merged inputs. */
-static struct cylstm_product gates_product(const struct forward *f, const struct pass *p, size_t rows,
-                                           struct cylstm_range panels)
+static struct cylstm_product gates_product(const struct forward *f, const struct pass *p,
+                                           size_t rows, struct cylstm_range panels)
 {
     const size_t width = PANEL_VECTORS * f->call.kernels->lanes;
     const void *w = cylstm_at(f->packed, f->call.real_size, (ptrdiff_t)p->l.gates);
@@ -136,11 +137,12 @@ static void step(struct forward *f, int caller, const struct pass *p, size_t s, 
 }
 
 /* h = W_hr m for rows [r0, r0 + n) of step s, and its copy to y. */
-static void project(struct forward *f, int caller, const struct pass *p, size_t s, size_t r0, size_t n,
-                    struct cylstm_range panels)
+static void project(struct forward *f, int caller, const struct pass *p, size_t s, size_t r0,
+                    size_t n, struct cylstm_range panels)
 {
     const size_t size = f->call.real_size, width = PANEL_VECTORS * f->call.kernels->lanes;
-    const struct cylstm_rows h = state_rows(f, p->h[!((s + f->parity) & 1)], p->l.R, r0, f->h_offset);
+    const struct cylstm_rows h =
+        state_rows(f, p->h[!((s + f->parity) & 1)], p->l.R, r0, f->h_offset);
     const struct cylstm_rows y = cylstm_walk_rows(&p->y, size, r0, s);
     const struct cylstm_product project = {
         .rows = n,
@@ -159,10 +161,13 @@ static void project(struct forward *f, int caller, const struct pass *p, size_t 
         .out_panel = (ptrdiff_t)width,
     };
     cylstm_multiply(&f->call, caller, &project);
-    const size_t first = panels.begin * width, end = panels.end * width < p->l.P ? panels.end * width : p->l.P;
+    const size_t first = panels.begin * width,
+                 end = panels.end * width < p->l.P ? panels.end * width : p->l.P;
     for (size_t r = 0; r < n; r++)
-        memcpy(cylstm_at(y.base, size, (y.offset ? y.offset[r] : (ptrdiff_t)r * y.stride) + (ptrdiff_t)first),
-               cylstm_at(h.base, size, (h.offset ? h.offset[r] : (ptrdiff_t)r * h.stride) + (ptrdiff_t)first),
+        memcpy(cylstm_at(y.base, size,
+                         (y.offset ? y.offset[r] : (ptrdiff_t)r * y.stride) + (ptrdiff_t)first),
+               cylstm_at(h.base, size,
+                         (h.offset ? h.offset[r] : (ptrdiff_t)r * h.stride) + (ptrdiff_t)first),
                (end - first) * size);
 }
 
@@ -204,8 +209,8 @@ static size_t list_rows(const struct forward *f, const struct pass *p, struct la
     return count;
 }
 
-static void merge_inputs(struct forward *f, int caller, const struct pass *p, const struct lane *lane,
-                         size_t rows, struct cylstm_range panels)
+static void merge_inputs(struct forward *f, int caller, const struct pass *p,
+                         const struct lane *lane, size_t rows, struct cylstm_range panels)
 {
     struct cylstm_product g = gates_product(f, p, rows, panels);
     g.term[0].a = (struct cylstm_rows){p->x.base, lane->offset, 0};
@@ -217,8 +222,8 @@ static void merge_inputs(struct forward *f, int caller, const struct pass *p, co
 
 /* ------------------------------------------------ rows and directions, split by thread */
 
-static void run_steps(struct forward *f, int caller, const struct pass *p, struct lane *lane, size_t r0,
-                      size_t r1)
+static void run_steps(struct forward *f, int caller, const struct pass *p, struct lane *lane,
+                      size_t r0, size_t r1)
 {
     const struct cylstm_range all = gate_panels(f, p), projected = projection_panels(f, p);
     struct cylstm_range chunk = {f->step_begin, f->step_begin};
@@ -235,7 +240,8 @@ static void run_steps(struct forward *f, int caller, const struct pass *p, struc
         const int merged = s < chunk.end;
         if (!merged) chunk.end = s + 1;
         step(f, caller, p, s, r0, n, all,
-             merged ? cylstm_at(lane->xg, f->call.real_size, (ptrdiff_t)(done * xg_stride(f, p))) : NULL);
+             merged ? cylstm_at(lane->xg, f->call.real_size, (ptrdiff_t)(done * xg_stride(f, p)))
+                    : NULL);
         if (p->l.P) project(f, caller, p, s, r0, n, projected);
         done += n;
     }
@@ -250,9 +256,10 @@ static void drop_rows(struct forward *f, size_t layer, size_t r0, size_t r1)
     const struct cylstm_walk *in = &f->pass[(layer - 1) * D].y;
     for (size_t s = f->step_begin; s < f->step_end; s++)
         for (size_t r = r0; r < cylstm_active_rows(&f->order, r1, s); r++)
-            f->call.kernels->dropout(&drop, (s * B + cylstm_batch_row(&f->order, r)) * width, width,
-                                     cylstm_at(in->base, f->call.real_size, cylstm_walk_offset(in, r, s)),
-                                     cylstm_at(out->base, f->call.real_size, cylstm_walk_offset(out, r, s)));
+            f->call.kernels->dropout(
+                &drop, (s * B + cylstm_batch_row(&f->order, r)) * width, width,
+                cylstm_at(in->base, f->call.real_size, cylstm_walk_offset(in, r, s)),
+                cylstm_at(out->base, f->call.real_size, cylstm_walk_offset(out, r, s)));
 }
 
 static void run_rows(void *arg, size_t share, int caller)
@@ -260,8 +267,10 @@ static void run_rows(void *arg, size_t share, int caller)
     struct forward *f = arg;
     const size_t D = f->dims->directions;
     const struct cylstm_split *split = &f->split;
-    const struct cylstm_range rows = cylstm_share_rows(&f->order, split->rows, share / split->directions);
-    const struct cylstm_range directions = cylstm_share(D, split->directions, share % split->directions);
+    const struct cylstm_range rows =
+        cylstm_share_rows(&f->order, split->rows, share / split->directions);
+    const struct cylstm_range directions =
+        cylstm_share(D, split->directions, share % split->directions);
     for (size_t layer = f->layer_begin; layer < f->layer_end; layer++) {
         if (layer && f->dropped && D == 1) drop_rows(f, layer, rows.begin, rows.end);
         for (size_t d = directions.begin; d < directions.end; d++)
@@ -272,7 +281,8 @@ static void run_rows(void *arg, size_t share, int caller)
 static void drop_all(void *arg, size_t share, int caller)
 {
     struct forward *f = arg;
-    const struct cylstm_range rows = cylstm_share_rows(&f->order, f->split.rows * f->split.directions, share);
+    const struct cylstm_range rows =
+        cylstm_share_rows(&f->order, f->split.rows * f->split.directions, share);
     (void)caller;
     drop_rows(f, f->layer_begin, rows.begin, rows.end);
 }
@@ -284,12 +294,14 @@ static void run_units(void *arg, size_t share, int caller)
 {
     struct forward *f = arg;
     const struct pass *p = &f->pass[f->layer_begin * f->dims->directions + f->direction];
-    const struct cylstm_range panels = cylstm_share(gate_panels(f, p).end, (size_t)f->split.threads, share);
+    const struct cylstm_range panels =
+        cylstm_share(gate_panels(f, p).end, (size_t)f->split.threads, share);
     const size_t s = f->step_begin, n = cylstm_active_rows(&f->order, f->order.B, s);
     const void *xg = NULL;
     if (f->chunk_rows) {
         if (s == f->chunk.begin) merge_inputs(f, caller, p, f->lane, f->chunk_rows[1], panels);
-        xg = cylstm_at(f->lane->xg, f->call.real_size, (ptrdiff_t)(f->chunk_rows[0] * xg_stride(f, p)));
+        xg = cylstm_at(f->lane->xg, f->call.real_size,
+                       (ptrdiff_t)(f->chunk_rows[0] * xg_stride(f, p)));
     }
     step(f, caller, p, s, 0, n, panels, xg);
 }
@@ -298,7 +310,8 @@ static void run_projected(void *arg, size_t share, int caller)
 {
     struct forward *f = arg;
     const struct pass *p = &f->pass[f->layer_begin * f->dims->directions + f->direction];
-    const struct cylstm_range panels = cylstm_share(projection_panels(f, p).end, (size_t)f->split.threads, share);
+    const struct cylstm_range panels =
+        cylstm_share(projection_panels(f, p).end, (size_t)f->split.threads, share);
     const size_t s = f->step_begin;
     project(f, caller, p, s, 0, cylstm_active_rows(&f->order, f->order.B, s), panels);
 }
@@ -337,7 +350,8 @@ static void run_pass_by_units(struct forward *f, const struct pass *p, size_t en
  * counts from step 0. */
 static void place_block(struct forward *f)
 {
-    const size_t D = f->dims->directions, width = D * cylstm_hidden_width(f->dims), L = f->dims->layers;
+    const size_t D = f->dims->directions, width = D * cylstm_hidden_width(f->dims),
+                 L = f->dims->layers;
     const size_t first = D == 1 ? f->step_begin : 0;
     const ptrdiff_t t = (ptrdiff_t)(f->order.B * width), b = (ptrdiff_t)width;
     const size_t size = f->call.real_size;
@@ -347,17 +361,20 @@ static void place_block(struct forward *f)
             struct pass *p = &f->pass[layer * D + d];
             const ptrdiff_t column = (ptrdiff_t)(d * p->l.R), back = -(ptrdiff_t)first * t;
             if (layer + 1 < L && f->between[0])
-                p->y = cylstm_make_walk(&f->order, size, (int)d, cylstm_at(f->between[layer % 2], size, back + column),
-                                        t, b, f->inner_offset[d]);
+                p->y = cylstm_make_walk(&f->order, size, (int)d,
+                                        cylstm_at(f->between[layer % 2], size, back + column), t, b,
+                                        f->inner_offset[d]);
             if (layer && (f->dropped || f->between[0]))
-                p->x = cylstm_make_walk(&f->order, size, (int)d,
-                                        cylstm_at(f->dropped ? f->dropped : f->between[(layer - 1) % 2], size, back),
-                                        t, b, f->inner_offset[d]);
+                p->x = cylstm_make_walk(
+                    &f->order, size, (int)d,
+                    cylstm_at(f->dropped ? f->dropped : f->between[(layer - 1) % 2], size, back), t,
+                    b, f->inner_offset[d]);
         }
 }
 
 /* Layers [begin, end) over steps [s, s_end). */
-static void run_block(struct forward *f, size_t layer_begin, size_t layer_end, size_t s, size_t s_end)
+static void run_block(struct forward *f, size_t layer_begin, size_t layer_end, size_t s,
+                      size_t s_end)
 {
     f->layer_begin = layer_begin;
     f->layer_end = layer_end;
@@ -378,7 +395,8 @@ static void run_block(struct forward *f, size_t layer_begin, size_t layer_end, s
 
 double cylstm_forward_flops(const struct cylstm_dims *dims, double rows)
 {
-    const double R = (double)cylstm_hidden_width(dims), H = (double)dims->hidden, D = (double)dims->directions;
+    const double R = (double)cylstm_hidden_width(dims), H = (double)dims->hidden,
+                 D = (double)dims->directions;
     const double first = 8 * H * ((double)dims->input + R) + 2 * H * (double)dims->proj;
     const double other = 8 * H * (D * R + R) + 2 * H * (double)dims->proj;
     return rows * D * (first + (double)(dims->layers - 1) * other);
@@ -387,7 +405,8 @@ double cylstm_forward_flops(const struct cylstm_dims *dims, double rows)
 static void run(struct forward *f, size_t T)
 {
     const size_t L = f->dims->layers, D = f->dims->directions;
-    f->split = cylstm_split_work(f->call.ctx, f->dims, f->order.B, T, gate_panels(f, f->pass).end, 1);
+    f->split =
+        cylstm_split_work(f->call.ctx, f->dims, f->order.B, T, gate_panels(f, f->pass).end, 1);
     f->team = cylstm_begin_team(f->split.threads);
     const size_t together = D == 1 ? L : 1; /* layers that share a block */
     for (size_t layer = 0; layer < L; layer += together) {
@@ -414,7 +433,8 @@ static size_t block_steps(const struct cylstm_dims *dims, size_t B, size_t T, si
     return steps < T ? steps : T;
 }
 
-static void carve_pass(struct cylstm_arena *arena, const struct cylstm_kernels *k, size_t B, struct pass *p)
+static void carve_pass(struct cylstm_arena *arena, const struct cylstm_kernels *k, size_t B,
+                       struct pass *p)
 {
     const size_t size = cylstm_real_size(k);
     const size_t R = cylstm_stride(k, p->l.R), H = cylstm_stride(k, p->l.H);
@@ -424,7 +444,8 @@ static void carve_pass(struct cylstm_arena *arena, const struct cylstm_kernels *
     p->m = p->l.P ? cylstm_carve(arena, B * H, size) : NULL;
 }
 
-static void carve_lanes(struct cylstm_arena *arena, const struct cylstm_dims *dims, struct forward *f)
+static void carve_lanes(struct cylstm_arena *arena, const struct cylstm_dims *dims,
+                        struct forward *f)
 {
     const struct cylstm_kernels *k = f->call.kernels;
     const int blas = f->call.ctx->sgemm || f->call.ctx->dgemm;
@@ -433,15 +454,18 @@ static void carve_lanes(struct cylstm_arena *arena, const struct cylstm_dims *di
     f->lane = cylstm_carve(arena, f->lanes, sizeof *f->lane);
     for (size_t n = 0; n < f->lanes; n++) {
         struct lane lane;
-        lane.xg = cylstm_carve(arena, f->merge_rows * (4 * cylstm_round_up(dims->hidden, k->lanes) + k->lanes), cylstm_real_size(k));
+        lane.xg = cylstm_carve(
+            arena, f->merge_rows * (4 * cylstm_round_up(dims->hidden, k->lanes) + k->lanes),
+            cylstm_real_size(k));
         lane.offset = cylstm_carve(arena, f->merge_rows, sizeof(ptrdiff_t));
         if (arena->base) f->lane[n] = lane;
     }
 }
 
 /* All memory of a forward call. */
-static void carve_forward(struct cylstm_arena *arena, const struct cylstm_context *ctx, const struct cylstm_dims *dims,
-                          const struct cylstm_sequence *seq, struct forward *f)
+static void carve_forward(struct cylstm_arena *arena, const struct cylstm_context *ctx,
+                          const struct cylstm_dims *dims, const struct cylstm_sequence *seq,
+                          struct forward *f)
 {
     const size_t L = dims->layers, D = dims->directions, size = cylstm_real_size(ctx->kernels);
     const size_t width = D * cylstm_hidden_width(dims);
@@ -467,7 +491,8 @@ static void carve_forward(struct cylstm_arena *arena, const struct cylstm_contex
     f->block = block_steps(dims, seq->B, seq->T, size);
     const size_t inner = (D == 1 ? f->block : seq->T) * seq->B * width;
     if (L > 1 && !seq->tape)
-        for (int n = 0; n < 2; n++) f->between[n] = L > 2 || n == 0 ? cylstm_carve(arena, inner, size) : NULL;
+        for (int n = 0; n < 2; n++)
+            f->between[n] = L > 2 || n == 0 ? cylstm_carve(arena, inner, size) : NULL;
     if (L > 1 && seq->tape && seq->tape->dropout > 0) f->dropped = cylstm_carve(arena, inner, size);
 }
 
@@ -491,22 +516,26 @@ static void place_walks(struct forward *f, const struct cylstm_sequence *seq)
         const size_t layer = n / D, d = n % D;
         const ptrdiff_t column = (ptrdiff_t)(d * p->l.R);
         if (!layer)
-            p->x = cylstm_make_walk(&f->order, size, (int)d, (void *)(uintptr_t)seq->x, seq->x_t, seq->x_b, f->x_offset[d]);
+            p->x = cylstm_make_walk(&f->order, size, (int)d, (void *)(uintptr_t)seq->x, seq->x_t,
+                                    seq->x_b, f->x_offset[d]);
         if (layer + 1 == L)
-            p->y = cylstm_make_walk(&f->order, size, (int)d, cylstm_at(seq->y, size, column), seq->y_t, seq->y_b,
-                                    f->y_offset[d]);
+            p->y = cylstm_make_walk(&f->order, size, (int)d, cylstm_at(seq->y, size, column),
+                                    seq->y_t, seq->y_b, f->y_offset[d]);
         if (!seq->tape) continue;
-        p->tape = cylstm_make_walk(&f->order, size, (int)d,
-                                   cylstm_at(seq->tape->cells, size, (ptrdiff_t)(n * seq->T * B * cells)),
-                                   (ptrdiff_t)(B * cells), (ptrdiff_t)cells, f->tape_offset[d]);
+        p->tape =
+            cylstm_make_walk(&f->order, size, (int)d,
+                             cylstm_at(seq->tape->cells, size, (ptrdiff_t)(n * seq->T * B * cells)),
+                             (ptrdiff_t)(B * cells), (ptrdiff_t)cells, f->tape_offset[d]);
         if (layer + 1 < L)
             p->y = cylstm_make_walk(&f->order, size, (int)d,
-                                    cylstm_at(seq->tape->hidden, size, (ptrdiff_t)layer * (ptrdiff_t)seq->T * t + column),
+                                    cylstm_at(seq->tape->hidden, size,
+                                              (ptrdiff_t)layer * (ptrdiff_t)seq->T * t + column),
                                     t, b, f->inner_offset[d]);
         if (layer)
-            p->x = cylstm_make_walk(&f->order, size, (int)d,
-                                    cylstm_at(seq->tape->hidden, size, (ptrdiff_t)(layer - 1) * (ptrdiff_t)seq->T * t),
-                                    t, b, f->inner_offset[d]);
+            p->x = cylstm_make_walk(
+                &f->order, size, (int)d,
+                cylstm_at(seq->tape->hidden, size, (ptrdiff_t)(layer - 1) * (ptrdiff_t)seq->T * t),
+                t, b, f->inner_offset[d]);
     }
 }
 
@@ -518,9 +547,11 @@ static void finish_states(const struct forward *f, const struct cylstm_sequence 
     for (size_t n = 0; n < L * D; n++) {
         const struct pass *p = &f->pass[n];
         for (size_t r = 0; r < B; r++) {
-            const size_t b = n * B + cylstm_batch_row(&f->order, r), last = cylstm_row_length(&f->order, r) & 1;
+            const size_t b = n * B + cylstm_batch_row(&f->order, r),
+                         last = cylstm_row_length(&f->order, r) & 1;
             memcpy(cylstm_at(seq->h_n, size, (ptrdiff_t)(b * p->l.R)),
-                   cylstm_at(p->h[last], size, (ptrdiff_t)(r * cylstm_stride(k, p->l.R))), p->l.R * size);
+                   cylstm_at(p->h[last], size, (ptrdiff_t)(r * cylstm_stride(k, p->l.R))),
+                   p->l.R * size);
             memcpy(cylstm_at(seq->c_n, size, (ptrdiff_t)(b * p->l.H)),
                    cylstm_at(p->c, size, (ptrdiff_t)(r * cylstm_stride(k, p->l.H))), p->l.H * size);
         }
@@ -528,8 +559,8 @@ static void finish_states(const struct forward *f, const struct cylstm_sequence 
     cylstm_clear_padding(seq, seq->y, seq->y_t, seq->y_b, D * cylstm_hidden_width(f->dims), size);
 }
 
-void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *dims, const void *packed,
-                    const struct cylstm_sequence *seq, void *scratch)
+void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                    const void *packed, const struct cylstm_sequence *seq, void *scratch)
 {
     const uint32_t mode = cylstm_enter_float_mode();
     struct cylstm_arena arena = {scratch, 0};
@@ -541,12 +572,16 @@ void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *
     const size_t LD = dims->layers * dims->directions, size = f.call.real_size;
     for (size_t n = 0; n < LD; n++) {
         const struct pass *p = &f.pass[n];
-        const size_t R = cylstm_stride(ctx->kernels, p->l.R), H = cylstm_stride(ctx->kernels, p->l.H);
-        cylstm_load_rows(&f.order, size, p->l.R, seq->h_0 ? cylstm_at(seq->h_0, size, (ptrdiff_t)(n * seq->B * p->l.R)) : NULL,
+        const size_t R = cylstm_stride(ctx->kernels, p->l.R),
+                     H = cylstm_stride(ctx->kernels, p->l.H);
+        cylstm_load_rows(&f.order, size, p->l.R,
+                         seq->h_0 ? cylstm_at(seq->h_0, size, (ptrdiff_t)(n * seq->B * p->l.R))
+                                  : NULL,
                          R, p->h[0]);
         memset(p->h[1], 0, seq->B * R * size);
-        cylstm_load_rows(&f.order, size, p->l.H, seq->c_0 ? cylstm_at(seq->c_0, size, (ptrdiff_t)(n * seq->B * p->l.H)) : NULL,
-                         H, p->c);
+        cylstm_load_rows(
+            &f.order, size, p->l.H,
+            seq->c_0 ? cylstm_at(seq->c_0, size, (ptrdiff_t)(n * seq->B * p->l.H)) : NULL, H, p->c);
         if (p->m) memset(p->m, 0, seq->B * H * size);
     }
     run(&f, f.order.T);
@@ -568,7 +603,8 @@ static void carve_plan(struct cylstm_arena *arena, size_t B, struct cylstm_plan 
 {
     struct forward *f = &plan->f;
     const struct cylstm_kernels *k = plan->ctx.kernels;
-    const size_t L = plan->dims.layers, size = cylstm_real_size(k), R = cylstm_hidden_width(&plan->dims);
+    const size_t L = plan->dims.layers, size = cylstm_real_size(k),
+                 R = cylstm_hidden_width(&plan->dims);
     f->call.ctx = &plan->ctx;
     f->call.kernels = k;
     f->call.real_size = size;
@@ -582,7 +618,8 @@ static void carve_plan(struct cylstm_arena *arena, size_t B, struct cylstm_plan 
     carve_lanes(arena, &plan->dims, f);
     plan->h_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
     plan->c_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
-    for (size_t n = 0; n < 2 && n + 1 < L; n++) f->between[n] = cylstm_carve(arena, PLAN_STEPS * B * R, size);
+    for (size_t n = 0; n < 2 && n + 1 < L; n++)
+        f->between[n] = cylstm_carve(arena, PLAN_STEPS * B * R, size);
     f->block = PLAN_STEPS;
 }
 
@@ -594,8 +631,8 @@ size_t cylstm_plan_size(const struct cylstm_context *ctx, const struct cylstm_di
     return arena.used;
 }
 
-struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t B,
-                                     void *mem)
+struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx,
+                                     const struct cylstm_dims *dims, size_t B, void *mem)
 {
     struct cylstm_plan *plan = mem;
     struct cylstm_arena arena = {mem, cylstm_round_up(sizeof *plan, CYLSTM_ALIGN)};
@@ -615,9 +652,12 @@ void cylstm_plan_get_states(const struct cylstm_plan *plan, void *h, void *c)
         const size_t R = p->l.R, H = p->l.H;
         for (size_t r = 0; r < B; r++) {
             memcpy(cylstm_at(h, size, (ptrdiff_t)((n * B + r) * R)),
-                   cylstm_at(p->h[f->parity], size, (ptrdiff_t)(r * cylstm_stride(f->call.kernels, R))), R * size);
+                   cylstm_at(p->h[f->parity], size,
+                             (ptrdiff_t)(r * cylstm_stride(f->call.kernels, R))),
+                   R * size);
             memcpy(cylstm_at(c, size, (ptrdiff_t)((n * B + r) * H)),
-                   cylstm_at(p->c, size, (ptrdiff_t)(r * cylstm_stride(f->call.kernels, H))), H * size);
+                   cylstm_at(p->c, size, (ptrdiff_t)(r * cylstm_stride(f->call.kernels, H))),
+                   H * size);
         }
     }
 }
@@ -630,9 +670,12 @@ void cylstm_plan_set_states(struct cylstm_plan *plan, const void *h, const void 
     f->parity = 0;
     for (size_t n = 0; n < plan->dims.layers; n++) {
         struct pass *p = &f->pass[n];
-        const size_t R = cylstm_stride(f->call.kernels, p->l.R), H = cylstm_stride(f->call.kernels, p->l.H);
-        cylstm_load_rows(&order, size, p->l.R, h ? cylstm_at(h, size, (ptrdiff_t)(n * B * p->l.R)) : NULL, R, p->h[0]);
-        cylstm_load_rows(&order, size, p->l.H, c ? cylstm_at(c, size, (ptrdiff_t)(n * B * p->l.H)) : NULL, H, p->c);
+        const size_t R = cylstm_stride(f->call.kernels, p->l.R),
+                     H = cylstm_stride(f->call.kernels, p->l.H);
+        cylstm_load_rows(&order, size, p->l.R,
+                         h ? cylstm_at(h, size, (ptrdiff_t)(n * B * p->l.R)) : NULL, R, p->h[0]);
+        cylstm_load_rows(&order, size, p->l.H,
+                         c ? cylstm_at(c, size, (ptrdiff_t)(n * B * p->l.H)) : NULL, H, p->c);
         memset(p->h[1], 0, B * R * size);
         if (p->m) memset(p->m, 0, B * H * size);
     }
@@ -644,7 +687,8 @@ void cylstm_plan_reset_row(struct cylstm_plan *plan, size_t row)
     const size_t size = f->call.real_size;
     for (size_t n = 0; n < plan->dims.layers; n++) {
         struct pass *p = &f->pass[n];
-        const size_t R = cylstm_stride(f->call.kernels, p->l.R), H = cylstm_stride(f->call.kernels, p->l.H);
+        const size_t R = cylstm_stride(f->call.kernels, p->l.R),
+                     H = cylstm_stride(f->call.kernels, p->l.H);
         memset(cylstm_at(p->h[f->parity], size, (ptrdiff_t)(row * R)), 0, R * size);
         memset(cylstm_at(p->c, size, (ptrdiff_t)(row * H)), 0, H * size);
     }
@@ -661,18 +705,20 @@ static void keep_parity(struct cylstm_plan *plan, const size_t *active, size_t r
         const size_t R = cylstm_stride(f->call.kernels, p->l.R);
         for (size_t r = 0; r < rows; r++) {
             const ptrdiff_t at = (ptrdiff_t)(active[r] * R);
-            memcpy(cylstm_at(p->h[f->parity], size, at), cylstm_at(p->h[!f->parity], size, at), p->l.R * size);
+            memcpy(cylstm_at(p->h[f->parity], size, at), cylstm_at(p->h[!f->parity], size, at),
+                   p->l.R * size);
         }
     }
 }
 
-void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx, const void *packed, size_t T,
-                     const size_t *active, size_t rows, const void *x, void *y)
+void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx, const void *packed,
+                     size_t T, const size_t *active, size_t rows, const void *x, void *y)
 {
     const uint32_t mode = cylstm_enter_float_mode();
     struct forward *f = &plan->f;
     struct pass *first = &f->pass[0], *last = &f->pass[plan->dims.layers - 1];
-    struct cylstm_context now = *ctx; /* threads, BLAS and poll may change; the memory was laid out once */
+    struct cylstm_context now =
+        *ctx; /* threads, BLAS and poll may change; the memory was laid out once */
     if ((size_t)now.threads > f->lanes) now.threads = (int)f->lanes;
     cylstm_begin_call(&f->call, &now);
     f->packed = packed;
@@ -690,8 +736,10 @@ void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx,
     first->x = (struct cylstm_walk){(void *)(uintptr_t)x, NULL, I, B * I};
     last->y = (struct cylstm_walk){y, NULL, R, B * R};
     if (B) run(f, T);
-    if (active && (T & 1)) keep_parity(plan, active, rows);
-    else f->parity = (f->parity + T) & 1;
+    if (active && (T & 1))
+        keep_parity(plan, active, rows);
+    else
+        f->parity = (f->parity + T) & 1;
     f->call.ctx = &plan->ctx;
     cylstm_leave_float_mode(mode);
 }

@@ -8,11 +8,11 @@
 #include <string.h>
 
 enum {
-    BLAS_ROWS = 128,           /* rows of a block of sums, which lies on the stack */
+    BLAS_ROWS = 128, /* rows of a block of sums, which lies on the stack */
     POLL_MILLISECONDS = 20
 };
-static const double CLOCK_FLOPS = 2e8;  /* one or two milliseconds between looks at the clock */
-static const double SPLIT_FLOPS = 1e9;  /* a product longer than this is polled within */
+static const double CLOCK_FLOPS = 2e8; /* one or two milliseconds between looks at the clock */
+static const double SPLIT_FLOPS = 1e9; /* a product longer than this is polled within */
 
 void cylstm_begin_call(struct cylstm_call *call, const struct cylstm_context *ctx)
 {
@@ -77,10 +77,11 @@ static void blas_term(const struct cylstm_call *call, const struct cylstm_term *
             n = rows; /* rows of a transposed operand are neighbours */
         } else if (i + 1 < rows && row_offset(&t->a, row + i + 1) - at >= (ptrdiff_t)t->K) {
             stride = row_offset(&t->a, row + i + 1) - at;
-            while (i + n < rows && row_offset(&t->a, row + i + n) - at == (ptrdiff_t)n * stride) n++;
+            while (i + n < rows && row_offset(&t->a, row + i + n) - at == (ptrdiff_t)n * stride)
+                n++;
         }
-        blas_gemm(call, transposed, n, columns, t->K, cylstm_at(t->a.base, size, at), stride, w, w_k,
-                  sums + i * width * size, width);
+        blas_gemm(call, transposed, n, columns, t->K, cylstm_at(t->a.base, size, at), stride, w,
+                  w_k, sums + i * width * size, width);
         i += n;
     }
 }
@@ -91,18 +92,20 @@ static void blas_product(const struct cylstm_call *call, const struct cylstm_pro
     const size_t size = call->real_size, width = PANEL_VECTORS * call->kernels->lanes;
     for (size_t panel = p->panel_begin; panel < p->panel_end; panel++) {
         const size_t left = p->columns - panel * width, columns = left < width ? left : width;
-        const size_t lanes = cylstm_round_up(columns, call->kernels->lanes); /* what `finish` reads */
+        const size_t lanes =
+            cylstm_round_up(columns, call->kernels->lanes); /* what `finish` reads */
         for (size_t row = 0; row < p->rows; row += BLAS_ROWS) {
             const size_t rows = p->rows - row < BLAS_ROWS ? p->rows - row : BLAS_ROWS;
             for (size_t r = 0; r < rows; r++) {
-                const ptrdiff_t at = (ptrdiff_t)panel * p->init_panel + (ptrdiff_t)(row + r) * p->init_row;
+                const ptrdiff_t at =
+                    (ptrdiff_t)panel * p->init_panel + (ptrdiff_t)(row + r) * p->init_row;
                 memcpy(sums + r * width * size, cylstm_at(p->init, size, at), lanes * size);
             }
             for (int t = 0; t < 2; t++)
                 if (p->term[t].K)
                     blas_term(call, &p->term[t], row, rows, columns,
-                              cylstm_at(p->term[t].w, size, (ptrdiff_t)panel * p->w_panel), p->w_k, sums,
-                              width);
+                              cylstm_at(p->term[t].w, size, (ptrdiff_t)panel * p->w_panel), p->w_k,
+                              sums, width);
             call->kernels->finish(p, panel, row, rows, sums);
         }
     }
@@ -117,7 +120,8 @@ void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_p
 {
     const size_t panels = product->panel_end - product->panel_begin;
     if (!product->rows || !panels) return;
-    const double flops = 2.0 * (double)product->rows * (double)(product->term[0].K + product->term[1].K) *
+    const double flops = 2.0 * (double)product->rows *
+                         (double)(product->term[0].K + product->term[1].K) *
                          (double)(panels * PANEL_VECTORS * call->kernels->lanes);
     const int polls = caller && call->ctx->poll;
     if (polls && flops > SPLIT_FLOPS && panels > 1) {
@@ -129,7 +133,9 @@ void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_p
         if (!cylstm_stopped(call)) cylstm_multiply(call, caller, &half);
         return;
     }
-    if (use_blas(call)) blas_product(call, product);
-    else call->kernels->product(product);
+    if (use_blas(call))
+        blas_product(call, product);
+    else
+        call->kernels->product(product);
     if (polls) poll_caller(call, flops);
 }

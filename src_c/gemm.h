@@ -13,7 +13,7 @@ struct cylstm_call {
     const struct cylstm_kernels *kernels;
     size_t real_size;
     atomic_int stopped;
-    double flops;          /* since the clock was last read; the calling thread's own */
+    double flops; /* since the clock was last read; the calling thread's own */
     struct timespec polled;
 };
 

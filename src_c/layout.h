@@ -14,11 +14,11 @@
  *     hr_t   H/4VL panels of 4 VL hidden units;    K = P                        */
 struct cylstm_layer {
     size_t I, H, R, P;
-    size_t Hp;                  /* H rounded up to whole vectors */
-    size_t K;                   /* 1 + I + R */
-    size_t raw;                 /* of weight_ih; the others follow */
-    size_t gates, hr;           /* in the forward pack */
-    size_t hh_t, ih_t, hr_t;    /* in the backward pack */
+    size_t Hp;               /* H rounded up to whole vectors */
+    size_t K;                /* 1 + I + R */
+    size_t raw;              /* of weight_ih; the others follow */
+    size_t gates, hr;        /* in the forward pack */
+    size_t hh_t, ih_t, hr_t; /* in the backward pack */
 };
 
 static inline size_t cylstm_round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -30,7 +30,10 @@ static inline size_t cylstm_stride(const struct cylstm_kernels *k, size_t n)
     return cylstm_round_up(n, k->lanes) + k->lanes;
 }
 
-static inline size_t cylstm_real_size(const struct cylstm_kernels *k) { return (size_t)k->bits / 8; }
+static inline size_t cylstm_real_size(const struct cylstm_kernels *k)
+{
+    return (size_t)k->bits / 8;
+}
 
 static inline void *cylstm_at(const void *base, size_t real_size, ptrdiff_t index)
 {

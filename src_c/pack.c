@@ -22,7 +22,10 @@ static struct counts count_layer(const struct cylstm_dims *dims, const struct cy
 static struct cylstm_layer shape_layer(const struct cylstm_dims *dims, size_t layer, size_t VL)
 {
     const size_t R = cylstm_hidden_width(dims);
-    struct cylstm_layer l = {.I = layer ? dims->directions * R : dims->input, .H = dims->hidden, .R = R, .P = dims->proj};
+    struct cylstm_layer l = {.I = layer ? dims->directions * R : dims->input,
+                             .H = dims->hidden,
+                             .R = R,
+                             .P = dims->proj};
     l.Hp = cylstm_round_up(l.H, VL);
     l.K = 1 + l.I + l.R;
     return l;
@@ -66,12 +69,14 @@ size_t cylstm_raw_count(const struct cylstm_dims *dims)
 
 size_t cylstm_packed_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
 {
-    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).forward * cylstm_real_size(ctx->kernels);
+    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).forward *
+           cylstm_real_size(ctx->kernels);
 }
 
 size_t cylstm_packed_backward_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
 {
-    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).backward * cylstm_real_size(ctx->kernels);
+    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).backward *
+           cylstm_real_size(ctx->kernels);
 }
 
 #define real float
@@ -89,7 +94,8 @@ void cylstm_pack_weights(const struct cylstm_context *ctx, const struct cylstm_d
     for (size_t layer = 0; layer < dims->layers; layer++)
         for (size_t d = 0; d < dims->directions; d++) {
             const struct cylstm_layer l = cylstm_find_layer(ctx->kernels, dims, layer, d);
-            (dims->bits == 32 ? pack_forward_f32 : pack_forward_f64)(&l, ctx->kernels->lanes, dims->bias, raw, packed);
+            (dims->bits == 32 ? pack_forward_f32 : pack_forward_f64)(&l, ctx->kernels->lanes,
+                                                                     dims->bias, raw, packed);
         }
 }
 
@@ -99,7 +105,8 @@ void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_
     for (size_t layer = 0; layer < dims->layers; layer++)
         for (size_t d = 0; d < dims->directions; d++) {
             const struct cylstm_layer l = cylstm_find_layer(ctx->kernels, dims, layer, d);
-            (dims->bits == 32 ? pack_backward_f32 : pack_backward_f64)(&l, ctx->kernels->lanes, dims->bias, raw, packed_backward);
+            (dims->bits == 32 ? pack_backward_f32 : pack_backward_f64)(
+                &l, ctx->kernels->lanes, dims->bias, raw, packed_backward);
         }
 }
 
@@ -107,6 +114,6 @@ void cylstm_unpack_gradient(const struct cylstm_kernels *kernels, const struct c
                             const struct cylstm_layer *layer, const void *dgates, const void *dhr,
                             size_t hr_stride, void *draw)
 {
-    (dims->bits == 32 ? unpack_gradient_f32 : unpack_gradient_f64)(layer, kernels->lanes, dims->bias, dgates, dhr,
-                                                                   hr_stride, draw);
+    (dims->bits == 32 ? unpack_gradient_f32 : unpack_gradient_f64)(
+        layer, kernels->lanes, dims->bias, dgates, dhr, hr_stride, draw);
 }

@@ -65,7 +65,8 @@ static void NAME(pack_forward)(const struct cylstm_layer *l, size_t VL, int bias
     }
     out = (real *)packed + l->hr;
     for (size_t u = 0; u < l->P; u += width, out += l->H * width)
-        NAME(transpose)(w.hr + u * l->H, l->P - u < width ? l->P - u : width, l->H, width, width, out);
+        NAME(transpose)(w.hr + u * l->H, l->P - u < width ? l->P - u : width, l->H, width, width,
+                        out);
 }
 
 /* Panels of a recurrent or input matrix for products with dgates: k runs over the gates
@@ -77,9 +78,11 @@ static void NAME(pack_gate_rows)(const struct cylstm_layer *l, size_t VL, const 
     for (size_t u = 0; u < l->H; u += VL)
         for (size_t gate = 0; gate < 4; gate++) {
             const size_t n = l->H - u < VL ? l->H - u : VL, k = u * 4 + gate * VL;
-            NAME(pack_columns)(matrix + (gate * l->H + u) * columns, n, columns, width, next, out + k * width);
+            NAME(pack_columns)(matrix + (gate * l->H + u) * columns, n, columns, width, next,
+                               out + k * width);
             for (size_t c = 0; c < columns; c += width)
-                memset(out + c / width * next + (k + n) * width, 0, (VL - n) * width * sizeof(real));
+                memset(out + c / width * next + (k + n) * width, 0,
+                       (VL - n) * width * sizeof(real));
         }
 }
 
@@ -107,7 +110,8 @@ static void NAME(unpack_gradient)(const struct cylstm_layer *l, size_t VL, int b
                 const real *column = panel + gate * VL + lane;
                 if (bias) d_b[row] = d_b[gates + row] = column[0];
                 for (size_t k = 0; k < l->I; k++) d_ih[row * l->I + k] = column[(1 + k) * width];
-                for (size_t k = 0; k < l->R; k++) d_hh[row * l->R + k] = column[(1 + l->I + k) * width];
+                for (size_t k = 0; k < l->R; k++)
+                    d_hh[row * l->R + k] = column[(1 + l->I + k) * width];
             }
     for (size_t p = 0; p < l->P; p++)
         memcpy(d_hr + p * l->H, (const real *)dhr + p * hr_stride, l->H * sizeof(real));

@@ -38,7 +38,9 @@ void cylstm_sort_rows(struct cylstm_order *order, const struct cylstm_sequence *
         for (size_t i = gap; i < seq->B; i++) {
             const size_t row = order->row[i], length = order->length[i];
             size_t j = i;
-            for (; j >= gap && comes_before(length, row, order->length[j - gap], order->row[j - gap]); j -= gap) {
+            for (;
+                 j >= gap && comes_before(length, row, order->length[j - gap], order->row[j - gap]);
+                 j -= gap) {
                 order->row[j] = order->row[j - gap];
                 order->length[j] = order->length[j - gap];
             }
@@ -51,7 +53,8 @@ void cylstm_sort_rows(struct cylstm_order *order, const struct cylstm_sequence *
 struct cylstm_walk cylstm_make_walk(const struct cylstm_order *order, size_t real_size, int reverse,
                                     void *base, ptrdiff_t t, ptrdiff_t b, ptrdiff_t *offset)
 {
-    struct cylstm_walk walk = {.base = base, .offset = offset, .stride = b, .step = reverse ? -t : t};
+    struct cylstm_walk walk = {
+        .base = base, .offset = offset, .stride = b, .step = reverse ? -t : t};
     if (!base) return walk;
     if (!offset) {
         if (reverse) walk.base = cylstm_at(base, real_size, (ptrdiff_t)(order->T - 1) * t);
@@ -59,13 +62,15 @@ struct cylstm_walk cylstm_make_walk(const struct cylstm_order *order, size_t rea
     }
     for (size_t r = 0; r < order->B; r++) {
         const size_t length = order->length[r];
-        offset[r] = (ptrdiff_t)order->row[r] * b + (reverse && length ? (ptrdiff_t)(length - 1) * t : 0);
+        offset[r] =
+            (ptrdiff_t)order->row[r] * b + (reverse && length ? (ptrdiff_t)(length - 1) * t : 0);
     }
     return walk;
 }
 
-struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t B,
-                                      size_t steps, size_t panels, int split_directions)
+struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
+                                      const struct cylstm_dims *dims, size_t B, size_t steps,
+                                      size_t panels, int split_directions)
 {
     const double R = (double)cylstm_hidden_width(dims), H = (double)dims->hidden;
     const double inputs = dims->layers > 1 ? (double)dims->directions * R : (double)dims->input;
@@ -74,10 +79,13 @@ struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx, const st
     size_t n = ctx->threads > 1 ? (size_t)ctx->threads : 1;
     struct cylstm_split split = {.threads = 1, .directions = 1, .rows = 1};
     const int blas = ctx->sgemm || ctx->dgemm; /* which has threads of its own */
-    if (n < 2 || blas || cylstm_forward_flops(dims, (double)B * (double)steps) < PARALLEL_CALL_FLOPS) return split;
+    if (n < 2 || blas ||
+        cylstm_forward_flops(dims, (double)B * (double)steps) < PARALLEL_CALL_FLOPS)
+        return split;
     if (split_directions && dims->directions == 2 && n % 2 == 0) split.directions = 2;
     const int streams = weight_bytes > CACHED_BYTES && B / n < STREAMED_ROWS;
-    if (split.directions == 1 && (B < n || streams) && step_flops >= PARALLEL_STEP_FLOPS && panels > 1) {
+    if (split.directions == 1 && (B < n || streams) && step_flops >= PARALLEL_STEP_FLOPS &&
+        panels > 1) {
         split.by_units = 1;
         split.threads = (int)(panels < n ? panels : n);
         return split;
@@ -102,14 +110,15 @@ struct cylstm_range cylstm_share_rows(const struct cylstm_order *order, size_t s
     return (struct cylstm_range){bound[0], bound[1]};
 }
 
-void cylstm_load_rows(const struct cylstm_order *order, size_t real_size, size_t n, const void *state,
-                      size_t stride, void *rows)
+void cylstm_load_rows(const struct cylstm_order *order, size_t real_size, size_t n,
+                      const void *state, size_t stride, void *rows)
 {
     for (size_t r = 0; r < order->B; r++) {
         char *row = cylstm_at(rows, real_size, (ptrdiff_t)(r * stride));
         const size_t used = state ? n : 0;
         if (used)
-            memcpy(row, cylstm_at(state, real_size, (ptrdiff_t)(cylstm_batch_row(order, r) * n)), n * real_size);
+            memcpy(row, cylstm_at(state, real_size, (ptrdiff_t)(cylstm_batch_row(order, r) * n)),
+                   n * real_size);
         memset(row + used * real_size, 0, (stride - used) * real_size);
     }
 }
@@ -120,5 +129,6 @@ void cylstm_clear_padding(const struct cylstm_sequence *seq, void *array, ptrdif
     if (!seq->lengths) return;
     for (size_t row = 0; row < seq->B; row++)
         for (size_t step = seq->lengths[row]; step < seq->T; step++)
-            memset(cylstm_at(array, real_size, (ptrdiff_t)row * b + (ptrdiff_t)step * t), 0, width * real_size);
+            memset(cylstm_at(array, real_size, (ptrdiff_t)row * b + (ptrdiff_t)step * t), 0,
+                   width * real_size);
 }

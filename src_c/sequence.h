@@ -30,8 +30,9 @@ static inline void *cylstm_carve(struct cylstm_arena *arena, size_t count, size_
 /* -------------------------------------------------------------------- rows and steps */
 
 struct cylstm_order {
-    size_t B, T;          /* T: the longest length */
-    size_t *row, *length; /* (B): batch index and length of the r-th row; NULL: all rows are of length T, in place */
+    size_t B, T; /* T: the longest length */
+    size_t *row,
+        *length; /* (B): batch index and length of the r-th row; NULL: all rows are of length T, in place */
 };
 
 /* Fill `order`, whose arrays have been carved, or make it plain where all lengths are equal. */
@@ -39,7 +40,10 @@ void cylstm_carve_order(struct cylstm_arena *arena, struct cylstm_order *order,
                         const struct cylstm_sequence *seq);
 void cylstm_sort_rows(struct cylstm_order *order, const struct cylstm_sequence *seq);
 
-static inline size_t cylstm_batch_row(const struct cylstm_order *o, size_t r) { return o->row ? o->row[r] : r; }
+static inline size_t cylstm_batch_row(const struct cylstm_order *o, size_t r)
+{
+    return o->row ? o->row[r] : r;
+}
 static inline size_t cylstm_row_length(const struct cylstm_order *o, size_t r)
 {
     return o->length ? o->length[r] : o->T;
@@ -52,8 +56,10 @@ static inline size_t cylstm_active_rows(const struct cylstm_order *o, size_t row
     size_t low = 0, high = rows; /* rows below low are active, from high on are not */
     while (low < high) {
         const size_t mid = (low + high) / 2;
-        if (o->length[mid] > s) low = mid + 1;
-        else high = mid;
+        if (o->length[mid] > s)
+            low = mid + 1;
+        else
+            high = mid;
     }
     return low;
 }
@@ -71,7 +77,8 @@ struct cylstm_walk {
 struct cylstm_walk cylstm_make_walk(const struct cylstm_order *order, size_t real_size, int reverse,
                                     void *base, ptrdiff_t t, ptrdiff_t b, ptrdiff_t *offset);
 
-static inline ptrdiff_t *cylstm_carve_offsets(struct cylstm_arena *arena, const struct cylstm_sequence *seq)
+static inline ptrdiff_t *cylstm_carve_offsets(struct cylstm_arena *arena,
+                                              const struct cylstm_sequence *seq)
 {
     return seq->lengths ? cylstm_carve(arena, seq->B, sizeof(ptrdiff_t)) : NULL;
 }
@@ -82,8 +89,8 @@ static inline ptrdiff_t cylstm_walk_offset(const struct cylstm_walk *w, size_t r
 }
 
 /* Rows r0 and on of step s. */
-static inline struct cylstm_rows cylstm_walk_rows(const struct cylstm_walk *w, size_t real_size, size_t r0,
-                                                  size_t s)
+static inline struct cylstm_rows cylstm_walk_rows(const struct cylstm_walk *w, size_t real_size,
+                                                  size_t r0, size_t s)
 {
     struct cylstm_rows rows = {NULL, NULL, w->stride};
     if (!w->base) return rows;
@@ -116,8 +123,9 @@ struct cylstm_split {
 
 /* `panels` bounds the shares of units; `split_directions` says whether the two
  * directions of a layer may run side by side. */
-struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t B,
-                                      size_t steps, size_t panels, int split_directions);
+struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
+                                      const struct cylstm_dims *dims, size_t B, size_t steps,
+                                      size_t panels, int split_directions);
 
 /* The rows of share j, so that the shares hold about as many valid steps each. */
 struct cylstm_range cylstm_share_rows(const struct cylstm_order *order, size_t shares, size_t j);
@@ -126,17 +134,19 @@ struct cylstm_range cylstm_share_rows(const struct cylstm_order *order, size_t s
 
 /* Between a state array (B, n), in the order of the batch, and padded rows in sorted
  * order. Out of NULL comes zero; padding is set to zero on the way in. */
-void cylstm_load_rows(const struct cylstm_order *order, size_t real_size, size_t n, const void *state,
-                      size_t stride, void *rows);
+void cylstm_load_rows(const struct cylstm_order *order, size_t real_size, size_t n,
+                      const void *state, size_t stride, void *rows);
 
 /* Set the steps of a (T, B, width) array that lie past their row's length to zero. */
 void cylstm_clear_padding(const struct cylstm_sequence *seq, void *array, ptrdiff_t t, ptrdiff_t b,
                           size_t width, size_t real_size);
 
 /* The dropout between layer - 1 and layer. */
-static inline struct cylstm_dropout cylstm_layer_dropout(const struct cylstm_tape *tape, size_t layer)
+static inline struct cylstm_dropout cylstm_layer_dropout(const struct cylstm_tape *tape,
+                                                         size_t layer)
 {
-    return (struct cylstm_dropout){tape->dropout, tape->dropout_key + layer * UINT64_C(0x9e3779b97f4a7c15)};
+    return (struct cylstm_dropout){tape->dropout,
+                                   tape->dropout_key + layer * UINT64_C(0x9e3779b97f4a7c15)};
 }
 
 #endif

@@ -43,8 +43,8 @@ void cylstm_end_team(struct cylstm_team *team) { (void)team; }
 enum {
     MAX_HELPERS = 255,
     SHARE_BITS = 16,
-    SPINS_PER_LOOK = 64,     /* pauses between looks at the clock */
-    SPIN_MICROSECONDS = 50   /* how long anyone spins before sleeping */
+    SPINS_PER_LOOK = 64,   /* pauses between looks at the clock */
+    SPIN_MICROSECONDS = 50 /* how long anyone spins before sleeping */
 };
 
 struct helper {
@@ -59,7 +59,7 @@ static struct {
     _Alignas(128) _Atomic uint64_t phase; /* number << SHARE_BITS | shares */
     cylstm_phase *run;
     void *arg;
-    _Alignas(128) atomic_flag busy;       /* held by the call that has the pool */
+    _Alignas(128) atomic_flag busy; /* held by the call that has the pool */
     atomic_int helpers;
     atomic_int caller_asleep;
     pthread_mutex_t caller_mutex;
@@ -94,7 +94,8 @@ static int spin(_Atomic uint64_t *number, uint64_t old, uint64_t want)
         if (n % SPINS_PER_LOOK) continue;
         clock_gettime(CLOCK_MONOTONIC, &now);
         if (!n) start = now;
-        if ((now.tv_sec - start.tv_sec) * 1000000L + (now.tv_nsec - start.tv_nsec) / 1000 >= SPIN_MICROSECONDS)
+        if ((now.tv_sec - start.tv_sec) * 1000000L + (now.tv_nsec - start.tv_nsec) / 1000 >=
+            SPIN_MICROSECONDS)
             return 0;
     }
 }
@@ -209,7 +210,8 @@ void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *run, void *arg, si
         for (size_t share = 0; share < shares; share++) run(arg, share, 1);
         return;
     }
-    const size_t helpers = shares - 1 < (size_t)team->threads - 1 ? shares - 1 : (size_t)team->threads - 1;
+    const size_t helpers =
+        shares - 1 < (size_t)team->threads - 1 ? shares - 1 : (size_t)team->threads - 1;
     const uint64_t last = atomic_load_explicit(&pool.phase, memory_order_relaxed) >> SHARE_BITS;
     const uint64_t phase = (last + 1) << SHARE_BITS | (helpers + 1);
     pool.run = run;

@@ -81,6 +81,10 @@ def python_modules() -> list[Path]:
     return [path for path in sorted((ROOT / "cylstm").rglob("*.py")) if path.stem != "reference"]
 
 
+def cython_files() -> list[Path]:
+    return [path for path in sorted((ROOT / "cylstm").iterdir()) if path.suffix in {".pyx", ".pxi"}]
+
+
 def module_name(path: Path) -> str:
     """The name by which PYTHON_LEVELS knows a file of cylstm/: a folder counts as one."""
     return path.relative_to(ROOT / "cylstm").with_suffix("").parts[0]
@@ -119,12 +123,12 @@ def test_only_tests_and_docs_import_the_reference() -> None:
     assert files
     for path in [*files, ROOT / "setup.py"]:
         assert not any("reference" in name for name in absolute_imports(path)), path
-    for path in (ROOT / "cylstm").glob("*.pyx"):
+    for path in cython_files():
         assert not re.search(r"import.*\breference\b", path.read_text()), path
 
 
-def test_core_pyx_imports_nothing_above_it() -> None:
-    for path in (ROOT / "cylstm").glob("*.pyx"):
+def test_core_imports_nothing_above_it() -> None:
+    for path in cython_files():
         source = path.read_text().replace("from cylstm cimport _c\n", "\n")
         for module in re.findall(r"^\s*(?:from|c?import)\s+(\S+)", source, re.M):
             assert not module.startswith(("cylstm", ".")), f"{path.name} imports {module}"
@@ -181,7 +185,7 @@ def test_intrinsics_stand_in_op_tables_only() -> None:
     assert tables == {path for path in tables if path.parent == SRC_C / "kernels"}
     assert any(INTRINSIC.search(path.read_text()) for path in tables)  # the pattern finds them
     others = [path for path in c_files() if path not in tables]
-    for path in [*others, *(ROOT / "cylstm").glob("*.pyx")]:
+    for path in [*others, *cython_files()]:
         found = INTRINSIC.search(without_comments(path.read_text()))
         assert not found, f"{relative(path)}: {found[0]}"
 

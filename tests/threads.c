@@ -46,28 +46,47 @@ static size_t run(const struct shape *s, int threads, float *result)
     if (!cylstm_init_context(&ctx, NULL, 32)) exit(2);
     ctx.threads = threads;
     const struct cylstm_dims dims = {s->L, s->D, s->I, s->H, s->P, 1, 32};
-    const size_t R = s->P ? s->P : s->H, LD = s->L * s->D, count = cylstm_raw_count(&dims), TB = s->T * s->B;
+    const size_t R = s->P ? s->P : s->H, LD = s->L * s->D, count = cylstm_raw_count(&dims),
+                 TB = s->T * s->B;
     float *raw = noise(count, 1), *x = noise(TB * s->I, 2), *dy = noise(TB * s->D * R, 3);
     float *h_0 = noise(LD * s->B * R, 4), *c_0 = noise(LD * s->B * s->H, 5);
-    float *states = aligned(2 * LD * s->B * (R + s->H) * sizeof(float)), *dx = aligned(TB * s->I * sizeof(float));
-    void *packed = aligned(cylstm_packed_size(&ctx, &dims)), *back = aligned(cylstm_packed_backward_size(&ctx, &dims));
-    struct cylstm_tape tape = {aligned(LD * TB * 5 * s->H * sizeof(float)), aligned(s->L * TB * s->D * R * sizeof(float)),
-                               0.25, 7};
+    float *states = aligned(2 * LD * s->B * (R + s->H) * sizeof(float)),
+          *dx = aligned(TB * s->I * sizeof(float));
+    void *packed = aligned(cylstm_packed_size(&ctx, &dims)),
+         *back = aligned(cylstm_packed_backward_size(&ctx, &dims));
+    struct cylstm_tape tape = {aligned(LD * TB * 5 * s->H * sizeof(float)),
+                               aligned(s->L * TB * s->D * R * sizeof(float)), 0.25, 7};
     float *y = result, *dweights = y + TB * s->D * R;
-    const struct cylstm_sequence seq = {
-        .T = s->T, .B = s->B, .x = x, .x_t = (ptrdiff_t)(s->B * s->I), .x_b = (ptrdiff_t)s->I, .h_0 = h_0, .c_0 = c_0,
-        .y = y, .y_t = (ptrdiff_t)(s->B * s->D * R), .y_b = (ptrdiff_t)(s->D * R), .h_n = states,
-        .c_n = states + LD * s->B * R, .tape = &tape};
-    const struct cylstm_gradients grads = {
-        .dy = dy, .dy_t = seq.y_t, .dy_b = seq.y_b, .dx = dx, .dx_t = seq.x_t, .dx_b = seq.x_b,
-        .dh_0 = states + LD * s->B * (R + s->H), .dc_0 = states + LD * s->B * (2 * R + s->H), .dweights = dweights};
+    const struct cylstm_sequence seq = {.T = s->T,
+                                        .B = s->B,
+                                        .x = x,
+                                        .x_t = (ptrdiff_t)(s->B * s->I),
+                                        .x_b = (ptrdiff_t)s->I,
+                                        .h_0 = h_0,
+                                        .c_0 = c_0,
+                                        .y = y,
+                                        .y_t = (ptrdiff_t)(s->B * s->D * R),
+                                        .y_b = (ptrdiff_t)(s->D * R),
+                                        .h_n = states,
+                                        .c_n = states + LD * s->B * R,
+                                        .tape = &tape};
+    const struct cylstm_gradients grads = {.dy = dy,
+                                           .dy_t = seq.y_t,
+                                           .dy_b = seq.y_b,
+                                           .dx = dx,
+                                           .dx_t = seq.x_t,
+                                           .dx_b = seq.x_b,
+                                           .dh_0 = states + LD * s->B * (R + s->H),
+                                           .dc_0 = states + LD * s->B * (2 * R + s->H),
+                                           .dweights = dweights};
     void *forward = aligned(cylstm_forward_scratch(&ctx, &dims, &seq));
     void *backward = aligned(cylstm_backward_scratch(&ctx, &dims, &seq));
     cylstm_pack_weights(&ctx, &dims, raw, packed);
     cylstm_pack_backward(&ctx, &dims, raw, back);
     cylstm_forward(&ctx, &dims, packed, &seq, forward);
     cylstm_backward(&ctx, &dims, back, &seq, &grads, backward);
-    void *all[] = {raw, x, dy, h_0, c_0, states, dx, packed, back, tape.cells, tape.hidden, forward, backward};
+    void *all[] = {raw,    x,    dy,         h_0,         c_0,     states,  dx,
+                   packed, back, tape.cells, tape.hidden, forward, backward};
     for (size_t n = 0; n < sizeof all / sizeof all[0]; n++) free(all[n]);
     return TB * s->D * R + count;
 }
@@ -79,7 +98,8 @@ static void *call(void *arg)
     for (int round = 0; round < ROUNDS; round++) {
         const struct shape *s = &shapes[(size_t)round % (sizeof shapes / sizeof shapes[0])];
         const size_t n = run(s, 1, want);
-        *wrong += n > REALS || run(s, 2 + round % 3, got) != n || memcmp(want, got, n * sizeof *want) != 0;
+        *wrong += n > REALS || run(s, 2 + round % 3, got) != n ||
+                  memcmp(want, got, n * sizeof *want) != 0;
     }
     free(want);
     free(got);
@@ -96,6 +116,7 @@ int main(void)
         pthread_join(thread[n], NULL);
         sum += wrong[n];
     }
-    printf("%d callers, %d rounds each, %d helpers: %zu differ from one thread\n", CALLERS, ROUNDS, cylstm_pool_helpers(), sum);
+    printf("%d callers, %d rounds each, %d helpers: %zu differ from one thread\n", CALLERS, ROUNDS,
+           cylstm_pool_helpers(), sum);
     return sum != 0;
 }

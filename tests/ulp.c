@@ -5,11 +5,12 @@
  *     ./ulp                 all 2^32 floats and 2^28 doubles: some ten minutes
  *     ./ulp --sample 20     2^20 of each: a second
  *
- * float is held against libm's double, double against its long double where that is wider. Errors
- * are counted in units in the last place (ulp) of the true result; below the normal numbers, where
- * a result may be flushed to zero, in the smallest of these. Every input is computed in the caller's
- * floating-point mode and in the library's. The exit status is 1 where an error is above LIMIT, or a
- * result is outside its range, has the wrong sign, or is or is not NaN when it should not or should.
+ * float is held against libm's double, double against its long double where that is wider.
+ * Errors are counted in units in the last place (ulp) of the true result; below the normal numbers,
+ * where a result may be flushed to zero, in the smallest of these; at an infinity the result is to
+ * be exact. Every input is computed in the caller's floating-point mode and in the library's. The
+ * exit status is 1 where an error is above LIMIT, or a result is outside its range, has the wrong
+ * sign, or is or is not NaN when it should not or should.
  */
 #include "cpu.h"
 #include "cylstm.h"

@@ -81,7 +81,7 @@ def check_wheel(wheel: Path) -> None:
         print(f"{size:10,} {name}")
         check(name.split("/")[0] in {"cylstm", metadata}, f"{wheel.name} holds {name}")
         check(
-            Path(name).suffix not in {".c", ".h", ".pyx"},
+            Path(name).suffix not in {".c", ".h", ".pyx", ".pxi", ".pxd"},
             f"{wheel.name} ships the source {name}",
         )
         check(

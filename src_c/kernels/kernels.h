@@ -51,10 +51,10 @@
 #endif
 
 enum {
-    PANEL_VECTORS = 4,  /* a panel is always four vectors wide */
-    MAX_VL = 16,        /* lanes of the widest vector of any set */
-    MAX_TILE_ROWS = 8,  /* rows of the tallest tile of any set */
-    TAPE_VECTORS = 5    /* a tape cell holds i, f, g, o, c: (5, H) */
+    PANEL_VECTORS = 4, /* a panel is always four vectors wide */
+    MAX_VL = 16,       /* lanes of the widest vector of any set */
+    MAX_TILE_ROWS = 8, /* rows of the tallest tile of any set */
+    TAPE_VECTORS = 5   /* a tape cell holds i, f, g, o, c: (5, H) */
 };
 
 /* Rows of a matrix, wherever they lie; each row is contiguous. Row r starts at
@@ -76,10 +76,11 @@ enum cylstm_finish {
  * "padded" are as long as H rounded up to whole vectors, the others exactly H. */
 struct cylstm_cell {
     size_t H;
-    struct cylstm_rows c;      /* forward: c_{t-1} in, c_t out; padded */
-    struct cylstm_rows h;      /* h_t out; padded; backward: base may be NULL */
-    struct cylstm_rows y;      /* forward: h_t out; base may be NULL */
-    struct cylstm_rows tape;   /* (5, H) = i, f, g, o, c: forward out (base may be NULL), backward in */
+    struct cylstm_rows c; /* forward: c_{t-1} in, c_t out; padded */
+    struct cylstm_rows h; /* h_t out; padded; backward: base may be NULL */
+    struct cylstm_rows y; /* forward: h_t out; base may be NULL */
+    struct cylstm_rows
+        tape; /* (5, H) = i, f, g, o, c: forward out (base may be NULL), backward in */
     struct cylstm_rows c_prev; /* backward: c_{t-1} in; base may be NULL, which means zeros */
     struct cylstm_rows dc;     /* backward: dc_t in, dc_{t-1} out; padded */
     struct cylstm_rows dgates; /* backward: d pre-activation out, in panel order; padded */
@@ -88,9 +89,9 @@ struct cylstm_cell {
 /* One factor pair of a product: rows of `a` times the panels of `w`. */
 struct cylstm_term {
     struct cylstm_rows a;
-    ptrdiff_t a_k;   /* reals from a row's element k to its element k + 1 */
+    ptrdiff_t a_k; /* reals from a row's element k to its element k + 1 */
     size_t K;
-    const void *w;   /* element (panel, k, column) at panel * w_panel + k * w_k + column */
+    const void *w; /* element (panel, k, column) at panel * w_panel + k * w_k + column */
 };
 
 /* out = finish(init + term[0] + term[1] + addend), one chain of multiply-adds with k
@@ -99,15 +100,16 @@ struct cylstm_term {
 struct cylstm_product {
     size_t rows;
     size_t panel_begin, panel_end;
-    size_t columns;            /* of all panels; the last panel may hold fewer than four vectors */
-    int turned;                /* sweep the panels last to first */
+    size_t columns; /* of all panels; the last panel may hold fewer than four vectors */
+    int turned;     /* sweep the panels last to first */
     struct cylstm_term term[2];
     ptrdiff_t w_panel, w_k;
-    const void *init;          /* element (row, panel, column) at panel * init_panel + row * init_row + column */
+    const void
+        *init; /* element (row, panel, column) at panel * init_panel + row * init_row + column */
     ptrdiff_t init_panel, init_row;
     struct cylstm_rows addend; /* `columns` reals a row, added last; base may be NULL */
     enum cylstm_finish finish;
-    struct cylstm_rows out;    /* CYLSTM_STORE: row r of panel p at out + p * out_panel */
+    struct cylstm_rows out; /* CYLSTM_STORE: row r of panel p at out + p * out_panel */
     ptrdiff_t out_panel;
     struct cylstm_cell cell;
 };
@@ -121,13 +123,14 @@ struct cylstm_dropout {
 
 struct cylstm_kernels {
     const char *isa;
-    int bits;          /* 32 or 64 */
-    size_t lanes;      /* of a vector; VL in the templates */
-    size_t tile_rows;  /* rows of a full tile */
+    int bits;         /* 32 or 64 */
+    size_t lanes;     /* of a vector; VL in the templates */
+    size_t tile_rows; /* rows of a full tile */
     void (*product)(const struct cylstm_product *p);
     /* Finish `rows` rows from `row` of one panel whose sums, (rows, 4 VL), came from
      * elsewhere (BLAS). `sums` is overwritten. */
-    void (*finish)(const struct cylstm_product *p, size_t panel, size_t row, size_t rows, void *sums);
+    void (*finish)(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
+                   void *sums);
     void (*dropout)(const struct cylstm_dropout *d, uint64_t index, size_t count, const void *in,
                     void *out);
     void (*sigmoid)(const void *x, void *y, size_t n);

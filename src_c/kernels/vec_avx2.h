@@ -15,8 +15,13 @@ ALWAYS_INLINE void v_store(real *p, vf a) { _mm256_storeu_ps(p, a); }
 ALWAYS_INLINE __m256i first_lanes(size_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return _mm256_maskload_ps(p, first_lanes(n)); }
-ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) { _mm256_maskstore_ps(p, first_lanes(n), a); }
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) {
+    return n < VL ? _mm256_maskload_ps(p, first_lanes(n)) : v_load(p);
+}
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) {
+    if (n < VL) _mm256_maskstore_ps(p, first_lanes(n), a); /* dozens of cycles on some CPUs */
+    else v_store(p, a);
+}
 
 ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
@@ -49,8 +54,13 @@ ALWAYS_INLINE void v_store(real *p, vf a) { _mm256_storeu_pd(p, a); }
 ALWAYS_INLINE __m256i first_lanes(size_t n) {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x((long long)n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
-ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return _mm256_maskload_pd(p, first_lanes(n)); }
-ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) { _mm256_maskstore_pd(p, first_lanes(n), a); }
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) {
+    return n < VL ? _mm256_maskload_pd(p, first_lanes(n)) : v_load(p);
+}
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) {
+    if (n < VL) _mm256_maskstore_pd(p, first_lanes(n), a); /* dozens of cycles on some CPUs */
+    else v_store(p, a);
+}
 
 ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm256_add_pd(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_pd(a, b); }

@@ -1,4 +1,4 @@
-/* Op table for AVX-512 F, DQ, VL, BW: 16 floats or 8 doubles. The contract stands in vec_scalar.h. */
+/* Op table for AVX-512 F, DQ, VL, BW: 16 floats or 8 doubles. The contract: vec_scalar.h. */
 #define TILE_ROWS 6
 
 #if REAL_BITS == 32
@@ -13,8 +13,12 @@ ALWAYS_INLINE vf v_set1(real a) { return _mm512_set1_ps(a); }
 ALWAYS_INLINE vf v_load(const real *p) { return _mm512_loadu_ps(p); }
 ALWAYS_INLINE void v_store(real *p, vf a) { _mm512_storeu_ps(p, a); }
 ALWAYS_INLINE __mmask16 first_lanes(size_t n) { return (__mmask16)((1u << n) - 1u); }
-ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
-ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a); }
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) {
+    return _mm512_maskz_loadu_ps(first_lanes(n), p);
+}
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) {
+    _mm512_mask_storeu_ps(p, first_lanes(n), a);
+}
 
 ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
@@ -28,7 +32,8 @@ ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 ALWAYS_INLINE vf v_abs(vf a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
 ALWAYS_INLINE vf v_copysign(vf x, vf s) {
     __m512i sign = _mm512_castps_si512(_mm512_set1_ps(-0.0f));  /* 0xac: sign ? s : x, bit by bit */
-    return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(sign, _mm512_castps_si512(x), _mm512_castps_si512(s), 0xac));
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(sign, _mm512_castps_si512(x), _mm512_castps_si512(s), 0xac));
 }
 ALWAYS_INLINE vf v_pow2(vf t) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23));
@@ -46,8 +51,12 @@ ALWAYS_INLINE vf v_set1(real a) { return _mm512_set1_pd(a); }
 ALWAYS_INLINE vf v_load(const real *p) { return _mm512_loadu_pd(p); }
 ALWAYS_INLINE void v_store(real *p, vf a) { _mm512_storeu_pd(p, a); }
 ALWAYS_INLINE __mmask8 first_lanes(size_t n) { return (__mmask8)((1u << n) - 1u); }
-ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return _mm512_maskz_loadu_pd(first_lanes(n), p); }
-ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) { _mm512_mask_storeu_pd(p, first_lanes(n), a); }
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) {
+    return _mm512_maskz_loadu_pd(first_lanes(n), p);
+}
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) {
+    _mm512_mask_storeu_pd(p, first_lanes(n), a);
+}
 
 ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm512_add_pd(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_pd(a, b); }
@@ -61,7 +70,8 @@ ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm512_max_pd(a, b); }
 ALWAYS_INLINE vf v_abs(vf a) { return _mm512_andnot_pd(_mm512_set1_pd(-0.0), a); }
 ALWAYS_INLINE vf v_copysign(vf x, vf s) {
     __m512i sign = _mm512_castpd_si512(_mm512_set1_pd(-0.0));
-    return _mm512_castsi512_pd(_mm512_ternarylogic_epi64(sign, _mm512_castpd_si512(x), _mm512_castpd_si512(s), 0xac));
+    return _mm512_castsi512_pd(
+        _mm512_ternarylogic_epi64(sign, _mm512_castpd_si512(x), _mm512_castpd_si512(s), 0xac));
 }
 ALWAYS_INLINE vf v_pow2(vf t) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t), 52));

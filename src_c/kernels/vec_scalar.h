@@ -1,14 +1,17 @@
-/* Op table, portable C11: four lanes in plain loops, which compilers turn into what the baseline CPU has.
+/* Op table, portable C11: four lanes in plain loops, for compilers to turn into vectors.
  *
  * Contract of every vec_*.h. REAL_BITS (32 or 64) is set, kernels.h and the ISA's intrinsics are
- * included and its target region is open. The file defines real, VL (lanes), TILE_ROWS (rows of a GEMM tile), vf and:
- *   v_load, v_store         any alignment; v_load_n, v_store_n: lanes 0..n-1, 0 <= n <= VL; the others are read as 0
- *                           and not written, and their memory is not touched
- *   v_fma, v_fnma           a * b + c and c - a * b, fused where the ISA has FMA
- *   v_min, v_max            the second operand where either is NaN
- *   v_copysign(x, s)        |x| with the sign of s
- *   V_ROUND, v_pow2         where t = x + V_ROUND, t - V_ROUND is the integer n nearest to x and v_pow2(t) is 2^n,
- *                           for n in [-127, 128] (64 bits: [-1023, 1024]): 0 at the lowest n, infinity at the highest
+ * included and its target region is open. The file defines real, VL (lanes), TILE_ROWS (rows of a
+ * GEMM tile), vf and:
+ *   v_load, v_store       any alignment
+ *   v_load_n, v_store_n   lanes 0..n-1, 0 <= n <= VL; the others are read as 0 and not written,
+ *                         and their memory is not touched
+ *   v_fma, v_fnma         a * b + c and c - a * b, fused where the ISA has FMA
+ *   v_min, v_max          the second operand where it is NaN
+ *   v_copysign(x, s)      |x| with the sign of s
+ *   V_ROUND, v_pow2       where t = x + V_ROUND, t - V_ROUND is the integer n nearest to x, and
+ *                         v_pow2(t) is 2^n for n in [-127, 128] (64 bits: [-1023, 1024]): 0 at the
+ *                         lowest n, infinity at the highest
  * Here v_fma is not fused: libm's fma() is slow in software on CPUs without the instruction. */
 #include <string.h>
 
@@ -29,7 +32,8 @@ typedef uint64_t real_bits;
 
 typedef struct { real lane[VL]; } vf;
 
-/* Left rolled, gcc makes each loop one vector instruction; it would unroll them into scalar ones (3 times slower). */
+/* Left rolled, each loop becomes one vector instruction; gcc -O3 would unroll it into scalar ones
+ * (3 to 5 times slower). */
 #if defined(__GNUC__) && !defined(__clang__)
 #define EACH_LANE _Pragma("GCC unroll 1") for (size_t l = 0; l < VL; l++)
 #else
@@ -61,7 +65,9 @@ ALWAYS_INLINE real real_of(real_bits u) { real a; memcpy(&a, &u, sizeof a); retu
 #define SIGN_BIT ((real_bits)1 << (REAL_BITS - 1))
 
 ALWAYS_INLINE vf v_abs(vf a) { LANES(real_of(bits_of(A) & ~SIGN_BIT)); }
-ALWAYS_INLINE vf v_copysign(vf a, vf b) { LANES(real_of((bits_of(A) & ~SIGN_BIT) | (bits_of(B) & SIGN_BIT))); }
+ALWAYS_INLINE vf v_copysign(vf a, vf b) {
+    LANES(real_of((bits_of(A) & ~SIGN_BIT) | (bits_of(B) & SIGN_BIT)));
+}
 ALWAYS_INLINE vf v_pow2(vf a) { LANES(real_of(bits_of(A) << MANTISSA_BITS)); }
 
 #undef LANES
