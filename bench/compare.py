@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -226,6 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
         "jobs": [],
     }
     interrupted = False
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(number, signal.default_int_handler)
     try:
         run(jobs, results, options.out, console, options.patience)
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 #include "cylstm.h"
 #include "kernels/kernels.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 static int always(void) { return 1; }
@@ -23,14 +24,26 @@ static const struct {
     {"scalar", always, &cylstm_kernels_scalar_f32, &cylstm_kernels_scalar_f64},
 };
 
-size_t cylstm_isa_count(void) { return sizeof table / sizeof table[0]; }
+enum { ROWS = sizeof table / sizeof table[0] };
+
+size_t cylstm_isa_count(void) { return ROWS; }
 const char *cylstm_isa_name(size_t n) { return table[n].isa; }
-int cylstm_isa_usable(size_t n) { return table[n].usable(); }
+/* Asked once: under a hypervisor CPUID costs tens of microseconds. */
+int cylstm_isa_usable(size_t n)
+{
+    static atomic_int answer[ROWS]; /* 0: not asked yet, else 1 + the answer */
+    int known = atomic_load_explicit(&answer[n], memory_order_relaxed);
+    if (!known) {
+        known = 1 + table[n].usable();
+        atomic_store_explicit(&answer[n], known, memory_order_relaxed);
+    }
+    return known - 1;
+}
 
 const struct cylstm_kernels *cylstm_find_kernels(const char *isa, int bits)
 {
     for (size_t n = 0; n < cylstm_isa_count(); n++)
-        if ((!isa || !strcmp(isa, table[n].isa)) && table[n].usable())
+        if ((!isa || !strcmp(isa, table[n].isa)) && cylstm_isa_usable(n))
             return bits == 32 ? table[n].f32 : bits == 64 ? table[n].f64 : NULL;
     return NULL;
 }

@@ -43,8 +43,10 @@ void cylstm_end_team(struct cylstm_team *team) { (void)team; }
 enum {
     MAX_HELPERS = 255,
     SHARE_BITS = 16,
-    SPINS_PER_LOOK = 64,   /* pauses between looks at the clock */
-    SPIN_MICROSECONDS = 50 /* how long anyone spins before sleeping */
+    SPINS_PER_LOOK = 64,    /* pauses between looks at the clock */
+    SPIN_MICROSECONDS = 50, /* how long anyone spins before sleeping */
+    STALL_MICROSECONDS = 500,
+    REST_MICROSECONDS = 20000
 };
 
 struct helper {
@@ -60,6 +62,7 @@ static struct {
     cylstm_phase *run;
     void *arg;
     _Alignas(128) atomic_flag busy; /* held by the call that has the pool */
+    int64_t rest_until;             /* no helpers before; the pool's holder's own */
     atomic_int helpers;
     atomic_int caller_asleep;
     pthread_mutex_t caller_mutex;
@@ -108,14 +111,28 @@ static void wake_caller(void)
     pthread_mutex_unlock(&pool.caller_mutex);
 }
 
-static void wait_done(struct helper *h, uint64_t phase)
+static int64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* A helper that holds its share for far longer than the caller took for its own has lost its
+ * core to somebody else. It may lose it again at the next phase: leave the helpers alone for
+ * a while, and the call goes on at the speed of one thread. */
+static void wait_done(struct helper *h, uint64_t phase, int64_t began)
 {
     if (spin(&h->done, 0, phase)) return;
+    const int64_t slept = now_us();
     pthread_mutex_lock(&pool.caller_mutex);
     atomic_store(&pool.caller_asleep, 1);
     while (atomic_load(&h->done) != phase) pthread_cond_wait(&pool.caller_wake, &pool.caller_mutex);
     atomic_store(&pool.caller_asleep, 0);
     pthread_mutex_unlock(&pool.caller_mutex);
+    const int64_t woke = now_us();
+    if (woke - slept > STALL_MICROSECONDS && woke - slept > 3 * (slept - began))
+        pool.rest_until = woke + REST_MICROSECONDS;
 }
 
 /* Sleep until there is a phase with a share for this helper. */
@@ -206,7 +223,8 @@ struct cylstm_team cylstm_begin_team(int threads)
 
 void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *run, void *arg, size_t shares)
 {
-    if (team->threads == 1 || shares == 1) {
+    const int64_t began = team->threads == 1 || shares == 1 ? 0 : now_us();
+    if (!began || began < pool.rest_until) {
         for (size_t share = 0; share < shares; share++) run(arg, share, 1);
         return;
     }
@@ -232,7 +250,7 @@ void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *run, void *arg, si
         run(arg, j + 1, 1);
         atomic_store(&h->done, phase);
     }
-    for (size_t j = 0; j < helpers; j++) wait_done(&pool.helper[j], phase);
+    for (size_t j = 0; j < helpers; j++) wait_done(&pool.helper[j], phase, began);
 }
 
 void cylstm_end_team(struct cylstm_team *team)

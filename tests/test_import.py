@@ -12,15 +12,15 @@ LAZY = {"scipy", "safetensors", "torch", "tqdm", "matplotlib", "onnx", "onnxrunt
 CODE = """
 import json, sys
 import numpy
-from time import perf_counter
-start = perf_counter()
+from time import process_time
+start = process_time()
 import cylstm
-print(json.dumps([perf_counter() - start, sorted(sys.modules)]))
+print(json.dumps([process_time() - start, sorted(sys.modules)]))
 """
 
 
 def fresh_import() -> tuple[float, list[str]]:
-    """Seconds for `import cylstm` after numpy in a fresh interpreter, and all modules loaded."""
+    """CPU seconds of `import cylstm` after numpy in a fresh interpreter, and all modules loaded."""
     done = subprocess.run([sys.executable, "-c", CODE], check=True, capture_output=True, text=True)
     seconds, modules = json.loads(done.stdout)
     return seconds, modules
@@ -34,6 +34,6 @@ def test_import_is_light() -> None:
 
 
 def test_import_is_fast() -> None:
-    """Far above the 15 ms that tools/import_time.py holds, so that a busy machine cannot fail it,
-    and far below what importing SciPy's BLAS, the likely mistake, costs."""
+    """Far above the 15 ms that tools/import_time.py holds, so that a busy machine does not fail it,
+    and below what importing SciPy's BLAS, the likely mistake, costs."""
     assert min(fresh_import()[0] for _ in range(3)) < 0.1

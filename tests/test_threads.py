@@ -44,9 +44,6 @@ def default_threads() -> Iterator[None]:
     cylstm.set_num_threads(before)
 
 
-def python(code: str, *arguments: str, **environment: str) -> list[str]:
-    """Start a Python that finds what this one finds, for Popen and run."""
-    return [sys.executable, "-c", code, *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -249,18 +246,9 @@ def test_the_default_counts_where_a_call_says_nothing() -> None:
 SAY_THREADS = "import cylstm; print(cylstm.get_num_threads())"
 
 
-@pytest.mark.parametrize("n", ["1", "2", "7", "256", "003"])
-def test_environment_sets_the_default(n: str) -> None:
-    assert output(SAY_THREADS, CYLSTM_NUM_THREADS=n) == str(int(n))
-
-
-@pytest.mark.parametrize("n", ["0", "-1", "257", "1.5", "two", " ", "1 2", "1e1", "0x2", "9" * 30])
-def test_environment_that_is_refused(n: str) -> None:
-    done = run_python(SAY_THREADS, CYLSTM_NUM_THREADS=n)
-    assert done.returncode == 1 and not done.stdout
-    message = done.stderr.splitlines()[-1]
-    assert message.startswith("ValueError") and "CYLSTM_NUM_THREADS" in message
-    assert repr(n) in message and "1 to 256" in message
+def test_the_environment_sets_the_default() -> None:
+    """(test_config.py has what it may say.)"""
+    assert output(SAY_THREADS, CYLSTM_NUM_THREADS="7") == "7"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity masks here")
@@ -431,7 +419,7 @@ row = np.full((1, 16, lstm.input_size), 0.5, "f4")
 few = np.repeat(row, 6, axis=0)
 want, _ = lstm(few)
 rate = 6 / seconds_of(lambda: lstm(few, threads=threads))
-x = np.broadcast_to(row, (int(rate * (0.5 if backward else 20)) + 2, *row.shape[1:]))
+x = np.broadcast_to(row, (int(rate * (0.5 if backward else 4)) + 2, *row.shape[1:]))
 if backward:
     tape = lstm.forward(x, threads=threads)
 print("started", flush=True)
@@ -466,7 +454,7 @@ def test_ctrl_c(direction: str, threads: int) -> None:
             time.sleep(0.3)
             sent = time.monotonic()
             process.send_signal(signal.SIGINT)
-            out, errors = process.communicate(timeout=60)
+            out, errors = process.communicate()
         assert process.returncode == 0 and not errors, errors
         assert out != "finished\n", "Ctrl-C did nothing"
         delays.append(float(out) - sent)

@@ -2,7 +2,7 @@
  *
  *     cc -std=c11 -O3 -ffp-contract=off -pthread -Isrc_c -o ulp tests/ulp.c src_c/[a-z]*.c \
  *         src_c/kernels/[a-z]*.c -lm
- *     ./ulp                 all 2^32 floats and 2^28 doubles: some ten minutes
+ *     ./ulp                 all 2^32 floats and 2^28 doubles: a quarter of an hour
  *     ./ulp --sample 20     2^20 of each: a second
  *
  * float is held against libm's double, double against its long double where that is wider.

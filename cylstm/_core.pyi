@@ -1,0 +1,141 @@
+"""Types of the compiled bindings. What a user meets is Tape, Gradients and Stream; the rest serves
+the package and its tests.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from .layers import LSTM
+from .weights import WeightGrads
+
+_Array = NDArray[Any]
+_States = tuple[_Array, _Array]
+
+# The process's choices, made at import.
+ISA: str
+ISA_REASON: str
+ISA_AVAILABLE: list[str]
+GEMM: Literal["auto", "packed", "blas"]
+_blas_lock: threading.Lock
+
+def _choose_isa() -> tuple[str, str]: ...
+def _choose_gemm() -> str: ...
+def _set_default_threads(n: int) -> None: ...
+def _get_default_threads() -> int: ...
+def _pool_helpers() -> int: ...
+def _last_kernels() -> str | Any: ...  # None before the first call
+def _activation(name: str, x: _Array, isa: str | None = None) -> _Array: ...
+
+class Memory:
+    def __new__(cls, size: int) -> Memory: ...
+    @property
+    def size(self) -> int: ...
+
+class Dims:
+    def __init__(
+        self,
+        layers: int,
+        directions: int,
+        input: int,
+        hidden: int,
+        proj: int,
+        bias: bool,
+        dtype: DTypeLike,
+        isa: str | None = None,
+    ) -> None: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+class Packed:
+    def __init__(
+        self, dims: Dims, flat: _Array, spare: tuple[Memory, Memory | None] | None = None
+    ) -> None: ...
+    @property
+    def memory(self) -> tuple[Memory, Memory | None]: ...
+
+class Problem: ...
+
+def forward(
+    packed: Packed,
+    dims: Dims,
+    x: ArrayLike,
+    states: Sequence[ArrayLike] | None,
+    lengths: ArrayLike | None,
+    threads: int | None,
+    batch_first: bool,
+) -> tuple[_Array, _States]: ...
+
+class Gradients:
+    __slots__ = ("c_0", "h_0", "weights", "x")
+
+    x: _Array | Any  # None where backward was told need_x=False
+    h_0: _Array
+    c_0: _Array
+    weights: WeightGrads
+    def __init__(
+        self, x: _Array | None, h_0: _Array, c_0: _Array, weights: WeightGrads
+    ) -> None: ...
+
+class Tape:
+    def __init__(
+        self,
+        packed: Packed,
+        dims: Dims,
+        wrap: Callable[[_Array], WeightGrads],
+        x: ArrayLike,
+        states: Sequence[ArrayLike] | None,
+        lengths: ArrayLike | None,
+        threads: int | None,
+        batch_first: bool,
+        dropout: float,
+        draw_key: Callable[[], int],
+    ) -> None: ...
+    @property
+    def y(self) -> _Array: ...
+    @property
+    def h_n(self) -> _Array: ...
+    @property
+    def c_n(self) -> _Array: ...
+    @property
+    def gates(self) -> _Array: ...
+    @property
+    def cells(self) -> _Array: ...
+    def backward(
+        self,
+        dy: ArrayLike | None = None,
+        dh_n: ArrayLike | None = None,
+        dc_n: ArrayLike | None = None,
+        *,
+        threads: int | None = None,
+        need_x: bool = True,
+    ) -> Gradients: ...
+
+class Stream:
+    def __init__(
+        self, lstm: LSTM, dims: Dims, batch_size: int | None = None, threads: int | None = None
+    ) -> None: ...
+    @property
+    def batch_size(self) -> int | None: ...
+    @property
+    def state(self) -> _States: ...
+    @state.setter
+    def state(self, value: _States) -> None: ...
+    def step(
+        self, x_t: ArrayLike, out: _Array | None = None, active: ArrayLike | None = None
+    ) -> _Array: ...
+    def run(
+        self, block: ArrayLike, out: _Array | None = None, active: ArrayLike | None = None
+    ) -> _Array: ...
+    def reset(self, indices: ArrayLike | None = None) -> None: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+# What Cython leaves in a module whose classes can't be pickled.
+def __reduce_cython__(self: Any) -> Any: ...
+def __setstate_cython__(self: Any, __pyx_state: Any) -> Any: ...
+def _restore_stream(
+    lstm: LSTM, batch_size: int | None, threads: int | None, state: _States
+) -> Stream: ...

@@ -1,0 +1,120 @@
+"""The documentation is true: its Python runs, its links lead somewhere, and it names what there is.
+
+A block of Python runs by itself, in a directory of its own, with warnings as errors. One that
+needs a package which is not installed, such as torch, is skipped.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]+)[^)]*\)")
+
+# The tests of an installed package run beside the documentation, and without the sources.
+needs_sources = pytest.mark.skipif(not (ROOT / "cylstm").is_dir(), reason="no sources here")
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def python_blocks() -> list[tuple[str, int, str]]:
+    """(page, line, code) of every block of Python."""
+    return [
+        (path.relative_to(ROOT).as_posix(), text.count("\n", 0, match.start()) + 2, match[2])
+        for path in PAGES
+        for text in [path.read_text()]
+        for match in BLOCK.finditer(text)
+        if match[1] == "python"
+    ]
+
+
+def packages(code: str) -> set[str]:
+    """The packages that a block imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.split(".")[0] for name in names}
+
+
+def test_there_is_something_to_run() -> None:
+    """A fence that is spelt differently would leave its block untested."""
+    pages = [name for name, _, _ in python_blocks()]
+    assert {"README.md", "docs/training.md", "docs/numerics.md"} <= set(pages)
+    assert sum(path.read_text().count("import cylstm") for path in PAGES) == len(pages)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "code"), [pytest.param(*b, id=f"{b[0]}:{b[1]}") for b in python_blocks()]
+)
+def test_block_runs(
+    name: str, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = [p for p in sorted(packages(code)) if importlib.util.find_spec(p) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+    monkeypatch.chdir(tmp_path)
+    module = type(sys)("block")
+    monkeypatch.setitem(sys.modules, "block", module)
+    # so that a traceback shows the line in the page
+    exec(compile("\n" * (line - 1) + code, ROOT / name, "exec"), module.__dict__)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@needs_sources
+def test_links_lead_to_files(path: Path) -> None:
+    for target in LINK.findall(BLOCK.sub("", path.read_text())):
+        assert (path.parent / target).exists(), target
+
+
+@needs_sources
+def test_commands_exist() -> None:
+    """Every `make target` and every path of a `python path` that a page names."""
+    targets = set(re.findall(r"^([a-z][\w-]*):", page("Makefile"), re.M))
+    for path in PAGES:
+        text = path.read_text()
+        for command in re.findall(r"(?:`|^ {4})(?:PYTHON=\S+ )?make ([a-z][\w-]*)", text, re.M):
+            assert command in targets, f"{path.name}: make {command}"
+        for script in re.findall(r"python (?:-m pytest )?((?:\w+/)+\w+\.py)", text):
+            assert (ROOT / script).is_file(), f"{path.name}: {script}"
+
+
+@needs_sources
+def test_environment_variables_are_documented() -> None:
+    sources = [*(ROOT / "cylstm").glob("*.p*"), *(ROOT / "src_c").rglob("*.[ch]")]
+    read = {
+        name
+        for path in sources
+        for name in re.findall(
+            r"(?:environ\.get\(|environ\[|getenv\()\s*\"(\w+)\"", path.read_text()
+        )
+    }
+    assert read == {"CYLSTM_ISA", "CYLSTM_GEMM", "CYLSTM_NUM_THREADS"}
+    assert all(name in page("README.md") for name in read)
+
+
+@needs_sources
+def test_the_map_names_every_file() -> None:
+    """ARCHITECTURE.md has a line for each source file, and none for a file that is gone."""
+    text = page("ARCHITECTURE.md")
+    files = [path for path in (ROOT / "cylstm").iterdir() if path.suffix.startswith(".p")]
+    files += (ROOT / "src_c").rglob("*.[ch]")
+    named = set(re.findall(r"\b[\w]+\.(?:pyx|pyi|pxi|pxd|py|c|h)\b", text))
+    for stem, isas in re.findall(r"\b(\w*)\{([\w,]+)\}_f\{32,64\}\.c\b", text):
+        named |= {f"{stem}{isa}_f{bits}.c" for isa in isas.split(",") for bits in (32, 64)}
+    missing = {path.name for path in files} - named
+    assert not missing, f"ARCHITECTURE.md does not name {sorted(missing)}"
+    everywhere = {path.name for path in ROOT.rglob("*.*")}
+    assert not named - everywhere, f"ARCHITECTURE.md names {sorted(named - everywhere)}"

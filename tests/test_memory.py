@@ -1,0 +1,260 @@
+"""Memory: calls give back what they take, and take no more for a longer sequence."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cylstm
+from helpers import Array, make_problem, same_bits
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists() or "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="needs Linux's /proc, and an allocator that keeps nothing for itself",
+)
+
+MB = 2**20
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# ---------------------------------------------------------------------------------------------
+# Many calls
+# ---------------------------------------------------------------------------------------------
+
+
+def draw(rng: np.random.Generator, dtype: str) -> tuple[Any, Array, Array | None]:
+    """An LSTM and a call of any shape."""
+    T, B, I, H = (int(rng.integers(1, n)) for n in (30, 20, 40, 40))
+    lstm = cylstm.LSTM(
+        I,
+        H,
+        int(rng.integers(1, 4)),
+        bidirectional=bool(rng.integers(2)),
+        proj_size=int(rng.integers(0, H)),
+        dropout=0.5 * float(rng.integers(2)),
+        dtype=dtype,
+        seed=1,
+    )
+    x = rng.standard_normal((T, B, I)).astype(dtype)
+    return lstm, x, rng.integers(0, T + 1, B) if rng.integers(2) else None
+
+
+def infer(rng: np.random.Generator) -> None:
+    lstm, x, lengths = draw(rng, "float32")
+    lstm(x, lengths=lengths)
+
+
+def train(rng: np.random.Generator) -> None:
+    lstm, x, lengths = draw(rng, "float64")
+    tape = lstm.forward(x, lengths=lengths)
+    grads = tape.backward(tape.y)
+    cylstm.optim.SGD(lstm, 0.1).step(grads)
+    lstm(x)
+
+
+def run_streams(rng: np.random.Generator) -> None:
+    lstm, x, _ = draw(rng, "float32")
+    if not lstm.bidirectional:
+        stream = lstm.stream(x.shape[1])
+        stream.run(x)
+        stream.step(x[0], active=np.arange(x.shape[1]))
+        stream.state = stream.state
+        stream.reset([0])
+
+
+def refuse(rng: np.random.Generator) -> None:
+    lstm, x, _ = draw(rng, "float32")
+    for call in (
+        lambda: lstm(x, lengths=[-1] * x.shape[1]),
+        lambda: lstm(x[..., 1:]),
+        lambda: lstm.forward(x, (x, x)),
+        lambda: lstm.forward(x).backward(x[:0]),
+        lambda: lstm.load_state_dict({}),
+    ):
+        with pytest.raises(ValueError):
+            call()
+
+
+@pytest.mark.parametrize("work", [infer, train, run_streams, refuse])
+def test_memory_after_many_calls(work: Callable[[np.random.Generator], None]) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        work(rng)
+    before = resident()
+    for _ in range(600):
+        work(rng)
+    assert resident() - before < 5 * MB
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_memory_after_many_calls_of_one_shape(threads: int) -> None:
+    """Every call takes a megabyte or more, of scratch, results and tape."""
+    p = make_problem(1, 24, 48, dtype="float32", input_size=32, hidden_size=96)
+    lstm = p.lstm()
+    stream = lstm.stream(48, threads=threads)
+
+    def work() -> None:
+        lstm(p.x, p.states, threads=threads)
+        tape = lstm.forward(p.x, p.states, threads=threads)
+        lstm.load_state_dict(p.weights)
+        tape.backward(p.dy, p.dh_n, p.dc_n, threads=threads)
+        stream.run(p.x)
+        lstm.stream(48).step(p.x[0])
+
+    for _ in range(10):
+        work()
+    before = resident()
+    for _ in range(40):
+        work()
+    assert resident() - before < 5 * MB
+
+
+# ---------------------------------------------------------------------------------------------
+# Objects
+# ---------------------------------------------------------------------------------------------
+
+P = make_problem(2, 5, 3, [5, 0, 2], dtype="float32", input_size=4, hidden_size=4, num_layers=2)
+LSTM = P.lstm()
+STREAM, TAPE = LSTM.stream(3), LSTM.forward(P.x, P.states, P.lengths)
+ROWS, OUT, TWO_OUT = np.array([2, 0]), np.zeros((3, 4), "f4"), np.zeros((2, 4), "f4")
+
+# Small calls of all kinds, good and bad.
+CALLS: dict[str, Callable[[], Any]] = {
+    "call": lambda: LSTM(P.x, P.states, P.lengths),
+    "call unbatched": lambda: LSTM(P.x[:, 0]),
+    "forward": lambda: LSTM.forward(P.x, P.states, P.lengths),
+    "backward": lambda: TAPE.backward(P.dy, P.dh_n, P.dc_n),
+    "backward of a new tape": lambda: LSTM.forward(P.x).backward(P.dy, need_x=False),
+    "step": lambda: STREAM.step(P.x[0]),
+    "step, out": lambda: STREAM.step(P.x[0], out=OUT),
+    "step, out is in": lambda: STREAM.step(OUT, out=OUT),
+    "step, active": lambda: STREAM.step(P.x[0][ROWS], TWO_OUT, ROWS),
+    "step, strided": lambda: STREAM.step(P.x[0][::-1]),
+    "run": lambda: STREAM.run(P.x),
+    "run, out is in": lambda: STREAM.run(P.x, out=np.empty_like(P.x)),
+    "state": lambda: STREAM.state,
+    "set state": lambda: setattr(STREAM, "state", P.states),
+    "reset": lambda: STREAM.reset(ROWS),
+    "stream": lambda: LSTM.stream(3).step(P.x[0]),
+    "state_dict": lambda: LSTM.state_dict(),
+    "load_state_dict": lambda: LSTM.load_state_dict(P.weights),
+    "bad x": lambda: LSTM(P.x[0, 0]),
+    "bad states": lambda: LSTM(P.x, (P.h_0, P.x), P.lengths),
+    "bad lengths": lambda: LSTM(P.x, P.states, [9, 9, 9]),
+    "bad dy": lambda: TAPE.backward(P.x[:2], P.dh_n, P.dc_n),
+    "bad step": lambda: STREAM.step(P.x, OUT),
+    "bad out": lambda: STREAM.step(P.x[0], out=TWO_OUT),
+    "bad active": lambda: STREAM.step(P.x[0], OUT, np.array([0, 0, 7])),
+    "bad state": lambda: setattr(STREAM, "state", (P.h_0, P.x)),
+    "bad reset": lambda: STREAM.reset(np.array([7])),
+    "bad load": lambda: LSTM.load_state_dict({"weight_ih_l0": P.x}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_references(name: str) -> None:
+    """Neither inputs nor anything else is held on to: no reference, no object is left behind."""
+
+    def call() -> None:
+        if name.startswith("bad"):
+            with pytest.raises(ValueError):
+                CALLS[name]()
+        else:
+            CALLS[name]()
+
+    arrays = [P.x, P.h_0, P.c_0, P.lengths, P.dy, P.dh_n, P.dc_n, ROWS, OUT, TWO_OUT]
+    things = [*arrays, LSTM, STREAM, TAPE, LSTM._dims, None, np.dtype("f4"), *P.weights.values()]
+    for _ in range(5):
+        call()
+    gc.collect()
+    counts, blocks = [sys.getrefcount(a) for a in things], sys.getallocatedblocks()
+    for _ in range(100):
+        call()
+    gc.collect()
+    assert sys.getallocatedblocks() - blocks < 50
+    for thing, now, before in zip(things, map(sys.getrefcount, things), counts, strict=True):
+        assert abs(now - before) < 50, type(thing)
+
+
+def test_results_are_held_by_their_owner_alone() -> None:
+    y, (h_n, c_n) = LSTM(P.x, P.states)
+    y_t, out = STREAM.step(P.x[0]), STREAM.step(P.x[0], out=OUT)
+    held = [y, h_n, c_n, y_t]
+    assert [sys.getrefcount(a) for a in held] == [sys.getrefcount(held[0])] * 4
+    assert all(a.base is None for a in held) and out is OUT
+
+
+def test_a_tape_outlives_its_inputs() -> None:
+    """It owns a copy of x, and of the states."""
+    x, h_0, c_0, lengths = P.x.copy(), P.h_0.copy(), P.c_0.copy(), np.array(P.lengths)
+    tape = P.lstm().forward(x, (h_0, c_0), lengths)
+    want = tape.backward(P.dy)
+    for a in (x, h_0, c_0):
+        a[...] = np.nan
+    lengths[...] = 1
+    del x, h_0, c_0, lengths
+    assert same_bits(tape.backward(P.dy).weights.flat, want.weights.flat)
+
+
+# ---------------------------------------------------------------------------------------------
+# Scratch
+# ---------------------------------------------------------------------------------------------
+
+PEAK = """
+import sys
+import numpy as np
+import cylstm
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+what, layers, T = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+lstm = cylstm.LSTM(16, 64, layers, proj_size=1, seed=1)
+x = np.broadcast_to(np.float32(0.5), (T, 4, 16))
+x = np.broadcast_to(np.full(16, 0.5, "f4"), (T, 4, 16))
+lstm.forward(x[:600], threads=2).backward(dh_n=np.ones((layers, 4, 1), "f4"), threads=2)
+if what == "lengths":
+    lengths = np.arange(T - 3, T + 1)
+    call = lambda: lstm(x, lengths=lengths, threads=2)
+elif what == "call":
+    call = lambda: lstm(x, threads=2)
+elif what == "backward":
+    tape = lstm.forward(x, threads=2)
+    call = lambda: tape.backward(dh_n=np.ones((layers, 4, 1), "f4"), threads=2, need_x=False)
+before = status("VmRSS")
+result = call()
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("what", ["call", "lengths", "backward"])
+def test_scratch_does_not_grow_with_the_sequence(what: str, layers: int) -> None:
+    """The highest that memory stood during a call, over where it stood before: a sequence of
+    30000 steps of 4 rows takes half a megabyte of y, and as merged inputs would take 120."""
+    peak = []
+    for T in (3000, 30000):
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, what, str(layers), str(T)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        peak.append(int(done.stdout))
+    assert peak[1] - peak[0] < 2 * MB, peak
