@@ -72,7 +72,8 @@ ASAN_CFLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
                -fno-sanitize-recover=undefined -fno-wrapv -UNDEBUG
 
 asan: $(STAMPS)/cylstm $(STAMPS)/group-test build/asan/stamp
-	rm -rf build/asan/tests && cp -R tests pyproject.toml build/asan
+	rm -rf build/asan/tests build/asan/examples
+	cp -R tests examples pyproject.toml build/asan
 	cd build/asan && export PYTHONPATH="$$PWD/lib" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" && \
 	../../$(PY) -c 'import cylstm; assert "build/asan/lib" in cylstm.__file__' && \

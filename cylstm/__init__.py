@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LSTM",
     "Linear",
+    "get_include",
     "get_num_threads",
     "load",
     "losses",
@@ -19,3 +20,8 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+
+def get_include() -> str:
+    """Return the folder of cylstm.h, the header of the C core, for a compiler's -I."""
+    return f"{__path__[0]}/include"

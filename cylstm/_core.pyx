@@ -36,6 +36,26 @@ cdef int _raise_pending() except -1:
     return -1 if PyErr_Occurred() != NULL else 0
 
 
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #endif
+    /* Weights that are read over and over want few page translations: ask for huge pages. */
+    static void read_often(void *start, size_t size)
+    {
+    #if defined(MADV_HUGEPAGE)
+        const uintptr_t huge = (uintptr_t)1 << 21, first = ((uintptr_t)start + huge - 1) & ~(huge - 1);
+        const uintptr_t end = ((uintptr_t)start + size) & ~(huge - 1);
+        if (first < end) (void)madvise((void *)first, end - first, MADV_HUGEPAGE);
+    #else
+        (void)start, (void)size;
+    #endif
+    }
+    """
+    void read_often(void *start, size_t size) noexcept nogil
+
+
 cdef class Memory:
     """Memory for the core, aligned; freed with the object."""
 
@@ -130,6 +150,7 @@ cdef class Packed:
             self.forward, self.backward = spare
         else:
             self.forward = Memory(_c.cylstm_packed_size(&ctx, &dims.c))
+            read_often(self.forward.start, self.forward.size)
         self.dims = dims
         self.flat = flat
         self.lock = threading.Lock()
@@ -149,6 +170,7 @@ cdef class Packed:
                 self.dims.fill_context(&ctx, 1, False)
                 if self.backward is None:
                     self.backward = Memory(_c.cylstm_packed_backward_size(&ctx, &self.dims.c))
+                    read_often(self.backward.start, self.backward.size)
                 _c.cylstm_pack_backward(&ctx, &self.dims.c, cnp.PyArray_DATA(self.flat),
                                         self.backward.start)
                 self.has_backward = True

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import cylstm
-
-Tensor = torch.Tensor
 
 
 class _Run(torch.autograd.Function):  # type: ignore[misc]

@@ -3,4 +3,4 @@
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-setup(ext_modules=cythonize([Extension("feedback", ["feedback.pyx"])]))
+setup(ext_modules=cythonize([Extension("feedback", ["feedback.pyx"])], build_dir="build"))

@@ -20,7 +20,7 @@ def filled(stream: Any, first: Any) -> Any:
 
 
 @pytest.mark.parametrize("sizes", [dict(hidden_size=8), dict(hidden_size=11, proj_size=8)])
-def test_generate(sizes: dict[str, int]) -> None:
+def test_generate(sizes: dict[str, Any]) -> None:
     lstm = cylstm.LSTM(8, num_layers=2, seed=1, **sizes)
     other = cylstm.LSTM(8, num_layers=2, seed=2, **sizes)
     first = np.linspace(-1, 1, 8, dtype=np.float32)

@@ -1,0 +1,1 @@
+../../src_c/cylstm.h
