@@ -21,6 +21,7 @@ ISA_REASON: str
 ISA_AVAILABLE: list[str]
 GEMM: Literal["auto", "packed", "blas"]
 _blas_lock: threading.Lock
+__pyx_capi__: dict[str, Any]  # the functions of embed.pxd
 
 def _choose_isa() -> tuple[str, str]: ...
 def _choose_gemm() -> str: ...

@@ -1,15 +1,16 @@
 /* backward.c -- the backward pass: the rooms of forward.c, walked the other way.
  *
  * A step back is one product too: dh_t = dy_t + dgates_{t+1} W_hh, finished by the
- * cell's backward, which leaves dgates_t for the step before. The dgates of a chunk of
- * steps are kept; when the chunk is full, its inputs are gathered into one matrix
- * z = [1, x_t, h_{t-1}] and two products over all its rows at once give
+ * cell's backward, which leaves dgates_t (4H) for the step before. The dgates of a chunk
+ * of steps are kept; when the chunk is full, its inputs are gathered into one matrix
+ * z = [x_t, h_{t-1}] and products over all its rows at once give
  *
- *     dx     = dgates W_ih            and            dW += z^T dgates,
+ *     dx = dgates W_ih,    [dW_ih, dW_hh] += dgates^T z,    db += 1^T dgates
  *
- * where dW = [db; dW_ih; dW_hh] comes out in the layout of the packed gates and is taken
- * apart once, at the end. Chunks depend on the shapes alone, so the bits of a gradient
- * do not depend on the number of threads.
+ * The weights' gradients come out where the caller wants them, in the order of the raw
+ * weights: dgates keep that order too (not panel order), so nothing is taken apart at
+ * the end, and a width that is no multiple of a vector costs no more terms. Chunks
+ * depend on the shapes alone, so the bits of a gradient do not depend on the threads.
  */
 #include "cpu.h"
 #include "sequence.h"
@@ -27,11 +28,9 @@ struct pass {
     struct cylstm_walk tape; /* (T, B, 5, H) */
     struct cylstm_walk dy, dx; /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
     void *h_0, *c_0;           /* (B, R), (B, H), in batch order; may be NULL */
-    void *dh;       /* (B, R) padded: dh_n; with a projection, where dh of a step is summed */
-    void *dc;       /* (B, H) padded: dc_n, then the running dc */
-    void *next;     /* (B, 4 Hp) padded: dgates of the step after the chunk */
-    void *dgates_w; /* packed gates' layout: the sum of dW */
-    void *dhr;      /* (P, H) padded rows: the sum of dW_hr */
+    void *dh;   /* (B, R) padded: dh_n; with a projection, where dh of a step is summed */
+    void *dc;   /* (B, H) padded: dc_n, then the running dc */
+    void *next; /* (B, 4H) padded: dgates of the step after the chunk */
 };
 
 /* Arrays that have a walk; inner arrays are all alike. */
@@ -46,8 +45,10 @@ struct backward {
     struct pass *pass; /* (L * D) */
     size_t chunk_steps, chunk_rows;
     size_t *start;        /* (chunk_steps + 1): first row of each step in the chunk */
-    void *dgates;         /* (chunk_rows, 4 Hp) padded */
-    void *z;              /* (chunk_rows, 1 + I + R) padded */
+    void *dgates;         /* (chunk_rows, 4H) padded */
+    void *z;              /* (chunk_rows, I + R) padded: the inputs of a chunk's steps */
+    void *ones;           /* (chunk_rows) */
+    void *dweights;       /* the caller's */
     void *dh, *m;         /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
     ptrdiff_t *dx_offset; /* (chunk_rows): rows of dx */
     ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
@@ -74,6 +75,16 @@ static size_t stride_of(const struct backward *b, size_t n)
     return cylstm_stride(b->call.kernels, n);
 }
 
+/* z's rows: x, then h from the next whole vector on. */
+static size_t h_column(const struct backward *b, const struct cylstm_layer *l)
+{
+    return cylstm_round_up(l->I, b->call.kernels->lanes);
+}
+static size_t z_stride(const struct backward *b, const struct cylstm_layer *l)
+{
+    return stride_of(b, h_column(b, l) + l->R);
+}
+
 static struct cylstm_rows padded_rows(const struct backward *b, void *base, size_t stride,
                                       size_t r0)
 {
@@ -94,12 +105,12 @@ static struct cylstm_product recurrent_product(const struct backward *b, const s
         .panel_begin = panels.begin,
         .panel_end = panels.end,
         .columns = p->l.R,
-        .w_panel = (ptrdiff_t)(4 * p->l.Hp * width),
+        .w_panel = (ptrdiff_t)(4 * p->l.H * width),
         .w_k = (ptrdiff_t)width,
         .init = zeros,
         .term[0] = {.a = dgates,
                     .a_k = 1,
-                    .K = 4 * p->l.Hp,
+                    .K = 4 * p->l.H,
                     .w = cylstm_at(b->packed, b->call.real_size, (ptrdiff_t)p->l.hh_t)},
     };
 }
@@ -112,7 +123,7 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct pa
         .H = H,
         .tape = cylstm_walk_rows(&p->tape, size, r0, s),
         .dc = padded_rows(b, p->dc, stride_of(b, H), r0),
-        .dgates = padded_rows(b, b->dgates, stride_of(b, 4 * p->l.Hp), flat),
+        .dgates = padded_rows(b, b->dgates, stride_of(b, 4 * p->l.H), flat),
     };
     if (s) {
         cell.c_prev = cylstm_walk_rows(&p->tape, size, r0, s - 1);
@@ -128,7 +139,7 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct pa
 static struct cylstm_rows dgates_after(const struct backward *b, const struct pass *p, size_t s,
                                        size_t r0)
 {
-    const size_t stride = stride_of(b, 4 * p->l.Hp);
+    const size_t stride = stride_of(b, 4 * p->l.H);
     if (s + 1 == b->step_end) return padded_rows(b, p->next, stride, r0);
     return padded_rows(b, b->dgates, stride, b->start[s + 1 - b->step_begin] + r0);
 }
@@ -246,7 +257,7 @@ static struct chunk_row find_row(const struct backward *b, size_t flat)
     return at;
 }
 
-/* z = [1, x_t, h_{t-1}] for a share of the chunk's rows, dropout and all. */
+/* z = [x_t, h_{t-1}] for a share of the chunk's rows, dropout and all. */
 static void gather_inputs(void *arg, size_t share, int caller)
 {
     struct backward *b = arg;
@@ -256,15 +267,11 @@ static void gather_inputs(void *arg, size_t share, int caller)
     const struct cylstm_range mine = cylstm_share(rows, b->shares, share);
     const int drop = b->layer && b->seq->tape->dropout > 0;
     const struct cylstm_dropout dropout = cylstm_layer_dropout(b->seq->tape, b->layer);
-    const float one_f32 = 1;
-    const double one_f64 = 1;
     (void)caller;
     struct chunk_row at = find_row(b, mine.begin);
     for (size_t n = mine.begin; n < mine.end; n++, next_row(b, &at)) {
-        char *z = cylstm_at(b->z, size, (ptrdiff_t)(n * stride_of(b, p->l.K)));
+        char *z = cylstm_at(b->z, size, (ptrdiff_t)(n * z_stride(b, &p->l)));
         const void *x = cylstm_at(p->x.base, size, cylstm_walk_offset(&p->x, at.r, at.s));
-        memcpy(z, size == sizeof one_f32 ? (const void *)&one_f32 : (const void *)&one_f64, size);
-        z += size;
         if (drop) {
             const size_t t = b->direction ? cylstm_row_length(&b->order, at.r) - 1 - at.s : at.s;
             const size_t cell = t * b->order.B + cylstm_batch_row(&b->order, at.r);
@@ -272,7 +279,7 @@ static void gather_inputs(void *arg, size_t share, int caller)
         } else {
             memcpy(z, x, I * size);
         }
-        z += I * size;
+        z += h_column(b, &p->l) * size;
         if (at.s)
             memcpy(z, cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, at.r, at.s - 1)),
                    R * size);
@@ -296,12 +303,12 @@ static void input_gradient(struct backward *b, int caller, size_t share, size_t 
         .rows = mine.end - mine.begin,
         .panel_end = panels_of(b, p->l.I),
         .columns = p->l.I,
-        .w_panel = (ptrdiff_t)(4 * p->l.Hp * width),
+        .w_panel = (ptrdiff_t)(4 * p->l.H * width),
         .w_k = (ptrdiff_t)width,
         .init = zeros,
-        .term[0] = {.a = padded_rows(b, b->dgates, stride_of(b, 4 * p->l.Hp), mine.begin),
+        .term[0] = {.a = padded_rows(b, b->dgates, stride_of(b, 4 * p->l.H), mine.begin),
                     .a_k = 1,
-                    .K = 4 * p->l.Hp,
+                    .K = 4 * p->l.H,
                     .w = cylstm_at(b->packed, b->call.real_size, (ptrdiff_t)p->l.ih_t)},
         .finish = CYLSTM_STORE,
         .out = {p->dx.base, b->dx_offset + mine.begin, 0},
@@ -311,60 +318,46 @@ static void input_gradient(struct backward *b, int caller, size_t share, size_t 
     cylstm_multiply(&b->call, caller, &g);
 }
 
-/* dW += z^T dgates for a share of the panels of gates. */
-static void weight_gradient(struct backward *b, int caller, size_t share, size_t shares)
+/* out (rows, columns) += a^T w over the rows of the chunk, for a share of the rows. The first
+ * chunk of a pass, which holds its last steps, finds nothing there yet. */
+static void weight_gradient(struct backward *b, int caller, struct cylstm_range mine, const void *a,
+                            size_t a_stride, const void *w, size_t w_stride, size_t columns,
+                            size_t raw)
 {
-    const struct pass *p = b->now;
-    const size_t width = width_of(b), rows = b->start[b->step_end - b->step_begin];
-    const struct cylstm_range panels =
-        cylstm_share(p->l.Hp / b->call.kernels->lanes, shares, share);
-    const struct cylstm_product g = {
-        .rows = p->l.K,
-        .panel_begin = panels.begin,
-        .panel_end = panels.end,
-        .columns = 4 * p->l.Hp,
-        .w_panel = (ptrdiff_t)width,
-        .w_k = (ptrdiff_t)stride_of(b, 4 * p->l.Hp),
-        .init = p->dgates_w,
-        .init_panel = (ptrdiff_t)(p->l.K * width),
-        .init_row = (ptrdiff_t)width,
-        .term[0] = {.a = {b->z, NULL, 1},
-                    .a_k = (ptrdiff_t)stride_of(b, p->l.K),
+    const size_t size = b->call.real_size, rows = b->start[b->step_end - b->step_begin];
+    struct cylstm_product g = {
+        .rows = mine.end - mine.begin,
+        .panel_end = panels_of(b, columns),
+        .columns = columns,
+        .w_panel = (ptrdiff_t)width_of(b),
+        .w_k = (ptrdiff_t)w_stride,
+        .init = zeros,
+        .term[0] = {.a = {cylstm_at(a, size, (ptrdiff_t)mine.begin), NULL, 1},
+                    .a_k = (ptrdiff_t)a_stride,
                     .K = rows,
-                    .w = b->dgates},
+                    .w = w},
         .finish = CYLSTM_STORE,
-        .out = {p->dgates_w, NULL, (ptrdiff_t)width},
-        .out_panel = (ptrdiff_t)(p->l.K * width),
+        .out = {cylstm_at(b->dweights, size, (ptrdiff_t)(raw + mine.begin * columns)), NULL,
+                (ptrdiff_t)columns},
+        .out_panel = (ptrdiff_t)width_of(b),
     };
+    if (b->step_end < b->order.T) g.addend = g.out;
     cylstm_multiply(&b->call, caller, &g);
 }
 
-/* dW_hr += dh^T m for a share of the panels of hidden units. */
-static void projection_gradient(struct backward *b, int caller, size_t share, size_t shares)
+static void weight_gradients(struct backward *b, int caller, size_t share, size_t shares)
 {
-    const struct pass *p = b->now;
-    const size_t width = width_of(b), stride = stride_of(b, p->l.H);
-    const struct cylstm_range panels = cylstm_share(panels_of(b, p->l.H), shares, share);
-    if (!p->l.P) return;
-    const struct cylstm_product g = {
-        .rows = p->l.P,
-        .panel_begin = panels.begin,
-        .panel_end = panels.end,
-        .columns = p->l.H,
-        .w_panel = (ptrdiff_t)width,
-        .w_k = (ptrdiff_t)stride,
-        .init = p->dhr,
-        .init_panel = (ptrdiff_t)width,
-        .init_row = (ptrdiff_t)stride,
-        .term[0] = {.a = {b->dh, NULL, 1},
-                    .a_k = (ptrdiff_t)stride_of(b, p->l.R),
-                    .K = b->start[b->step_end - b->step_begin],
-                    .w = b->m},
-        .finish = CYLSTM_STORE,
-        .out = {p->dhr, NULL, (ptrdiff_t)stride},
-        .out_panel = (ptrdiff_t)width,
-    };
-    cylstm_multiply(&b->call, caller, &g);
+    const struct cylstm_layer *l = &b->now->l;
+    const size_t size = b->call.real_size, dgates = stride_of(b, 4 * l->H), z = z_stride(b, l);
+    const struct cylstm_range mine = cylstm_share(4 * l->H, shares, share);
+    const void *h = cylstm_at(b->z, size, (ptrdiff_t)h_column(b, l));
+    weight_gradient(b, caller, mine, b->dgates, dgates, b->z, z, l->I, l->raw_ih);
+    weight_gradient(b, caller, mine, b->dgates, dgates, h, z, l->R, l->raw_hh);
+    weight_gradient(b, caller, cylstm_share(l->P, shares, share), b->dh, stride_of(b, l->R), b->m,
+                    stride_of(b, l->H), l->H, l->raw_hr);
+    if (share == 0 && b->dims->bias)
+        weight_gradient(b, caller, (struct cylstm_range){0, 1}, b->ones, 1, b->dgates, dgates,
+                        4 * l->H, l->raw_b_ih);
 }
 
 static void use_chunk(void *arg, size_t share, int caller)
@@ -372,8 +365,7 @@ static void use_chunk(void *arg, size_t share, int caller)
     struct backward *b = arg;
     const size_t shares = b->shares;
     input_gradient(b, caller, share, shares);
-    weight_gradient(b, caller, share, shares);
-    projection_gradient(b, caller, share, shares);
+    weight_gradients(b, caller, share, shares);
 }
 
 /* Steps [s0, s1) of one layer and direction, last to first. */
@@ -401,7 +393,7 @@ static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t
     if (cylstm_stopped(&b->call)) return;
     cylstm_run_phase(&b->team, gather_inputs, b, shares);
     cylstm_run_phase(&b->team, use_chunk, b, shares);
-    memcpy(p->next, b->dgates, b->start[1] * stride_of(b, 4 * p->l.Hp) * b->call.real_size);
+    memcpy(p->next, b->dgates, b->start[1] * stride_of(b, 4 * p->l.H) * b->call.real_size);
 }
 
 /* ------------------------------------------------------------------------ the stack */
@@ -467,7 +459,7 @@ static void first_states(struct backward *b, const struct pass *p, void *dh_0, v
     const size_t size = b->call.real_size, R = p->l.R, H = p->l.H;
     const size_t active = cylstm_active_rows(&b->order, b->order.B, 0);
     struct cylstm_product g =
-        recurrent_product(b, p, padded_rows(b, p->next, stride_of(b, 4 * p->l.Hp), 0), active,
+        recurrent_product(b, p, padded_rows(b, p->next, stride_of(b, 4 * p->l.H), 0), active,
                           (struct cylstm_range){0, panels_of(b, R)});
     g.finish = CYLSTM_STORE;
     g.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
@@ -503,21 +495,20 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     b->block = D == 1 ? b->chunk_steps : seq->T;
     cylstm_carve_order(arena, &b->order, seq);
     b->pass = cylstm_carve(arena, L * D, sizeof *b->pass);
-    size_t Hp = 0, K = 0;
+    const size_t H = dims->hidden;
+    size_t z = 0;
     for (size_t n = 0; n < L * D; n++) {
         struct pass p = {.l = cylstm_find_layer(k, dims, n / D, n % D)};
-        Hp = p.l.Hp;
-        K = max_size(K, p.l.K);
+        z = max_size(z, z_stride(b, &p.l));
         p.dh = cylstm_carve(arena, B * cylstm_stride(k, p.l.R), size);
         p.dc = cylstm_carve(arena, B * cylstm_stride(k, p.l.H), size);
-        p.next = cylstm_carve(arena, B * cylstm_stride(k, 4 * p.l.Hp), size);
-        p.dgates_w = cylstm_carve(arena, 4 * p.l.Hp * p.l.K, size);
-        p.dhr = p.l.P ? cylstm_carve(arena, p.l.P * cylstm_stride(k, p.l.H), size) : NULL;
+        p.next = cylstm_carve(arena, B * cylstm_stride(k, 4 * p.l.H), size);
         if (arena->base) b->pass[n] = p;
     }
     b->start = cylstm_carve(arena, b->chunk_steps + 1, sizeof(size_t));
-    b->dgates = cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, 4 * Hp), size);
-    b->z = cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, K), size);
+    b->dgates = cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, 4 * H), size);
+    b->z = cylstm_carve(arena, b->chunk_rows * z, size);
+    b->ones = cylstm_carve(arena, b->chunk_rows, size);
     b->dh =
         dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->proj), size) : NULL;
     b->m = dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->hidden), size)
@@ -583,6 +574,11 @@ static void load_states(struct backward *b, const struct cylstm_gradients *grads
 {
     const size_t LD = b->dims->layers * b->dims->directions, B = b->order.B,
                  size = b->call.real_size;
+    const float one_f32 = 1;
+    const double one_f64 = 1;
+    for (size_t n = 0; n < b->chunk_rows; n++)
+        memcpy(cylstm_at(b->ones, size, (ptrdiff_t)n),
+               size == sizeof one_f32 ? (const void *)&one_f32 : (const void *)&one_f64, size);
     for (size_t r = 0; r < B; r++) {
         b->r0_offset[r] =
             (ptrdiff_t)(cylstm_batch_row(&b->order, r) * cylstm_hidden_width(b->dims));
@@ -597,8 +593,6 @@ static void load_states(struct backward *b, const struct cylstm_gradients *grads
         cylstm_load_rows(&b->order, size, H,
                          grads->dc_n ? cylstm_at(grads->dc_n, size, (ptrdiff_t)(n * B * H)) : NULL,
                          stride_of(b, H), p->dc);
-        memset(p->dgates_w, 0, 4 * p->l.Hp * p->l.K * size);
-        if (p->dhr) memset(p->dhr, 0, p->l.P * stride_of(b, H) * size);
     }
 }
 
@@ -615,6 +609,8 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     place_walks(&b, grads);
     load_states(&b, grads);
     const size_t LD = dims->layers * dims->directions, size = b.call.real_size, B = seq->B;
+    b.dweights = grads->dweights;
+    if (!b.order.T) memset(grads->dweights, 0, cylstm_raw_count(dims) * size);
     b.split =
         cylstm_split_work(ctx, dims, B, b.order.T, panels_of(&b, cylstm_hidden_width(dims)), 0);
     b.team = cylstm_begin_team(b.split.threads);
@@ -625,8 +621,9 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
         const struct pass *p = &b.pass[n];
         first_states(&b, p, cylstm_at(grads->dh_0, size, (ptrdiff_t)(n * B * p->l.R)),
                      cylstm_at(grads->dc_0, size, (ptrdiff_t)(n * B * p->l.H)));
-        cylstm_unpack_gradient(ctx->kernels, dims, &p->l, p->dgates_w, p->dhr,
-                               stride_of(&b, p->l.H), grads->dweights);
+        if (dims->bias) /* both biases are added to the same sums */
+            memcpy(cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw_b_hh),
+                   cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw_b_ih), 4 * p->l.H * size);
     }
     if (grads->dx)
         cylstm_clear_padding(seq, grads->dx, grads->dx_t, grads->dx_b, dims->input, size);

@@ -187,7 +187,8 @@ static struct cylstm_range projection_panels(const struct forward *f, const stru
 static int is_merged(const struct forward *f, const struct pass *p, size_t rows, size_t steps)
 {
     if (steps < 2 || p->l.I < MERGE_INPUTS) return 0;
-    return f->call.ctx->sgemm || f->call.ctx->dgemm || rows < f->call.kernels->tile_rows;
+    const int blas = f->call.ctx->sgemm || f->call.ctx->dgemm; /* for which more rows are always better */
+    return blas ? rows <= f->merge_rows : rows < f->call.kernels->tile_rows;
 }
 
 /* The end of the chunk of steps from s whose inputs are merged, of at most merge_rows rows. */

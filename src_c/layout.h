@@ -9,16 +9,16 @@
  * matrices are panels one after another, each (K, 4 VL):
  *     gates  H/VL panels of 4 gates by VL units;   K = 1 + I + R: bias, W_ih, W_hh
  *     hr     P/4VL panels of 4 VL projected units; K = H
- *     hh_t   R/4VL panels of 4 VL units of h;      K = 4 Hp, gates in panel order
- *     ih_t   I/4VL panels of 4 VL inputs;          K = 4 Hp, gates in panel order
+ *     hh_t   R/4VL panels of 4 VL units of h;      K = 4H
+ *     ih_t   I/4VL panels of 4 VL inputs;          K = 4H
  *     hr_t   H/4VL panels of 4 VL hidden units;    K = P                        */
 struct cylstm_layer {
     size_t I, H, R, P;
-    size_t Hp;               /* H rounded up to whole vectors */
-    size_t K;                /* 1 + I + R */
-    size_t raw;              /* of weight_ih; the others follow */
-    size_t gates, hr;        /* in the forward pack */
-    size_t hh_t, ih_t, hr_t; /* in the backward pack */
+    size_t Hp;                                         /* H rounded up to whole vectors */
+    size_t K;                                          /* 1 + I + R */
+    size_t raw_ih, raw_hh, raw_b_ih, raw_b_hh, raw_hr; /* in the raw weights */
+    size_t gates, hr;                                  /* in the forward pack */
+    size_t hh_t, ih_t, hr_t;                           /* in the backward pack */
 };
 
 static inline size_t cylstm_round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -48,11 +48,5 @@ static inline size_t cylstm_hidden_width(const struct cylstm_dims *dims)
 struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
                                       const struct cylstm_dims *dims, size_t layer,
                                       size_t direction);
-
-/* The gradient of the packed gates (K, 4 VL per panel) and of weight_hr (P rows of
- * `hr_stride` reals), written to their places in `draw`. */
-void cylstm_unpack_gradient(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
-                            const struct cylstm_layer *layer, const void *dgates, const void *dhr,
-                            size_t hr_stride, void *draw);
 
 #endif

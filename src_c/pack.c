@@ -1,4 +1,4 @@
-/* pack.c -- weights into panel order, once; and their gradient back again. */
+/* pack.c -- weights into panel order, once. */
 #include "layout.h"
 
 #include <string.h>
@@ -14,7 +14,7 @@ static struct counts count_layer(const struct cylstm_dims *dims, const struct cy
     return (struct counts){
         .raw = gates * (l->I + l->R) + (dims->bias ? 2 * gates : 0) + l->P * l->H,
         .forward = 4 * l->Hp * l->K + cylstm_round_up(l->P, panel) * l->H,
-        .backward = 4 * l->Hp * (cylstm_round_up(l->R, panel) + cylstm_round_up(l->I, panel)) +
+        .backward = 4 * l->H * (cylstm_round_up(l->R, panel) + cylstm_round_up(l->I, panel)) +
                     (l->P ? cylstm_round_up(l->H, panel) * l->P : 0),
     };
 }
@@ -53,12 +53,16 @@ struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
     const size_t VL = kernels->lanes, panel = PANEL_VECTORS * VL;
     const struct counts before = count_before(dims, layer, direction, VL);
     struct cylstm_layer l = shape_layer(dims, layer, VL);
-    l.raw = before.raw;
+    l.raw_ih = before.raw;
+    l.raw_hh = l.raw_ih + 4 * l.H * l.I;
+    l.raw_b_ih = l.raw_hh + 4 * l.H * l.R;
+    l.raw_b_hh = l.raw_b_ih + (dims->bias ? 4 * l.H : 0);
+    l.raw_hr = l.raw_b_hh + (dims->bias ? 4 * l.H : 0);
     l.gates = before.forward;
     l.hr = l.gates + 4 * l.Hp * l.K;
     l.hh_t = before.backward;
-    l.ih_t = l.hh_t + 4 * l.Hp * cylstm_round_up(l.R, panel);
-    l.hr_t = l.ih_t + 4 * l.Hp * cylstm_round_up(l.I, panel);
+    l.ih_t = l.hh_t + 4 * l.H * cylstm_round_up(l.R, panel);
+    l.hr_t = l.ih_t + 4 * l.H * cylstm_round_up(l.I, panel);
     return l;
 }
 
@@ -105,15 +109,7 @@ void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_
     for (size_t layer = 0; layer < dims->layers; layer++)
         for (size_t d = 0; d < dims->directions; d++) {
             const struct cylstm_layer l = cylstm_find_layer(ctx->kernels, dims, layer, d);
-            (dims->bits == 32 ? pack_backward_f32 : pack_backward_f64)(
-                &l, ctx->kernels->lanes, dims->bias, raw, packed_backward);
+            (dims->bits == 32 ? pack_backward_f32 : pack_backward_f64)(&l, ctx->kernels->lanes, raw,
+                                                                       packed_backward);
         }
-}
-
-void cylstm_unpack_gradient(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
-                            const struct cylstm_layer *layer, const void *dgates, const void *dhr,
-                            size_t hr_stride, void *draw)
-{
-    (dims->bits == 32 ? unpack_gradient_f32 : unpack_gradient_f64)(
-        layer, kernels->lanes, dims->bias, dgates, dhr, hr_stride, draw);
 }

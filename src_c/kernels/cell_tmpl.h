@@ -63,11 +63,11 @@ static void cell_backward(const struct cylstm_cell *cell, size_t panel, size_t r
             const vf tanh_c = v_tanh(v_load_n(tape_row + 4 * H + u, n));
             const vf dh = v_load(dh_rows + v * VL);
             const vf dc = v_fma(v_mul(dh, o), v_fnma(tanh_c, tanh_c, one), v_load(dc_row + u));
-            real *dgates = dgates_row + u * PANEL_VECTORS;
-            v_store(dgates, v_mul(v_mul(dc, g), v_mul(i, v_sub(one, i))));
-            v_store(dgates + VL, v_mul(v_mul(dc, c_prev), v_mul(f, v_sub(one, f))));
-            v_store(dgates + 2 * VL, v_mul(v_mul(dc, i), v_fnma(g, g, one)));
-            v_store(dgates + 3 * VL, v_mul(v_mul(dh, tanh_c), v_mul(o, v_sub(one, o))));
+            real *dgates = dgates_row + u;
+            v_store_n(dgates, v_mul(v_mul(dc, g), v_mul(i, v_sub(one, i))), n);
+            v_store_n(dgates + H, v_mul(v_mul(dc, c_prev), v_mul(f, v_sub(one, f))), n);
+            v_store_n(dgates + 2 * H, v_mul(v_mul(dc, i), v_fnma(g, g, one)), n);
+            v_store_n(dgates + 3 * H, v_mul(v_mul(dh, tanh_c), v_mul(o, v_sub(one, o))), n);
             v_store(dc_row + u, v_mul(dc, f));
             if (cell->h.base) v_store(row_of(&cell->h, r) + u, v_mul(o, tanh_c));
         }

@@ -69,7 +69,7 @@ struct cylstm_rows {
 enum cylstm_finish {
     CYLSTM_STORE,        /* written to `out` */
     CYLSTM_CELL_FORWARD, /* pre-activations in panel order -> c, h (and y, tape) */
-    CYLSTM_CELL_BACKWARD /* dh in unit order -> dc, dgates in panel order */
+    CYLSTM_CELL_BACKWARD /* dh in unit order -> dc, dgates */
 };
 
 /* The operands of the cell's gate math. H is the number of real units; rows marked
@@ -83,7 +83,7 @@ struct cylstm_cell {
         tape; /* (5, H) = i, f, g, o, c: forward out (base may be NULL), backward in */
     struct cylstm_rows c_prev; /* backward: c_{t-1} in; base may be NULL, which means zeros */
     struct cylstm_rows dc;     /* backward: dc_t in, dc_{t-1} out; padded */
-    struct cylstm_rows dgates; /* backward: d pre-activation out, in panel order; padded */
+    struct cylstm_rows dgates; /* backward: (4, H) = da_i, da_f, da_g, da_o, d pre-activation out */
 };
 
 /* One factor pair of a product: rows of `a` times the panels of `w`. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def test_scikit_learn(monkeypatch: pytest.MonkeyPatch, backend: str, n_jobs: int
     pipeline = importlib.import_module("sklearn.pipeline")
     preprocessing = importlib.import_module("sklearn.preprocessing")
     monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))  # for joblib's processes
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES), prepend=os.pathsep)  # for joblib's processes
     forecaster = importlib.import_module("sklearn_forecaster").LSTMForecaster
     series = np.sin(np.arange(90) / 3)
     X, y = np.array([series[t : t + 9] for t in range(80)]), series[9:89]
