@@ -43,7 +43,7 @@ bench: $(STAMPS)/cylstm $(STAMPS)/group-bench
 
 # --- checks without running the library
 
-C_FORMATTED = $(filter-out src_c/kernels/vec_%,$(C_SOURCES) $(C_HEADERS)) $(wildcard tests/*.c bench/*.c)
+C_FORMATTED = $(filter-out src_c/kernels/vec_%,$(C_SOURCES) $(C_HEADERS)) $(wildcard tests/*.c bench/*.c examples/*/*.c)
 STUBTEST    = --allowlist tools/stubtest.allow --ignore-unused-allowlist --ignore-disjoint-bases
 C_CHECK     = -std=c11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only
 
@@ -72,8 +72,8 @@ ASAN_CFLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
                -fno-sanitize-recover=undefined -fno-wrapv -UNDEBUG
 
 asan: $(STAMPS)/cylstm $(STAMPS)/group-test build/asan/stamp
-	rm -rf build/asan/tests build/asan/examples
-	cp -R tests examples pyproject.toml build/asan
+	cd build/asan && rm -rf tests examples docs src_c
+	cp -R tests examples src_c pyproject.toml $(wildcard docs *.md) build/asan
 	cd build/asan && export PYTHONPATH="$$PWD/lib" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" && \
 	../../$(PY) -c 'import cylstm; assert "build/asan/lib" in cylstm.__file__' && \
@@ -122,6 +122,8 @@ $(STAMPS)/extra-%: pyproject.toml $(STAMPS)/cylstm
 # the working directory, and no stale copy can stand in for it. (A plain install would be shadowed
 # by cylstm/ in any test that starts `python -c` from here.) What a user gets, the wheel, is put
 # to the same tests by `make check-wheel`. Without build isolation a rebuild costs the compiler only.
+# The .pth puts the repository on sys.path, which is where Cython looks for embed.pxd.
 $(STAMPS)/cylstm: $(SOURCES) setup.py pyproject.toml $(STAMPS)/group-build
 	PYTHONWARNINGS=ignore $(PY) -m pip install -q --no-build-isolation --editable .
+	@echo "$(CURDIR)" >"$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/repository.pth"
 	@touch $@

@@ -3,7 +3,7 @@
 
 All validation of arrays is here, before any memory is touched: the C core trusts its caller.
 """
-from cpython.exc cimport PyErr_CheckSignals, PyErr_Occurred
+from cpython.exc cimport PyErr_Occurred
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint64_t, uintptr_t
@@ -27,9 +27,14 @@ include "_kernels.pxi"
 # ------------------------------------------------------------------------------- calls
 
 
+cdef extern from "Python.h":
+    # Cython's own declaration would print the exception here, where none can be raised.
+    int check_signals "PyErr_CheckSignals" () noexcept
+
+
 cdef int _poll(void *arg) noexcept nogil:
     with gil:
-        return PyErr_CheckSignals() != 0
+        return check_signals() != 0
 
 
 cdef int _raise_pending() except -1:
@@ -97,16 +102,22 @@ cdef class Dims:
             raise ValueError(f"isa {isa!r} can't run here, expected one of {ISA_AVAILABLE}")
         self.gil_flops = GIL_FLOPS_SCALAR if name == b"scalar" else GIL_FLOPS_SIMD
 
-    cdef int fill_context(self, _c.cylstm_context *ctx, int threads, bint polled) except -1:
-        global _last
-        ctx.kernels = _last = self.kernels
-        ctx.threads = threads
+    cdef void pack_context(self, _c.cylstm_context *ctx) noexcept:
+        """A context that computes nothing, for sizes and packing."""
+        ctx.kernels = self.kernels
+        ctx.threads = 1
         ctx.sgemm = NULL
         ctx.dgemm = NULL
         ctx.poll = NULL
+        ctx.poll_arg = NULL
+
+    cdef int fill_context(self, _c.cylstm_context *ctx, int threads, bint polled) except -1:
+        global _last
+        self.pack_context(ctx)
+        _last = self.kernels
+        ctx.threads = threads
         if polled:
             ctx.poll = _poll
-        ctx.poll_arg = NULL
         if _force_blas:
             _load_blas()
             if self.c.bits == 32:
@@ -145,7 +156,7 @@ cdef class Packed:
     def __init__(self, Dims dims not None, cnp.ndarray flat not None, tuple spare=None):
         """Pack `flat` for the forward pass, into `spare`: `memory` of an earlier one, now unread."""
         cdef _c.cylstm_context ctx
-        dims.fill_context(&ctx, 1, False)
+        dims.pack_context(&ctx)
         if spare is not None:
             self.forward, self.backward = spare
         else:
@@ -167,7 +178,7 @@ cdef class Packed:
             return self.backward.start
         with self.lock:
             if not self.has_backward:
-                self.dims.fill_context(&ctx, 1, False)
+                self.dims.pack_context(&ctx)
                 if self.backward is None:
                     self.backward = Memory(_c.cylstm_packed_backward_size(&ctx, &self.dims.c))
                     read_often(self.backward.start, self.backward.size)
@@ -442,3 +453,4 @@ cdef class Tape:
 
 
 include "_stream.pxi"
+include "_api.pxi"

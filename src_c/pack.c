@@ -1,4 +1,5 @@
 /* pack.c -- weights into panel order, once. */
+#include "cpu.h"
 #include "layout.h"
 
 #include <string.h>
@@ -95,12 +96,14 @@ size_t cylstm_packed_backward_size(const struct cylstm_context *ctx, const struc
 void cylstm_pack_weights(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                          const void *raw, void *packed)
 {
+    const uint32_t mode = cylstm_enter_float_mode(); /* the biases are summed */
     for (size_t layer = 0; layer < dims->layers; layer++)
         for (size_t d = 0; d < dims->directions; d++) {
             const struct cylstm_layer l = cylstm_find_layer(ctx->kernels, dims, layer, d);
             (dims->bits == 32 ? pack_forward_f32 : pack_forward_f64)(&l, ctx->kernels->lanes,
                                                                      dims->bias, raw, packed);
         }
+    cylstm_leave_float_mode(mode);
 }
 
 void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,

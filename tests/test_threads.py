@@ -145,8 +145,8 @@ helpers = tasks() - before
 assert len(helpers) == cylstm._core._pool_helpers() == 2
 print("blocked", *(field(task, "SigBlk") for task in helpers))
 
-def measure(name, call):
-    for _ in range(20):  # where helpers were kept from working, the pool leaves them alone a while
+def measure(name, call, tries=20):
+    for _ in range(tries):  # where helpers were kept from working, the pool leaves them alone a while
         asleep = times_asleep()
         call()
         if times_asleep() > asleep:
@@ -168,10 +168,10 @@ measure("run", lambda: stream.run(p.x))
 p = make_problem(1, 3, 4, dtype="float32", input_size=4, hidden_size=16)
 lstm = p.lstm()
 tape, stream = lstm.forward(p.x), lstm.stream(4, threads=3)
-measure("tiny call", lambda: lstm(p.x, threads=3))
-measure("tiny backward", lambda: tape.backward(p.dy, threads=3))
-measure("tiny run", lambda: stream.run(p.x))
-measure("one thread", lambda: tape.backward(p.dy, threads=1))
+measure("tiny call", lambda: lstm(p.x, threads=3), 2)
+measure("tiny backward", lambda: tape.backward(p.dy, threads=3), 2)
+measure("tiny run", lambda: stream.run(p.x), 2)
+measure("one thread", lambda: tape.backward(p.dy, threads=1), 2)
 """
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "check-wheel"
 EXTENSION_LIMIT = 1_000_000  # bytes
+SOURCES = {".c", ".pyx", ".pxi"}
 
 SDIST_HAS = [
     "LICENSE",
@@ -74,16 +75,13 @@ def check_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     metadata = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
-    for name in ["cylstm/__init__.py", "cylstm/_core.pyi", "cylstm/py.typed"]:
-        check(name in sizes, f"{wheel.name} lacks {name}")
+    for name in ["__init__.py", "_core.pyi", "embed.pxd", "include/cylstm.h", "py.typed"]:
+        check(f"cylstm/{name}" in sizes, f"{wheel.name} lacks {name}")
     check(f"{metadata}/licenses/LICENSE" in sizes, f"{wheel.name} lacks the licence")
     for name, size in sizes.items():
         print(f"{size:10,} {name}")
         check(name.split("/")[0] in {"cylstm", metadata}, f"{wheel.name} holds {name}")
-        check(
-            Path(name).suffix not in {".c", ".h", ".pyx", ".pxi", ".pxd"},
-            f"{wheel.name} ships the source {name}",
-        )
+        check(Path(name).suffix not in SOURCES, f"{wheel.name} ships the source {name}")
         check(
             not name.endswith(".so") or size < EXTENSION_LIMIT,
             f"{name} has {size:,} bytes, more than {EXTENSION_LIMIT:,}",
@@ -102,8 +100,8 @@ def main() -> None:
 
     run(sys.executable, "-m", "venv", "--without-pip", WORK / "venv")
     python = WORK / "venv" / "bin" / "python"
-    group = f"{source / 'pyproject.toml'}:test"
-    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", wheel, "--group", group)
+    groups = [f"--group={source / 'pyproject.toml'}:{name}" for name in ("test", "build")]
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", wheel, *groups)
     shutil.rmtree(source / "cylstm")
     run(python, "-c", "import cylstm, sys; sys.exit(sys.prefix not in cylstm.__file__)", cwd=source)
     skipped = ["--ignore=tests/oracles", "--ignore=tests/test_architecture.py"]
