@@ -52,7 +52,7 @@ lint: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-lint
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest cylstm $(STUBTEST)
-	$(VENV)/bin/cython-lint cylstm
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint cylstm # it calls pycodestyle by name
 	$(VENV)/bin/clang-format --dry-run -Werror $(C_FORMATTED)
 	$(CC) $(C_CHECK) $(C_SOURCES)
 	@if command -v clang >/dev/null; then set -x; clang $(C_CHECK) $(C_SOURCES); \

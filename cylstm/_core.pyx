@@ -6,7 +6,7 @@ All validation of arrays is here, before any memory is touched: the C core trust
 from cpython.exc cimport PyErr_Occurred
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 cimport numpy as cnp
 
@@ -50,7 +50,8 @@ cdef extern from *:
     static void read_often(void *start, size_t size)
     {
     #if defined(MADV_HUGEPAGE)
-        const uintptr_t huge = (uintptr_t)1 << 21, first = ((uintptr_t)start + huge - 1) & ~(huge - 1);
+        const uintptr_t huge = (uintptr_t)1 << 21;
+        const uintptr_t first = ((uintptr_t)start + huge - 1) & ~(huge - 1);
         const uintptr_t end = ((uintptr_t)start + size) & ~(huge - 1);
         if (first < end) (void)madvise((void *)first, end - first, MADV_HUGEPAGE);
     #else
@@ -95,7 +96,8 @@ cdef class Dims:
         self.typenum = self.dtype.num
         self.L, self.D, self.inputs, self.H = layers, directions, input, hidden
         self.R = proj or hidden
-        self.c = _c.cylstm_dims(layers, directions, input, hidden, proj, bias, 8 * self.dtype.itemsize)
+        self.c = _c.cylstm_dims(layers, directions, input, hidden, proj, bias,
+                                8 * self.dtype.itemsize)
         cdef bytes name = (isa or ISA).encode()
         self.kernels = _c.cylstm_find_kernels(name, self.c.bits)
         if self.kernels == NULL:
@@ -154,7 +156,7 @@ cdef class Packed:
     cdef object lock
 
     def __init__(self, Dims dims not None, cnp.ndarray flat not None, tuple spare=None):
-        """Pack `flat` for the forward pass, into `spare`: `memory` of an earlier one, now unread."""
+        """Pack `flat` for the forward pass, into `spare`: `memory` of another, now unread."""
         cdef _c.cylstm_context ctx
         dims.pack_context(&ctx)
         if spare is not None:
@@ -244,7 +246,8 @@ cdef class Problem:
         if self.T == 0:
             raise ValueError(f"x has shape {(<object>a).shape}: no time steps, expected at least 1")
         # in Python's integers, which don't overflow: the largest array that a call may need
-        if int(self.T) * self.B * (5 * dims.L * dims.D * dims.H + dims.D * dims.R + dims.inputs) >> 58:
+        reals = 5 * dims.L * dims.D * dims.H + dims.D * dims.R + dims.inputs  # of one step of a row
+        if int(self.T) * self.B * int(reals) >> 58:
             raise ValueError(f"x has shape {(<object>a).shape}: too large, an array of the call "
                              "would not fit the address space")
         if lengths is not None:

@@ -15,7 +15,8 @@ def _choose_isa():
     if not name:
         return _usable_isas()[0], "the best that this CPU and operating system can run"
     if name not in _isas():
-        raise ValueError(f"CYLSTM_ISA={name!r}: no such kernels, expected one of {', '.join(_isas())}")
+        raise ValueError(
+            f"CYLSTM_ISA={name!r}: no such kernels, expected one of {', '.join(_isas())}")
     if name not in _usable_isas():
         raise ValueError(
             f"CYLSTM_ISA={name!r}: this CPU can't run it, only {', '.join(_usable_isas())}")

@@ -72,7 +72,9 @@ cdef class Stream:
         cdef bint release = self.dims.releases_gil(work)
         cdef int threads = 1
         if release:
-            threads = min(self.max_threads, _default_threads if self.threads is None else self.max_threads)
+            threads = self.max_threads
+            if self.threads is None:
+                threads = min(threads, _default_threads)
         cdef const void *source = cnp.PyArray_DATA(x)
         cdef void *target = cnp.PyArray_DATA(y)
         cdef void *packed
@@ -146,7 +148,8 @@ cdef class Stream:
         x = _as_array(block, "block", self.dims)
         if cnp.PyArray_NDIM(x) != (3 if self.batched else 2):
             raise ValueError(f"block has shape {(<object>x).shape}, expected "
-                             f"{'(T, N, I)' if self.batched else '(T, I)'} with I = {self.dims.inputs}")
+                             f"{'(T, N, I)' if self.batched else '(T, I)'} with I = "
+                             f"{self.dims.inputs}")
         T = cnp.PyArray_DIM(x, 0)
         x = _check_whole(x, "block", self.dims, (T, *self.frame(rows, self.dims.inputs)))
         cdef tuple shape = (T, *self.frame(rows, self.dims.R))

@@ -246,8 +246,10 @@ class LSTM(Module):
             The LSTM is bidirectional: its reverse direction starts at the end.
         """
         if self.bidirectional:
-            raise ValueError("a bidirectional LSTM can't stream: its reverse direction starts at "
-                             "the end of the sequence")
+            raise ValueError(
+                "a bidirectional LSTM can't stream: its reverse direction starts at "
+                "the end of the sequence"
+            )
         if batch_size is not None:
             batch_size = _size("batch_size", batch_size, 1)
         return _core.Stream(self, self._dims, batch_size, threads)

@@ -146,7 +146,7 @@ assert len(helpers) == cylstm._core._pool_helpers() == 2
 print("blocked", *(field(task, "SigBlk") for task in helpers))
 
 def measure(name, call, tries=20):
-    for _ in range(tries):  # where helpers were kept from working, the pool leaves them alone a while
+    for _ in range(tries):  # kept from working, helpers are left alone for a while
         asleep = times_asleep()
         call()
         if times_asleep() > asleep:
