@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+from typing_extensions import Self
 
 from .layers import LSTM
 from .weights import WeightGrads
@@ -37,8 +38,8 @@ class Memory:
     def size(self) -> int: ...
 
 class Dims:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         layers: int,
         directions: int,
         input: int,
@@ -47,14 +48,14 @@ class Dims:
         bias: bool,
         dtype: DTypeLike,
         isa: str | None = None,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
 
 class Packed:
-    def __init__(
-        self, dims: Dims, flat: _Array, spare: tuple[Memory, Memory | None] | None = None
-    ) -> None: ...
+    def __new__(
+        cls, dims: Dims, flat: _Array, spare: tuple[Memory, Memory | None] | None = None
+    ) -> Self: ...
     @property
     def memory(self) -> tuple[Memory, Memory | None]: ...
 
@@ -62,7 +63,6 @@ class Problem: ...
 
 def forward(
     packed: Packed,
-    dims: Dims,
     x: ArrayLike,
     states: Sequence[ArrayLike] | None,
     lengths: ArrayLike | None,
@@ -82,10 +82,9 @@ class Gradients:
     ) -> None: ...
 
 class Tape:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         packed: Packed,
-        dims: Dims,
         wrap: Callable[[_Array], WeightGrads],
         x: ArrayLike,
         states: Sequence[ArrayLike] | None,
@@ -94,7 +93,7 @@ class Tape:
         batch_first: bool,
         dropout: float,
         draw_key: Callable[[], int],
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def y(self) -> _Array: ...
     @property
@@ -116,9 +115,9 @@ class Tape:
     ) -> Gradients: ...
 
 class Stream:
-    def __init__(
-        self, lstm: LSTM, dims: Dims, batch_size: int | None = None, threads: int | None = None
-    ) -> None: ...
+    def __new__(
+        cls, lstm: LSTM, dims: Dims, batch_size: int | None = None, threads: int | None = None
+    ) -> Self: ...
     @property
     def batch_size(self) -> int | None: ...
     @property

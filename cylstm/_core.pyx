@@ -20,6 +20,7 @@ import numpy as np
 cnp.import_array()
 
 # Work that takes about 50 microseconds: below it, letting go of the GIL costs more than it gives.
+cdef size_t GIL_PACK_BYTES = 256 << 10
 cdef double GIL_FLOPS_SIMD = 2.5e6, GIL_FLOPS_SCALAR = 2.5e5
 
 include "_kernels.pxi"
@@ -91,7 +92,7 @@ cdef class Dims:
     cdef double gil_flops
     cdef Py_ssize_t L, D, inputs, H, R  # "I" would collide with <complex.h>
 
-    def __init__(self, layers, directions, input, hidden, proj, bias, dtype, isa=None):
+    def __cinit__(self, layers, directions, input, hidden, proj, bias, dtype, isa=None):
         self.dtype = np.dtype(dtype)
         self.typenum = self.dtype.num
         self.L, self.D, self.inputs, self.H = layers, directions, input, hidden
@@ -155,7 +156,7 @@ cdef class Packed:
     cdef bint has_backward
     cdef object lock
 
-    def __init__(self, Dims dims not None, cnp.ndarray flat not None, tuple spare=None):
+    def __cinit__(self, Dims dims not None, cnp.ndarray flat not None, tuple spare=None):
         """Pack `flat` for the forward pass, into `spare`: `memory` of another, now unread."""
         cdef _c.cylstm_context ctx
         dims.pack_context(&ctx)
@@ -167,7 +168,15 @@ cdef class Packed:
         self.dims = dims
         self.flat = flat
         self.lock = threading.Lock()
-        _c.cylstm_pack_weights(&ctx, &dims.c, cnp.PyArray_DATA(flat), self.forward.start)
+        if flat.dtype != dims.dtype or flat.shape[0] != <Py_ssize_t>_c.cylstm_raw_count(&dims.c):
+            raise ValueError(f"flat holds {flat.size} {flat.dtype}, expected all weights, {dims.dtype}")
+        cdef const void *raw = cnp.PyArray_DATA(flat)
+        cdef void *packed = self.forward.start
+        if self.forward.size < GIL_PACK_BYTES:
+            _c.cylstm_pack_weights(&ctx, &dims.c, raw, packed)
+        else:
+            with nogil:
+                _c.cylstm_pack_weights(&ctx, &dims.c, raw, packed)
 
     @property
     def memory(self):
@@ -176,6 +185,8 @@ cdef class Packed:
 
     cdef void *for_backward(self) except NULL:
         cdef _c.cylstm_context ctx
+        cdef const void *raw
+        cdef void *packed
         if self.has_backward:
             return self.backward.start
         with self.lock:
@@ -184,8 +195,9 @@ cdef class Packed:
                 if self.backward is None:
                     self.backward = Memory(_c.cylstm_packed_backward_size(&ctx, &self.dims.c))
                     read_often(self.backward.start, self.backward.size)
-                _c.cylstm_pack_backward(&ctx, &self.dims.c, cnp.PyArray_DATA(self.flat),
-                                        self.backward.start)
+                raw, packed = cnp.PyArray_DATA(self.flat), self.backward.start
+                with nogil:
+                    _c.cylstm_pack_backward(&ctx, &self.dims.c, raw, packed)
                 self.has_backward = True
         return self.backward.start
 
@@ -227,8 +239,9 @@ cdef class Problem:
         t[0] = cnp.PyArray_STRIDE(array, time) // size
         b[0] = cnp.PyArray_STRIDE(array, 1 - time) // size if self.batched else 0
 
-    cdef int check(self, Packed packed, Dims dims, object x, object states, object lengths,
+    cdef int check(self, Packed packed, object x, object states, object lengths,
                    bint batch_first) except -1:
+        cdef Dims dims = packed.dims
         self.packed, self.dims, self.batch_first = packed, dims, batch_first
         cdef cnp.ndarray a = _as_array(x, "x", dims)
         cdef int n = cnp.PyArray_NDIM(a)
@@ -301,18 +314,22 @@ cdef class Problem:
         return 0
 
 
-def forward(Packed packed not None, Dims dims not None, x, states, lengths, threads,
-            bint batch_first):
+def forward(Packed packed not None, x, states, lengths, threads, bint batch_first):
     """Inference: (y, (h_n, c_n)), new arrays. See LSTM.__call__."""
     cdef Problem p = Problem()
     cdef int n = _threads(threads)
-    p.check(packed, dims, x, states, lengths, batch_first)
+    p.check(packed, x, states, lengths, batch_first)
     p.allocate()
     p.run(n)
     return p.y, (p.h_n, p.c_n)
 
 
 # ------------------------------------------------------------------------------- tapes
+
+
+cdef object _frozen(cnp.ndarray array):
+    """A view through a read-only buffer: its `writeable` flag can't be set again."""
+    return np.asarray(memoryview(array).toreadonly())
 
 
 class Gradients:
@@ -350,19 +367,20 @@ cdef class Tape:
     cdef object wrap
     cdef readonly object y, h_n, c_n, gates, cells
 
-    def __init__(self, Packed packed not None, Dims dims not None, wrap, x, states, lengths,
-                 threads, bint batch_first, double dropout, draw_key):
+    def __cinit__(self, Packed packed not None, wrap, x, states, lengths, threads,
+                  bint batch_first, double dropout, draw_key):
         """Run the forward pass. `wrap` makes a mapping of a flat array of weight gradients, and
         `draw_key` gives the key of this call's dropout, once everything else is in order."""
         cdef Problem p = Problem()
         cdef int n = _threads(threads)
-        p.check(packed, dims, x, states, lengths, batch_first)
+        p.check(packed, x, states, lengths, batch_first)
         p.x = np.array(p.x, order="C", subok=False)
         if p.h_0 is not None:
             p.h_0 = (<object>p.h_0).copy()
             p.c_0 = (<object>p.c_0).copy()
         p.allocate()
         new = np.empty if p.lengths is None else np.zeros
+        cdef Dims dims = p.dims
         LD = dims.L * dims.D
         self.cells_array = new((LD, p.T, p.B, 5, dims.H), dims.dtype)
         self.hidden = np.empty((dims.L - 1, p.T, p.B, dims.D * dims.R), dims.dtype)
@@ -374,14 +392,11 @@ cdef class Tape:
         p.run(n)
         self.p = p
         self.wrap = wrap
-        view = (<object>self.cells_array).view()
-        view.flags.writeable = False
+        view = _frozen(self.cells_array)
         if not p.batched:
             view = view[:, :, 0]
         self.gates, self.cells = view[..., :4, :], view[..., 4, :]
-        self.y, self.h_n, self.c_n = p.y, p.h_n, p.c_n
-        for array in (self.y, self.h_n, self.c_n):
-            array.flags.writeable = False
+        self.y, self.h_n, self.c_n = _frozen(p.y), _frozen(p.h_n), _frozen(p.c_n)
 
     def backward(self, dy=None, dh_n=None, dc_n=None, *, threads=None, bint need_x=True):
         """Return the exact gradients of a loss, given its gradients by y, h_n and c_n.

@@ -19,7 +19,7 @@ cdef class Stream:
     cdef object threads
     cdef int max_threads
 
-    def __init__(self, lstm, Dims dims not None, batch_size=None, threads=None):
+    def __cinit__(self, lstm, Dims dims not None, batch_size=None, threads=None):
         cdef _c.cylstm_context ctx
         self.batched = batch_size is not None
         self.N = batch_size if self.batched else 1
@@ -166,8 +166,8 @@ cdef class Stream:
     cdef cnp.ndarray check_out(self, object out, tuple shape):
         """An array that can be written to as it stands, or what is wrong with it."""
         if type(out) is not cnp.ndarray or out.dtype != self.dims.dtype or not out.dtype.isnative:
-            raise TypeError(f"out is {getattr(out, 'dtype', type(out).__name__)}, expected a "
-                            f"{self.dims.dtype} array")
+            raise TypeError(f"out is a {type(out).__name__} of {getattr(out, 'dtype', 'no dtype')}, "
+                            f"expected a numpy.ndarray of {self.dims.dtype}")
         if out.shape != shape or not out.flags.carray:
             raise ValueError(f"out has shape {out.shape} and is "
                              f"{'' if out.flags.writeable else 'not '}writable, expected a "

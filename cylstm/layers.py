@@ -18,6 +18,7 @@ from .weights import Array, Module, Spec, WeightGrads, Weights, check_dtype
 States = tuple[Array, Array]
 
 MAX_SIZE = 2**31 - 1  # of every size: BLAS counts in C ints
+MAX_LAYERS = 2**16  # a stack's weights are listed by name
 
 
 class LSTM(Module):
@@ -78,7 +79,7 @@ class LSTM(Module):
     ) -> None:
         self.input_size = _size("input_size", input_size, 1)
         self.hidden_size = _size("hidden_size", hidden_size, 1)
-        self.num_layers = _size("num_layers", num_layers, 1)
+        self.num_layers = _size("num_layers", num_layers, 1, MAX_LAYERS)
         self.proj_size = _size("proj_size", proj_size, 0)
         if self.proj_size >= self.hidden_size:
             raise ValueError(
@@ -91,8 +92,7 @@ class LSTM(Module):
         dtype = check_dtype(dtype)
         self._seed = _seed(seed)
         self._calls = itertools.count()
-        spec = self._make_spec()
-        count = sum(math.prod(shape) for _, shape in spec)
+        count = self._count_weights()
         if count * 16 >= 2**62:  # in Python's integers, which don't overflow
             raise ValueError(
                 f"{self._sizes()} make {count} weights, too many for the address space"
@@ -107,7 +107,7 @@ class LSTM(Module):
             dtype,
             self._isa,
         )
-        super().__init__(spec, dtype, 1 / math.sqrt(self.hidden_size), seed)
+        super().__init__(self._make_spec(), dtype, 1 / math.sqrt(self.hidden_size), seed)
 
     @property
     def dropout(self) -> float:
@@ -127,6 +127,14 @@ class LSTM(Module):
             f"input_size {self.input_size}, hidden_size {self.hidden_size} and "
             f"num_layers {self.num_layers}"
         )
+
+    def _count_weights(self) -> int:
+        """How many weights `_make_spec` will ask for, before it lists them."""
+        H, P, D = self.hidden_size, self.proj_size, 1 + self.bidirectional
+        R = P or H
+        other = 4 * H * (D * R + R + 2 * self.bias) + P * H
+        first = other + 4 * H * (self.input_size - D * R)
+        return D * (first + (self.num_layers - 1) * other)
 
     def _make_spec(self) -> Spec:
         """PyTorch's names and shapes, in its order."""
@@ -191,9 +199,7 @@ class LSTM(Module):
         TypeError
             A wrong dtype or byte order, or something that is no array.
         """
-        return _core.forward(
-            self._weights.packed, self._dims, x, states, lengths, threads, self.batch_first
-        )
+        return _core.forward(self._weights.packed, x, states, lengths, threads, self.batch_first)
 
     def forward(
         self,
@@ -216,7 +222,6 @@ class LSTM(Module):
         drops = bool(train) and self._dropout > 0 and self.num_layers > 1
         return _core.Tape(
             weights.packed,
-            self._dims,
             partial(WeightGrads, weights.spec),
             x,
             states,
@@ -255,15 +260,15 @@ class LSTM(Module):
         return _core.Stream(self, self._dims, batch_size, threads)
 
 
-def _size(name: str, value: Any, least: int) -> int:
+def _size(name: str, value: Any, least: int, most: int = MAX_SIZE) -> int:
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} is {value!r}, expected an integer")
     try:
         size = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}, expected an integer") from None
-    if not least <= size <= MAX_SIZE:
-        raise ValueError(f"{name} is {size}, expected {least} to {MAX_SIZE}")
+    if not least <= size <= most:
+        raise ValueError(f"{name} is {size}, expected {least} to {most}")
     return size
 
 

@@ -12,7 +12,6 @@
  * the end, and a width that is no multiple of a vector costs no more terms. Chunks
  * depend on the shapes alone, so the bits of a gradient do not depend on the threads.
  */
-#include "cpu.h"
 #include "sequence.h"
 
 #include <string.h>
@@ -425,12 +424,14 @@ static void drop_back(struct backward *b, size_t layer, size_t s0, size_t s1)
     const struct pass *p = &b->pass[layer * b->dims->directions];
     const struct cylstm_dropout dropout = cylstm_layer_dropout(b->seq->tape, layer);
     const size_t I = p->l.I;
-    for (size_t s = s0; s < s1; s++)
-        for (size_t r = 0; r < cylstm_active_rows(&b->order, b->order.B, s); r++) {
+    for (size_t s = s0; s < s1; s++) {
+        const size_t active = cylstm_active_rows(&b->order, b->order.B, s);
+        for (size_t r = 0; r < active; r++) {
             void *dx = cylstm_at(p->dx.base, b->call.real_size, cylstm_walk_offset(&p->dx, r, s));
             b->call.kernels->dropout(
                 &dropout, (s * b->order.B + cylstm_batch_row(&b->order, r)) * I, I, dx, dx);
         }
+    }
 }
 
 static void run(struct backward *b)
@@ -600,7 +601,6 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
                      const void *packed_backward, const struct cylstm_sequence *seq,
                      const struct cylstm_gradients *grads, void *scratch)
 {
-    const uint32_t mode = cylstm_enter_float_mode();
     struct cylstm_arena arena = {scratch, 0};
     struct backward b = {.packed = packed_backward};
     carve_backward(&arena, ctx, dims, seq, &b);
@@ -627,5 +627,5 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     }
     if (grads->dx)
         cylstm_clear_padding(seq, grads->dx, grads->dx_t, grads->dx_b, dims->input, size);
-    cylstm_leave_float_mode(mode);
+    cylstm_end_call(&b.call);
 }

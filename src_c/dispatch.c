@@ -53,7 +53,9 @@ const char *cylstm_kernels_isa(const struct cylstm_kernels *kernels) { return ke
 void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh, const void *x,
                              void *y, size_t n)
 {
+    const uint32_t mode = cylstm_enter_float_mode();
     (is_tanh ? kernels->tanh : kernels->sigmoid)(x, y, n);
+    cylstm_leave_float_mode(mode);
 }
 
 int cylstm_init_context(struct cylstm_context *ctx, const char *isa, int bits)

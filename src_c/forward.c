@@ -11,7 +11,6 @@
  *
  * Nothing here computes: this file moves pointers, and the kernels do the arithmetic.
  */
-#include "cpu.h"
 #include "sequence.h"
 
 #include <string.h>
@@ -187,7 +186,7 @@ static struct cylstm_range projection_panels(const struct forward *f, const stru
 static int is_merged(const struct forward *f, const struct pass *p, size_t rows, size_t steps)
 {
     if (steps < 2 || p->l.I < MERGE_INPUTS) return 0;
-    const int blas = f->call.ctx->sgemm || f->call.ctx->dgemm; /* for which more rows are always better */
+    const int blas = f->call.ctx->sgemm || f->call.ctx->dgemm; /* more rows suit it always */
     return blas ? rows <= f->merge_rows : rows < f->call.kernels->tile_rows;
 }
 
@@ -255,12 +254,14 @@ static void drop_rows(struct forward *f, size_t layer, size_t r0, size_t r1)
     const struct cylstm_dropout drop = cylstm_layer_dropout(f->tape, layer);
     const struct cylstm_walk *out = &f->pass[layer * D].x;
     const struct cylstm_walk *in = &f->pass[(layer - 1) * D].y;
-    for (size_t s = f->step_begin; s < f->step_end; s++)
-        for (size_t r = r0; r < cylstm_active_rows(&f->order, r1, s); r++)
+    for (size_t s = f->step_begin; s < f->step_end; s++) {
+        const size_t end = cylstm_active_rows(&f->order, r1, s);
+        for (size_t r = r0; r < end; r++)
             f->call.kernels->dropout(
                 &drop, (s * B + cylstm_batch_row(&f->order, r)) * width, width,
                 cylstm_at(in->base, f->call.real_size, cylstm_walk_offset(in, r, s)),
                 cylstm_at(out->base, f->call.real_size, cylstm_walk_offset(out, r, s)));
+    }
 }
 
 static void run_rows(void *arg, size_t share, int caller)
@@ -563,7 +564,6 @@ static void finish_states(const struct forward *f, const struct cylstm_sequence 
 void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                     const void *packed, const struct cylstm_sequence *seq, void *scratch)
 {
-    const uint32_t mode = cylstm_enter_float_mode();
     struct cylstm_arena arena = {scratch, 0};
     struct forward f = {.packed = packed};
     carve_forward(&arena, ctx, dims, seq, &f);
@@ -587,7 +587,7 @@ void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *
     }
     run(&f, f.order.T);
     if (!cylstm_stopped(&f.call)) finish_states(&f, seq);
-    cylstm_leave_float_mode(mode);
+    cylstm_end_call(&f.call);
 }
 
 /* ---------------------------------------------------------------------------- plans */
@@ -715,7 +715,6 @@ static void keep_parity(struct cylstm_plan *plan, const size_t *active, size_t r
 void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx, const void *packed,
                      size_t T, const size_t *active, size_t rows, const void *x, void *y)
 {
-    const uint32_t mode = cylstm_enter_float_mode();
     struct forward *f = &plan->f;
     struct pass *first = &f->pass[0], *last = &f->pass[plan->dims.layers - 1];
     struct cylstm_context now =
@@ -742,5 +741,5 @@ void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx,
     else
         f->parity = (f->parity + T) & 1;
     f->call.ctx = &plan->ctx;
-    cylstm_leave_float_mode(mode);
+    cylstm_end_call(&f->call);
 }

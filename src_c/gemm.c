@@ -5,6 +5,9 @@
  */
 #include "gemm.h"
 
+#include "cpu.h"
+
+#include <limits.h>
 #include <string.h>
 
 enum {
@@ -21,8 +24,11 @@ void cylstm_begin_call(struct cylstm_call *call, const struct cylstm_context *ct
     call->real_size = cylstm_real_size(ctx->kernels);
     atomic_init(&call->stopped, 0);
     call->flops = 0;
+    call->mode = cylstm_enter_float_mode();
     if (ctx->poll) timespec_get(&call->polled, TIME_UTC);
 }
+
+void cylstm_end_call(struct cylstm_call *call) { cylstm_leave_float_mode(call->mode); }
 
 static void poll_caller(struct cylstm_call *call, double flops)
 {
@@ -35,8 +41,10 @@ static void poll_caller(struct cylstm_call *call, double flops)
                       1e-6 * (double)(now.tv_nsec - call->polled.tv_nsec);
     if (ms >= 0 && ms < POLL_MILLISECONDS) return;
     call->polled = now;
-    if (call->ctx->poll(call->ctx->poll_arg))
-        atomic_store_explicit(&call->stopped, 1, memory_order_relaxed);
+    cylstm_leave_float_mode(call->mode);
+    const int stop = call->ctx->poll(call->ctx->poll_arg);
+    (void)cylstm_enter_float_mode();
+    if (stop) atomic_store_explicit(&call->stopped, 1, memory_order_relaxed);
 }
 
 /* sums (rows, 4 VL) += a (rows, K) * w (K, columns), row-major; in BLAS's column-major
@@ -75,8 +83,9 @@ static void blas_term(const struct cylstm_call *call, const struct cylstm_term *
         size_t n = 1;
         if (transposed) {
             n = rows; /* rows of a transposed operand are neighbours */
-        } else if (i + 1 < rows && row_offset(&t->a, row + i + 1) - at >= (ptrdiff_t)t->K) {
-            stride = row_offset(&t->a, row + i + 1) - at;
+        } else if (i + 1 < rows) {
+            const ptrdiff_t next = row_offset(&t->a, row + i + 1) - at;
+            if (next >= (ptrdiff_t)t->K && next <= INT_MAX) stride = next;
             while (i + n < rows && row_offset(&t->a, row + i + n) - at == (ptrdiff_t)n * stride)
                 n++;
         }

@@ -13,11 +13,14 @@ struct cylstm_call {
     const struct cylstm_kernels *kernels;
     size_t real_size;
     atomic_int stopped;
-    double flops; /* since the clock was last read; the calling thread's own */
+    uint32_t mode; /* the caller's floating-point mode, in which it is polled */
+    double flops;  /* since the clock was last read; the calling thread's own */
     struct timespec polled;
 };
 
+/* Begin a call, which computes in a mode of its own, and end it in the caller's. */
 void cylstm_begin_call(struct cylstm_call *call, const struct cylstm_context *ctx);
+void cylstm_end_call(struct cylstm_call *call);
 
 static inline int cylstm_stopped(struct cylstm_call *call)
 {

@@ -14,7 +14,7 @@
 #include "cpu.h"
 #include "cylstm.h"
 
-#if defined(_WIN32) || defined(__STDC_NO_ATOMICS__) || defined(CYLSTM_NO_THREADS)
+#if defined(_WIN32) || defined(CYLSTM_NO_THREADS)
 
 int cylstm_pool_helpers(void) { return 0; }
 
