@@ -169,7 +169,8 @@ cdef class Packed:
         self.flat = flat
         self.lock = threading.Lock()
         if flat.dtype != dims.dtype or flat.shape[0] != <Py_ssize_t>_c.cylstm_raw_count(&dims.c):
-            raise ValueError(f"flat holds {flat.size} {flat.dtype}, expected all weights, {dims.dtype}")
+            raise ValueError(f"flat holds {flat.size} {flat.dtype}, expected all weights, "
+                             f"{dims.dtype}")
         cdef const void *raw = cnp.PyArray_DATA(flat)
         cdef void *packed = self.forward.start
         if self.forward.size < GIL_PACK_BYTES:

@@ -166,8 +166,8 @@ cdef class Stream:
     cdef cnp.ndarray check_out(self, object out, tuple shape):
         """An array that can be written to as it stands, or what is wrong with it."""
         if type(out) is not cnp.ndarray or out.dtype != self.dims.dtype or not out.dtype.isnative:
-            raise TypeError(f"out is a {type(out).__name__} of {getattr(out, 'dtype', 'no dtype')}, "
-                            f"expected a numpy.ndarray of {self.dims.dtype}")
+            raise TypeError(f"out is a {type(out).__name__} of "
+                            f"{getattr(out, 'dtype', 'no dtype')}, expected a numpy.ndarray of {self.dims.dtype}")
         if out.shape != shape or not out.flags.carray:
             raise ValueError(f"out has shape {out.shape} and is "
                              f"{'' if out.flags.writeable else 'not '}writable, expected a "
