@@ -167,7 +167,8 @@ cdef class Stream:
         """An array that can be written to as it stands, or what is wrong with it."""
         if type(out) is not cnp.ndarray or out.dtype != self.dims.dtype or not out.dtype.isnative:
             raise TypeError(f"out is a {type(out).__name__} of "
-                            f"{getattr(out, 'dtype', 'no dtype')}, expected a numpy.ndarray of {self.dims.dtype}")
+                            f"{getattr(out, 'dtype', 'no dtype')}, expected a numpy.ndarray of "
+                            f"{self.dims.dtype}")
         if out.shape != shape or not out.flags.carray:
             raise ValueError(f"out has shape {out.shape} and is "
                              f"{'' if out.flags.writeable else 'not '}writable, expected a "

@@ -615,7 +615,7 @@ def long_block(stream: Any, seconds: float) -> Array:
 def test_two_threads_in_one_stream() -> None:
     """The second is refused, and the first does not notice."""
     stream = cylstm.LSTM(64, 128, seed=1).stream(16)
-    block = long_block(stream, 0.4)
+    block = long_block(stream, 0.3)
     stream.reset()
     want = [stream.run(block), *stream.state]
     stream.reset()

@@ -466,7 +466,7 @@ def test_ctrl_c(direction: str, threads: int) -> None:
 @posix
 def test_signal_handlers_run_during_a_call() -> None:
     """They may even compute, and an exception of theirs ends the call."""
-    call = long_call(0.3)
+    call = long_call(0.2)
     p = make_problem(6, dtype="float32", **THREADED["rows"])
     lstm, want = p.lstm(), call()[0]
     small = infer(p, lstm, 2)
@@ -554,12 +554,16 @@ def compute():
     while not stop.is_set():
         run(lstm, p, 3)
 
+def work():
+    check(lstm, p, want)
+    assert helpers() == 2  # the child has the pool, even if somebody else had it when it was born
+
 threads = [threading.Thread(target=compute) for _ in range(2)]
 for thread in threads:
     thread.start()
 try:
     for _ in range(15):
-        in_child(lambda: check(lstm, p, want))
+        in_child(work)
 finally:
     stop.set()
 for thread in threads:
