@@ -4,6 +4,7 @@
 # make bench         against other engines; ARGS=--help for what can be chosen
 # make lint          formatters, linters, types, stubs, C warnings;  make format rewrites
 # make asan          the light suite under AddressSanitizer and UBSan
+# make tsan          the thread pool's stress test under ThreadSanitizer
 # make ulp           the error of sigmoid and tanh over all float32 inputs; ARGS='--sample 20' for fewer
 # make check-wheel   sdist -> wheel -> clean environment -> light suite
 # make clean         removes all that the others made
@@ -24,7 +25,7 @@ SOURCES   := $(wildcard cylstm/*.pyx cylstm/*.pxd cylstm/*.pxi) $(C_SOURCES) $(C
 LIGHT = $(PY) -m pytest tests --ignore=tests/oracles
 
 .DELETE_ON_ERROR:
-.PHONY: test demo test-oracles bench lint format asan ulp check-wheel clean
+.PHONY: test demo test-oracles bench lint format asan tsan ulp check-wheel clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
@@ -84,6 +85,13 @@ build/asan/stamp: $(SOURCES) $(wildcard cylstm/*.py) setup.py $(STAMPS)/cylstm
 	rm -rf build/asan/lib
 	CYLSTM_CFLAGS="$(ASAN_CFLAGS)" $(PY) setup.py -q build --build-temp build/asan/temp --build-lib build/asan/lib
 	@touch $@
+
+build/tsan: tests/threads.c $(C_SOURCES) $(C_HEADERS)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -O1 -g -fsanitize=thread -pthread -Isrc_c -o $@ $< $(C_SOURCES)
+
+tsan: build/tsan
+	build/tsan
 
 # --- accuracy, packaging
 

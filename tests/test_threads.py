@@ -405,6 +405,8 @@ def test_small_steps_keep_the_gil() -> None:
 
 INTERRUPTED = """
 import sys, time
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 import numpy as np
 import cylstm
 
