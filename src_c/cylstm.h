@@ -132,10 +132,11 @@ void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_
 
 /* What the backward pass needs of a forward pass. Memory is the caller's. */
 struct cylstm_tape {
-    void
-        *cells; /* (L*D, T, B, 5, H) = i, f, g, o, c of every step; steps past a length untouched */
-    void *hidden;   /* (L-1, T, B, D*R): outputs of the layers below the last, before dropout */
-    double dropout; /* of the outputs between layers; 0: none */
+    /* (L*D, T, B, 5, H) = i, f, g, o, c of every step; steps past a length are left alone */
+    void *cells;
+    /* (L-1, T, B, D*R): outputs of the layers below the last, before dropout */
+    void *hidden;
+    double dropout;       /* of the outputs between layers; 0: none */
     uint64_t dropout_key; /* a different key draws a different mask */
 };
 
@@ -143,8 +144,7 @@ struct cylstm_sequence {
     size_t T, B;           /* both at least 1 */
     const size_t *lengths; /* (B), each 0 <= length <= T; NULL: all T */
     const void *x;         /* (T, B, I) */
-    ptrdiff_t x_t,
-        x_b; /* from a step to the next, from a row to the next; batch-first is x_b > x_t */
+    ptrdiff_t x_t, x_b;    /* from a step to the next, from a row to the next */
     const void *h_0, *c_0; /* (L*D, B, R), (L*D, B, H); NULL: zeros */
     void *y;               /* (T, B, D*R), set to 0 past each length */
     ptrdiff_t y_t, y_b;
@@ -193,12 +193,10 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
 struct cylstm_plan;
 size_t cylstm_plan_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t B);
 struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx,
-                                     const struct cylstm_dims *dims, size_t B,
-                                     void *mem); /* states start at 0 */
-void cylstm_plan_get_states(const struct cylstm_plan *plan, void *h,
-                            void *c); /* (L, B, R), (L, B, H) */
-void cylstm_plan_set_states(struct cylstm_plan *plan, const void *h,
-                            const void *c); /* NULL: zeros */
+                                     const struct cylstm_dims *dims, size_t B, void *mem);
+/* States: h (L, B, R) and c (L, B, H). They start at zero, and NULL sets them to it. */
+void cylstm_plan_get_states(const struct cylstm_plan *plan, void *h, void *c);
+void cylstm_plan_set_states(struct cylstm_plan *plan, const void *h, const void *c);
 void cylstm_plan_reset_row(struct cylstm_plan *plan, size_t row);
 /* T steps of the rows named by `active` (`rows` of them, distinct), or of all rows if
  * active is NULL: x (T, rows, I) -> y (T, rows, R), contiguous and apart. */

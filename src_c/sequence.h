@@ -132,8 +132,8 @@ struct cylstm_range cylstm_share_rows(const struct cylstm_order *order, size_t s
 
 /* ---------------------------------------------------------------------- moving states */
 
-/* Between a state array (B, n), in the order of the batch, and padded rows in sorted
- * order. Out of NULL comes zero; padding is set to zero on the way in. */
+/* A state array (B, n), in the order of the batch, into padded rows in sorted order. NULL
+ * stands for zeros; padding is set to zero. */
 void cylstm_load_rows(const struct cylstm_order *order, size_t real_size, size_t n,
                       const void *state, size_t stride, void *rows);
 

@@ -104,8 +104,8 @@ struct cylstm_product {
     int turned;     /* sweep the panels last to first */
     struct cylstm_term term[2];
     ptrdiff_t w_panel, w_k;
-    const void
-        *init; /* element (row, panel, column) at panel * init_panel + row * init_row + column */
+    /* element (row, panel, column) at panel * init_panel + row * init_row + column */
+    const void *init;
     ptrdiff_t init_panel, init_row;
     struct cylstm_rows addend; /* `columns` reals a row, added last; base may be NULL */
     enum cylstm_finish finish;
