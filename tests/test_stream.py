@@ -263,6 +263,7 @@ def test_clones_go_on_alike(clone: Callable[[Any], Any], N: int | None, dtype: s
     y = [stream.run(p.x[:3])]  # an odd number of steps
     twin = clone(stream)
     assert type(twin) is type(stream) and twin.batch_size == N
+    assert twin.__reduce__()[1][2] == 2  # threads
     frozen = twin.state
     y.append(stream.run(p.x[3:]))
     assert same_bits(twin.state, frozen)
@@ -310,9 +311,10 @@ def test_results_are_fresh(N: int | None, dtype: str) -> None:
     assert same_bits(list(stream.state), state)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("N", [None, 5])
-def test_out_may_be_the_input(N: int | None, dtype: str) -> None:
-    p = make_problem(14, 6, N, dtype=dtype, input_size=7, hidden_size=7, num_layers=2)
+def test_out_may_be_the_input(N: int | None, layers: int, dtype: str) -> None:
+    p = make_problem(14, 6, N, dtype=dtype, input_size=70, hidden_size=70, num_layers=layers)
     want = whole(p)
     stream, buffer = stream_of(p), p.x.copy()
     for row in buffer:
@@ -324,12 +326,13 @@ def test_out_may_be_the_input(N: int | None, dtype: str) -> None:
 
 
 def test_out_may_overlap_the_input(dtype: str) -> None:
-    p = make_problem(15, 6, 5, dtype=dtype, input_size=7, hidden_size=7)
-    for shift in (-35, -3, 3, 35):
-        stream, memory = stream_of(p), np.full(p.x.size + 70, np.nan, dtype)
-        x = memory[35:-35].reshape(p.x.shape)
+    p = make_problem(15, 6, 5, dtype=dtype, input_size=70, hidden_size=70)
+    step = p.x[0].size
+    for shift in (-step, -3, 3, step):
+        stream, memory = stream_of(p), np.full(p.x.size + 2 * step, np.nan, dtype)
+        x = memory[step:-step].reshape(p.x.shape)
         x[...] = p.x
-        out = memory[35 + shift : 35 + shift + x.size].reshape(p.x.shape)
+        out = memory[step + shift : step + shift + x.size].reshape(p.x.shape)
         assert stream.run(x, out=out) is out
         assert_same([out, *stream.state], whole(p))
 
