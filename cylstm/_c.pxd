@@ -88,6 +88,23 @@ cdef extern from "cylstm.h" nogil:
                          const void *packed_backward, const cylstm_sequence *seq,
                          const cylstm_gradients *grads, void *scratch)
 
+    cdef struct cylstm_adam:
+        double lr, beta1, beta2, eps, weight_decay
+        int decoupled
+        uint64_t step
+
+    void cylstm_adam_step(const cylstm_context *ctx, const cylstm_adam *adam, size_t n,
+                          const void *weights, const void *grads, void *mean, void *square,
+                          void *out)
+
+    cdef struct cylstm_sgd:
+        double lr, momentum, dampening, weight_decay
+        int nesterov
+        uint64_t step
+
+    void cylstm_sgd_step(const cylstm_context *ctx, const cylstm_sgd *sgd, size_t n,
+                         const void *weights, const void *grads, void *buffer, void *out)
+
     cdef struct cylstm_plan:
         pass
     size_t cylstm_plan_size(const cylstm_context *ctx, const cylstm_dims *dims, size_t B)

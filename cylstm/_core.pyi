@@ -26,11 +26,41 @@ __pyx_capi__: dict[str, Any]  # the functions of embed.pxd
 
 def _choose_isa() -> tuple[str, str]: ...
 def _choose_gemm() -> str: ...
+def _threads(threads: int | None) -> int: ...
 def _set_default_threads(n: int) -> None: ...
 def _get_default_threads() -> int: ...
 def _pool_helpers() -> int: ...
 def _last_kernels() -> str | Any: ...  # None before the first call
 def _activation(name: str, x: _Array, isa: str | None = None) -> _Array: ...
+def adam_step(
+    old: _Array,
+    grad: _Array,
+    new: _Array,
+    mean: _Array,
+    square: _Array,
+    threads: int,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> None: ...
+def sgd_step(
+    old: _Array,
+    grad: _Array,
+    new: _Array,
+    buffer: _Array | None,
+    threads: int,
+    *,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    step: int,
+) -> None: ...
 
 class Memory:
     def __new__(cls, size: int) -> Memory: ...

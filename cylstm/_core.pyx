@@ -20,7 +20,7 @@ import numpy as np
 cnp.import_array()
 
 # Work that takes about 50 microseconds: below it, letting go of the GIL costs more than it gives.
-cdef size_t GIL_PACK_BYTES = 256 << 10
+cdef size_t GIL_PACK_BYTES = 256 << 10, GIL_STEP_WEIGHTS = 64 << 10
 cdef double GIL_FLOPS_SIMD = 2.5e6, GIL_FLOPS_SCALAR = 2.5e5
 
 include "_kernels.pxi"
@@ -133,7 +133,7 @@ cdef class Dims:
         return _c.cylstm_forward_flops(&self.c, rows) >= self.gil_flops
 
 
-cdef int _threads(object threads) except -1:
+cpdef int _threads(object threads) except -1:
     """The number of threads of a call: its own or the default."""
     if threads is None:
         return _default_threads
@@ -471,5 +471,6 @@ cdef class Tape:
         return Gradients(dx, dh_0, dc_0, self.wrap(dweights))
 
 
+include "_optim.pxi"
 include "_stream.pxi"
 include "_api.pxi"

@@ -116,7 +116,7 @@ cdef class Stream:
         cdef int ndim = 2 if self.batched else 1
         cdef cnp.ndarray indices = None, x, y
         if active is not None:
-            indices = self.check_active(active)
+            indices = self.check_indices("active", active)
             rows = cnp.PyArray_DIM(indices, 0)
         if self.plain(x_t, ndim, rows, self.dims.inputs, False):
             x = x_t
@@ -143,7 +143,7 @@ cdef class Stream:
         cdef cnp.ndarray indices = None, x, y
         cdef Py_ssize_t rows = self.N, T
         if active is not None:
-            indices = self.check_active(active)
+            indices = self.check_indices("active", active)
             rows = cnp.PyArray_DIM(indices, 0)
         x = _as_array(block, "block", self.dims)
         if cnp.PyArray_NDIM(x) != (3 if self.batched else 2):
@@ -169,26 +169,36 @@ cdef class Stream:
             raise TypeError(f"out is a {type(out).__name__} of "
                             f"{getattr(out, 'dtype', 'no dtype')}, expected a numpy.ndarray of "
                             f"{self.dims.dtype}")
-        if out.shape != shape or not out.flags.carray:
-            raise ValueError(f"out has shape {out.shape} and is "
-                             f"{'' if out.flags.writeable else 'not '}writable, expected a "
-                             f"contiguous, writable {shape}")
+        if out.shape != shape:
+            raise ValueError(f"out has shape {out.shape}, expected {shape}")
+        if not out.flags.carray:
+            what = ("read-only" if not out.flags.writeable
+                    else "not contiguous" if not out.flags.c_contiguous else "not aligned")
+            raise ValueError(f"out is {what}, expected a contiguous, writable array of {shape}")
         return out
 
-    cdef cnp.ndarray check_active(self, object active):
+    cdef cnp.ndarray check_indices(self, str name, object value):
+        """Distinct indices of streams."""
         if not self.batched:
-            raise ValueError("active was given to a stream without a batch, expected None")
-        indices = np.asarray(active)
+            raise ValueError(f"{name} was given to a stream without a batch, expected None")
+        try:
+            indices = np.asanyarray(value)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} is {value!r}, expected one axis of indices: {error}") from None
+        if isinstance(indices, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a MaskedArray, whose mask would be ignored; expected "
+                            "integer indices, such as its compressed()")
         if indices.size == 0:
             indices = indices.astype(np.intp)
         if indices.dtype.kind not in "iu":
-            raise TypeError(f"active is {indices.dtype}, expected integer indices")
+            raise TypeError(f"{name} is {indices.dtype}, expected integer indices")
         if indices.ndim != 1:
-            raise ValueError(f"active has shape {indices.shape}, expected one axis of indices")
+            raise ValueError(f"{name} has shape {indices.shape}, expected one axis of indices")
         if indices.size and not (0 <= int(indices.min()) and int(indices.max()) < self.N):
-            raise ValueError(f"active holds {indices.tolist()}, expected indices 0 to {self.N - 1}")
+            raise ValueError(f"{name} holds {indices.tolist()}, expected indices 0 to {self.N - 1}")
         if len(set(indices.tolist())) != indices.size:
-            raise ValueError(f"active holds {indices.tolist()}, expected distinct indices")
+            raise ValueError(f"{name} holds {indices.tolist()}, expected distinct indices")
         return np.ascontiguousarray(indices, dtype=np.uintp)
 
     @property
@@ -216,7 +226,7 @@ cdef class Stream:
 
     def reset(self, indices=None):
         """Set the state to zero: of all streams, or of those named by `indices`."""
-        cdef cnp.ndarray rows = None if indices is None else self.check_active(indices)
+        cdef cnp.ndarray rows = None if indices is None else self.check_indices("indices", indices)
         cdef size_t *row
         cdef Py_ssize_t k
         self.take()

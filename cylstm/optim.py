@@ -1,8 +1,7 @@
 """Optimisers: SGD, Adam and AdamW, with PyTorch's equations; clipping by the global norm.
 
-A step walks the one flat vector of each module in blocks that stay in the second-level cache: a
-large model's arrays come from memory once a step, and a small model costs a dozen NumPy calls. To
-add an optimiser, give a subclass of `Optimizer` its four methods.
+A step is one pass over the one flat vector of each module, in the C core. To add an optimiser, give
+a subclass of `Optimizer` its three methods, and the core its arithmetic where NumPy is too slow.
 
 Equations: the documentation of torch.optim.SGD, Adam (Kingma and Ba, 2015, algorithm 1) and AdamW
 (Loshchilov and Hutter, 2019, algorithm 2).
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _core
 from .weights import (
     Array,
     Module,
@@ -29,28 +29,13 @@ from .weights import (
     split,
 )
 
-BLOCK_BYTES = 128 * 1024  # of each of the six arrays that an Adam step has in hand
-
-
-class _Workspace:
-    """What a step needs in one dtype: two scratch blocks, and the coefficients as 0-d arrays.
-
-    (A ufunc takes a 0-d array in half the time that it takes to convert a Python float.)
-    """
-
-    def __init__(self, dtype: np.dtype[Any], size: int, n_coefficients: int) -> None:
-        self.block = max(1, min(size, BLOCK_BYTES // dtype.itemsize))
-        self.scratch = [aligned_empty(self.block, dtype) for _ in range(2)]
-        self.values = np.zeros(n_coefficients, dtype)
-        self.coefficients = [self.values[k : k + 1].reshape(()) for k in range(n_coefficients)]
-
 
 class Optimizer:
     """The part that all optimisers share.
 
-    A subclass gives `_checked_hyper`, `_kinds` (what it remembers of each weight),
-    `_coefficients` (of this step) and `_advance` (the arithmetic on one block). One thread at a
-    time may use an optimiser; others may go on calling its modules.
+    A subclass gives `_checked_hyper`, `_kinds` (what it remembers of each weight) and `_advance`
+    (the arithmetic). One thread at a time may use an optimiser; others may go on calling its
+    modules.
     """
 
     def __init__(self, modules: Module | Sequence[Module], hyper: dict[str, Any]) -> None:
@@ -65,12 +50,6 @@ class Optimizer:
         self._hyper = self._checked_hyper(hyper)
         self._step = 0
         self._state: list[list[Array]] = []  # per module, per kind; empty before the first step
-        longest = max(module._weights.flat.size for module in self._modules)
-        n_coefficients = len(self._coefficients())
-        self._workspaces = {
-            dtype: _Workspace(dtype, longest, n_coefficients)
-            for dtype in {module.dtype for module in self._modules}
-        }
 
     # What a subclass gives.
 
@@ -83,20 +62,10 @@ class Optimizer:
         """Return PyTorch's names of the arrays kept for each weight."""
         raise NotImplementedError
 
-    def _coefficients(self) -> tuple[float, ...]:
-        """Return the scalars of step number `_step`, computed in double precision."""
-        raise NotImplementedError
-
     def _advance(
-        self,
-        old: Array,
-        grad: Array,
-        new: Array,
-        state: list[Array],
-        scratch: list[Array],
-        coefficients: list[Array],
+        self, old: Array, grad: Array, new: Array, state: list[Array], threads: int
     ) -> None:
-        """Write the new weights of one block, and its state; `old` and `grad` stay as they are."""
+        """Write the new weights of a module and its state; `old` and `grad` stay as they are."""
         raise NotImplementedError
 
     # What the user sees.
@@ -110,7 +79,7 @@ class Optimizer:
     def lr(self, value: float) -> None:
         self._hyper = self._checked_hyper({**self._hyper, "lr": value})
 
-    def step(self, grads: Any) -> None:
+    def step(self, grads: Any, threads: int | None = None) -> None:
         """Update the weights of all modules.
 
         Parameters
@@ -118,6 +87,7 @@ class Optimizer:
         grads : {name: array}, or an object that has it as `weights`, or a list of one per module
             With exactly the names, shapes and dtype of the module's `state_dict()`. Gradients
             that are not finite are used as they are, as in PyTorch.
+        threads : int or None for `get_num_threads()`; few weights take one
 
         Raises
         ------
@@ -126,31 +96,13 @@ class Optimizer:
             message lists all that is wrong, and nothing has changed.
         """
         flats = self._checked_grads(_as_list(grads))
+        threads = _core._threads(threads)
         if not self._state:
             self._state = self._zeros()
         self._step += 1
-        values = self._coefficients()
-        with np.errstate(all="ignore"):
-            for workspace in self._workspaces.values():
-                workspace.values[:] = values
-            for module, grad, state in zip(self._modules, flats, self._state, strict=True):
-                self._step_module(module, grad, state)
-
-    def _step_module(self, module: Module, grad: Array, state: list[Array]) -> None:
-        work = self._workspaces[module.dtype]
-        with module._update(copy=False) as new:
-            old = module._weights.flat
-            for start in range(0, old.size, work.block):
-                part = slice(start, min(start + work.block, old.size))
-                n = part.stop - start
-                self._advance(
-                    old[part],
-                    grad[part],
-                    new[part],
-                    [array[part] for array in state],
-                    [array[:n] for array in work.scratch],
-                    work.coefficients,
-                )
+        for module, grad, state in zip(self._modules, flats, self._state, strict=True):
+            with module._update(copy=False) as new:
+                self._advance(module._weights.flat, grad, new, state, threads)
 
     def _checked_grads(self, grads: list[Any]) -> list[Array]:
         """Return the gradients of each module as one flat array, or raise."""
@@ -320,39 +272,11 @@ class SGD(Optimizer):
     def _kinds(self) -> tuple[str, ...]:
         return ("momentum_buffer",) if self._hyper["momentum"] else ()
 
-    def _coefficients(self) -> tuple[float, ...]:
-        hyper = self._hyper
-        return hyper["lr"], hyper["momentum"], 1 - hyper["dampening"], hyper["weight_decay"]
-
     def _advance(
-        self,
-        old: Array,
-        grad: Array,
-        new: Array,
-        state: list[Array],
-        scratch: list[Array],
-        coefficients: list[Array],
+        self, old: Array, grad: Array, new: Array, state: list[Array], threads: int
     ) -> None:
-        lr, momentum, undampened, decay = coefficients
-        decayed, temp = scratch
-        hyper = self._hyper
-        if hyper["weight_decay"]:
-            np.multiply(old, decay, decayed)
-            grad = np.add(decayed, grad, decayed)
-        if hyper["momentum"]:
-            (buffer,) = state
-            if self._step == 1:
-                np.copyto(buffer, grad)
-            else:
-                np.multiply(buffer, momentum, buffer)
-                np.add(buffer, np.multiply(grad, undampened, temp), buffer)
-            if hyper["nesterov"]:
-                np.multiply(buffer, momentum, temp)
-                grad = np.add(grad, temp, temp)
-            else:
-                grad = buffer
-        np.multiply(grad, lr, temp)
-        np.subtract(old, temp, new)
+        buffer = state[0] if state else None
+        _core.sgd_step(old, grad, new, buffer, threads, **self._hyper, step=self._step)
 
 
 class Adam(Optimizer):
@@ -400,46 +324,21 @@ class Adam(Optimizer):
     def _kinds(self) -> tuple[str, ...]:
         return "exp_avg", "exp_avg_sq"
 
-    def _coefficients(self) -> tuple[float, ...]:
-        # Both bias corrections are folded into the step size and eps:
-        # lr m' / (sqrt(v') + eps) = (lr r / (1 - beta1^t)) m / (sqrt(v) + eps r),
-        # where r = sqrt(1 - beta2^t).
-        hyper = self._hyper
-        beta1, beta2 = hyper["betas"]
-        lr, decay, t = hyper["lr"], hyper["weight_decay"], max(self._step, 1)
-        root = sqrt(1 - beta2**t)
-        step_size = lr * root / (1 - beta1**t)
-        if self._decoupled:
-            decay = 1 - lr * decay
-        return beta1, 1 - beta1, beta2, 1 - beta2, step_size, hyper["eps"] * root, decay
-
     def _advance(
-        self,
-        old: Array,
-        grad: Array,
-        new: Array,
-        state: list[Array],
-        scratch: list[Array],
-        coefficients: list[Array],
+        self, old: Array, grad: Array, new: Array, state: list[Array], threads: int
     ) -> None:
-        beta1, rest1, beta2, rest2, step_size, eps, decay = coefficients
         mean, square = state
-        decayed, temp = scratch
-        if self._hyper["weight_decay"]:
-            np.multiply(old, decay, decayed)
-            if self._decoupled:
-                old = decayed
-            else:
-                grad = np.add(grad, decayed, decayed)
-        np.multiply(mean, beta1, mean)
-        np.add(mean, np.multiply(grad, rest1, temp), mean)
-        np.multiply(square, beta2, square)
-        np.multiply(grad, rest2, temp)
-        np.add(square, np.multiply(temp, grad, temp), square)
-        np.add(np.sqrt(square, temp), eps, temp)
-        np.divide(mean, temp, temp)
-        np.multiply(temp, step_size, temp)
-        np.subtract(old, temp, new)
+        _core.adam_step(
+            old,
+            grad,
+            new,
+            mean,
+            square,
+            threads,
+            **self._hyper,
+            decoupled=self._decoupled,
+            step=self._step,
+        )
 
 
 class AdamW(Adam):

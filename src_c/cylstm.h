@@ -181,6 +181,30 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
                      const void *packed_backward, const struct cylstm_sequence *seq,
                      const struct cylstm_gradients *grads, void *scratch);
 
+/* ------------------------------------------------------------------- optimisers */
+
+/* A step on n weights: `out` gets the new ones, and may be `weights` itself. What is
+ * remembered from step to step starts as zeros and is changed in place.
+ *
+ * Adam (Kingma and Ba 2015, algorithm 1), with weight decay as a penalty added to the
+ * gradient or, decoupled, on the weights themselves (Loshchilov and Hutter 2019). */
+struct cylstm_adam {
+    double lr, beta1, beta2, eps, weight_decay;
+    int decoupled;
+    uint64_t step; /* of this step: 1 at the first */
+};
+void cylstm_adam_step(const struct cylstm_context *ctx, const struct cylstm_adam *adam, size_t n,
+                      const void *weights, const void *grads, void *mean, void *square, void *out);
+
+/* Gradient descent, with PyTorch's equations. `buffer` is NULL without momentum. */
+struct cylstm_sgd {
+    double lr, momentum, dampening, weight_decay;
+    int nesterov;
+    uint64_t step;
+};
+void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *sgd, size_t n,
+                     const void *weights, const void *grads, void *buffer, void *out);
+
 /* ------------------------------------------------------------------------ plans */
 
 /* A plan is a forward pass prepared for many short calls: B streams whose states stay

@@ -32,7 +32,7 @@ C_LEVELS = [
     {"layout", "threads"},
     {"dispatch", "gemm", "pack"},
     {"sequence"},
-    {"forward", "backward"},
+    {"forward", "backward", "optim"},
 ]
 PUBLIC_HEADER = "cylstm.h"  # the words that all C files above the kernels share
 

@@ -45,14 +45,10 @@ def copied(state: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(state)
 
 
-@pytest.mark.parametrize("elements", [1, 10, 42, 10_000])
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("float64", 1e-13)])
 @pytest.mark.parametrize("case", CASES)
-def test_golden(
-    case: str, dtype: str, tolerance: float, elements: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The weights on the way and the state at the end, in blocks of any length."""
-    monkeypatch.setattr(optim, "BLOCK_BYTES", elements * np.dtype(dtype).itemsize)
+def test_golden(case: str, dtype: str, tolerance: float) -> None:
+    """The weights on the way and the state at the end."""
     module = start(dtype)
     optimiser = make(case, module)
     seen = []
@@ -70,6 +66,41 @@ def test_golden(
     for kind in kinds:
         got = np.concatenate([state[f"0.{name}.{kind}"].reshape(-1) for name in NAMES])
         assert got.dtype == dtype and rel(got, GOLDEN[f"{case}/{kind}"]) < tolerance
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES)
+def test_threads_and_place_do_not_matter(case: str, dtype: str) -> None:
+    """Each weight's step is its own: the same bits in any share, vector and lane."""
+    n, part = 100_003, 17
+    rng = np.random.default_rng(2)
+    grads = rng.standard_normal((3, 1, n)).astype(dtype)
+    weights = rng.standard_normal((1, n)).astype(dtype)
+
+    def after_three_steps(columns: slice, threads: int) -> list[Array]:
+        module = Linear(weights[:, columns].size, 1, bias=False, dtype=dtype)
+        module.load_state_dict({"weight": weights[:, columns]})
+        optimiser = make(case, module)
+        for grad in grads:
+            optimiser.step({"weight": grad[:, columns]}, threads=threads)
+        return [module._weights.flat, *(a[0] for a in optimiser.state_dict()["state"].values())]
+
+    whole = after_three_steps(slice(None), 1)
+    assert not same_bits(whole[0], weights[0])
+    for threads in (2, 3, 8):
+        assert same_bits(after_three_steps(slice(None), threads), whole)
+    for start in (0, 5, 50_000, n - part):
+        columns = slice(start, start + part)
+        assert same_bits(after_three_steps(columns, 2), [a[columns] for a in whole])
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257, 1.5, True, "2"])
+def test_bad_threads_change_nothing(threads: Any) -> None:
+    module = start()
+    before, optimiser = module._weights.flat, Adam(module)
+    with pytest.raises((TypeError, ValueError), match="threads is"):
+        optimiser.step(gradients(1), threads=threads)
+    assert module._weights.flat is before and optimiser.state_dict()["step"] == 0
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -470,11 +470,15 @@ OUT: Refusals = {
     "a row less": (ValueError, f32(3, 5), ("(3, 5)", "(4, 5)")),
     "transposed": (ValueError, f32(5, 4), ("(5, 4)", "(4, 5)")),
     "a block": (ValueError, f32(1, 4, 5), ("(1, 4, 5)", "(4, 5)")),
-    "strided": (ValueError, f32(4, 10)[:, ::2], ("contiguous", "(4, 5)")),
-    "fortran": (ValueError, f32(5, 4).T, ("contiguous", "(4, 5)")),
-    "backwards": (ValueError, f32(4, 5)[::-1], ("contiguous", "(4, 5)")),
-    "read-only": (ValueError, read_only(f32(4, 5)), ("not writable",)),
-    "unaligned": (ValueError, np.frombuffer(bytearray(81), "f4", 20, 1).reshape(4, 5), ()),
+    "strided": (ValueError, f32(4, 10)[:, ::2], ("is not contiguous", "(4, 5)")),
+    "fortran": (ValueError, f32(5, 4).T, ("is not contiguous", "(4, 5)")),
+    "backwards": (ValueError, f32(4, 5)[::-1], ("is not contiguous", "(4, 5)")),
+    "read-only": (ValueError, read_only(f32(4, 5)), ("is read-only", "(4, 5)")),
+    "unaligned": (
+        ValueError,
+        np.frombuffer(bytearray(81), "f4", 20, 1).reshape(4, 5),
+        ("is not aligned", "(4, 5)"),
+    ),
 }
 ACTIVE: Refusals = {
     "negative": (ValueError, [0, -1], ("[0, -1]", "0 to 3")),
@@ -490,6 +494,8 @@ ACTIVE: Refusals = {
     "text": (TypeError, "01", ("integer",)),
     "slice": (TypeError, slice(2), ("integer",)),
     "beyond 64 bits": (TypeError, [0, 2**70], ("integer",)),
+    "masked": (TypeError, np.ma.array([0, 1], mask=[False, True]), ("MaskedArray", "integer")),
+    "ragged": (ValueError, [[0], [1, 2]], ("[[0], [1, 2]]", "indices")),
 }
 STATE: Refusals = {
     "none": (TypeError, None, ("NoneType", "(h, c)")),

@@ -121,6 +121,22 @@ struct cylstm_dropout {
     uint64_t key;
 };
 
+/* The arrays of an optimiser's step on n weights. `out` may be `weights`. */
+struct cylstm_update {
+    const void *weights, *grads;
+    void *state[2]; /* Adam: the means of g and of g^2; SGD: the momentum's buffer, or NULL */
+    void *out;
+};
+
+/* What stands before the arrays in the equations of optim_tmpl.h. */
+struct cylstm_adam_terms {
+    double keep, penalty, beta1, beta2, step_size, correction, eps;
+};
+struct cylstm_sgd_terms {
+    double penalty, momentum, undampened, lr;
+    int nesterov, first;
+};
+
 struct cylstm_kernels {
     const char *isa;
     int bits;         /* 32 or 64 */
@@ -133,6 +149,9 @@ struct cylstm_kernels {
                    void *sums);
     void (*dropout)(const struct cylstm_dropout *d, uint64_t index, size_t count, const void *in,
                     void *out);
+    void (*adam)(const struct cylstm_adam_terms *terms, const struct cylstm_update *update,
+                 size_t n);
+    void (*sgd)(const struct cylstm_sgd_terms *terms, const struct cylstm_update *update, size_t n);
     void (*sigmoid)(const void *x, void *y, size_t n);
     void (*tanh)(const void *x, void *y, size_t n);
 };

@@ -10,6 +10,7 @@
 #include "cell_tmpl.h"
 #include "dropout_tmpl.h"
 #include "gemm_tmpl.h"
+#include "optim_tmpl.h"
 
 const struct cylstm_kernels KERNELS = {
     .isa = ISA_NAME,
@@ -19,6 +20,8 @@ const struct cylstm_kernels KERNELS = {
     .product = product,
     .finish = finish,
     .dropout = dropout,
+    .adam = adam,
+    .sgd = sgd,
     .sigmoid = sigmoid_array,
     .tanh = tanh_array,
 };

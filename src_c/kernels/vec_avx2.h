@@ -27,6 +27,7 @@ ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 ALWAYS_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 ALWAYS_INLINE vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+ALWAYS_INLINE vf v_sqrt(vf a) { return _mm256_sqrt_ps(a); }
 ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
 ALWAYS_INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
@@ -66,6 +67,7 @@ ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm256_add_pd(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_pd(a, b); }
 ALWAYS_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_pd(a, b); }
 ALWAYS_INLINE vf v_div(vf a, vf b) { return _mm256_div_pd(a, b); }
+ALWAYS_INLINE vf v_sqrt(vf a) { return _mm256_sqrt_pd(a); }
 ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_pd(a, b, c); }
 ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_pd(a, b, c); }
 ALWAYS_INLINE vf v_min(vf a, vf b) { return _mm256_min_pd(a, b); }

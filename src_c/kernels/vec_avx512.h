@@ -24,6 +24,7 @@ ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 ALWAYS_INLINE vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 ALWAYS_INLINE vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+ALWAYS_INLINE vf v_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
 ALWAYS_INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
@@ -62,6 +63,7 @@ ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm512_add_pd(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_pd(a, b); }
 ALWAYS_INLINE vf v_mul(vf a, vf b) { return _mm512_mul_pd(a, b); }
 ALWAYS_INLINE vf v_div(vf a, vf b) { return _mm512_div_pd(a, b); }
+ALWAYS_INLINE vf v_sqrt(vf a) { return _mm512_sqrt_pd(a); }
 ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_pd(a, b, c); }
 ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_pd(a, b, c); }
 ALWAYS_INLINE vf v_min(vf a, vf b) { return _mm512_min_pd(a, b); }

@@ -16,6 +16,7 @@ ALWAYS_INLINE vf v_add(vf a, vf b) { return vaddq_f32(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return vsubq_f32(a, b); }
 ALWAYS_INLINE vf v_mul(vf a, vf b) { return vmulq_f32(a, b); }
 ALWAYS_INLINE vf v_div(vf a, vf b) { return vdivq_f32(a, b); }
+ALWAYS_INLINE vf v_sqrt(vf a) { return vsqrtq_f32(a); }
 ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); }
 /* vminq gives NaN for either operand; the contract wants the second. */
@@ -41,6 +42,7 @@ ALWAYS_INLINE vf v_add(vf a, vf b) { return vaddq_f64(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return vsubq_f64(a, b); }
 ALWAYS_INLINE vf v_mul(vf a, vf b) { return vmulq_f64(a, b); }
 ALWAYS_INLINE vf v_div(vf a, vf b) { return vdivq_f64(a, b); }
+ALWAYS_INLINE vf v_sqrt(vf a) { return vsqrtq_f64(a); }
 ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return vfmaq_f64(c, a, b); }
 ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return vfmsq_f64(c, a, b); }
 ALWAYS_INLINE vf v_min(vf a, vf b) { return vbslq_f64(vcltq_f64(a, b), a, b); }

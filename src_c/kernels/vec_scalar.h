@@ -7,6 +7,7 @@
  *   v_load_n, v_store_n   lanes 0..n-1, 0 <= n <= VL; the others are read as 0 and not written,
  *                         and their memory is not touched
  *   v_fma, v_fnma         a * b + c and c - a * b, fused where the ISA has FMA
+ *   v_sqrt                of 0 and more
  *   v_min, v_max          the second operand where it is NaN
  *   v_copysign(x, s)      |x| with the sign of s
  *   V_ROUND, v_pow2       where t = x + V_ROUND, t - V_ROUND is the integer n nearest to x, and
@@ -68,6 +69,14 @@ ALWAYS_INLINE vf v_abs(vf a) { LANES(real_of(bits_of(A) & ~SIGN_BIT)); }
 ALWAYS_INLINE vf v_copysign(vf a, vf b) {
     LANES(real_of((bits_of(A) & ~SIGN_BIT) | (bits_of(B) & SIGN_BIT)));
 }
+/* Heron's method, since sqrt() may need libm: its start, half the exponent, is within 6.1 %, and each
+ * round squares the error. */
+ALWAYS_INLINE real root_of(real a) {
+    real y = real_of((bits_of(a) >> 1) + ((real_bits)((1 << (REAL_BITS - MANTISSA_BITS - 2)) - 1) << (MANTISSA_BITS - 1)));
+    for (int k = 0; k < 4; k++) y = (y + a / y) / 2;
+    return a > 0 && a - a == 0 ? y : a; /* 0, infinity, NaN: themselves */
+}
+ALWAYS_INLINE vf v_sqrt(vf a) { LANES(root_of(A)); }
 ALWAYS_INLINE vf v_pow2(vf a) { LANES(real_of(bits_of(A) << MANTISSA_BITS)); }
 
 #undef LANES

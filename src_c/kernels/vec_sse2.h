@@ -17,6 +17,7 @@ ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm_add_ps(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm_sub_ps(a, b); }
 ALWAYS_INLINE vf v_mul(vf a, vf b) { return _mm_mul_ps(a, b); }
 ALWAYS_INLINE vf v_div(vf a, vf b) { return _mm_div_ps(a, b); }
+ALWAYS_INLINE vf v_sqrt(vf a) { return _mm_sqrt_ps(a); }
 ALWAYS_INLINE vf v_min(vf a, vf b) { return _mm_min_ps(a, b); }
 ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm_max_ps(a, b); }
 
@@ -40,6 +41,7 @@ ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm_add_pd(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm_sub_pd(a, b); }
 ALWAYS_INLINE vf v_mul(vf a, vf b) { return _mm_mul_pd(a, b); }
 ALWAYS_INLINE vf v_div(vf a, vf b) { return _mm_div_pd(a, b); }
+ALWAYS_INLINE vf v_sqrt(vf a) { return _mm_sqrt_pd(a); }
 ALWAYS_INLINE vf v_min(vf a, vf b) { return _mm_min_pd(a, b); }
 ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm_max_pd(a, b); }
 

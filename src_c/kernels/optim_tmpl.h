@@ -1,0 +1,68 @@
+/* optim_tmpl.h -- optimisers: one pass over the weights of a step, for it is memory that they wait for.
+ *
+ * Each lane is on its own, so that the bits don't depend on how the weights are shared out.
+ */
+
+/* g = gradient + penalty w, m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2,
+ * w = keep w - step_size m / (sqrt(v correction) + eps) */
+ALWAYS_INLINE vf adam_lanes(const struct cylstm_adam_terms *s, vf w, vf g, vf *m, vf *v)
+{
+    if (s->penalty != 0) g = v_fma(v_set1((real)s->penalty), w, g);
+    *m = v_fma(v_set1((real)s->beta1), *m, v_mul(v_set1((real)(1 - s->beta1)), g));
+    *v = v_fma(v_set1((real)s->beta2), *v, v_mul(v_mul(v_set1((real)(1 - s->beta2)), g), g));
+    const vf root = v_sqrt(v_mul(*v, v_set1((real)s->correction)));
+    const vf step = v_div(*m, v_add(root, v_set1((real)s->eps)));
+    return v_fnma(v_set1((real)s->step_size), step, v_mul(v_set1((real)s->keep), w));
+}
+
+static void adam(const struct cylstm_adam_terms *terms, const struct cylstm_update *update,
+                 size_t n)
+{
+    const struct cylstm_adam_terms s = *terms; /* which no store below can change */
+    const real *w = update->weights, *g = update->grads;
+    real *mean = update->state[0], *square = update->state[1], *out = update->out;
+    for (; n >= VL; n -= VL, w += VL, g += VL, mean += VL, square += VL, out += VL) {
+        vf m = v_load(mean), v = v_load(square);
+        v_store(out, adam_lanes(&s, v_load(w), v_load(g), &m, &v));
+        v_store(mean, m);
+        v_store(square, v);
+    }
+    vf m = v_load_n(mean, n), v = v_load_n(square, n);
+    v_store_n(out, adam_lanes(&s, v_load_n(w, n), v_load_n(g, n), &m, &v), n);
+    v_store_n(mean, m, n);
+    v_store_n(square, v, n);
+}
+
+/* g = gradient + penalty w, b = momentum b + undampened g (b = g at first),
+ * w = w - lr b   (without momentum w - lr g, with Nesterov's w - lr (g + momentum b)) */
+ALWAYS_INLINE vf sgd_lanes(const struct cylstm_sgd_terms *s, vf w, vf g, vf *b)
+{
+    if (s->penalty != 0) g = v_fma(v_set1((real)s->penalty), w, g);
+    const vf momentum = v_set1((real)s->momentum);
+    if (b) {
+        *b = s->first ? g : v_fma(momentum, *b, v_mul(v_set1((real)s->undampened), g));
+        g = s->nesterov ? v_fma(momentum, *b, g) : *b;
+    }
+    return v_fnma(v_set1((real)s->lr), g, w);
+}
+
+static void sgd(const struct cylstm_sgd_terms *terms, const struct cylstm_update *update, size_t n)
+{
+    const struct cylstm_sgd_terms s = *terms;
+    const real *w = update->weights, *g = update->grads;
+    real *buffer = update->state[0], *out = update->out;
+    if (!buffer) {
+        for (; n >= VL; n -= VL, w += VL, g += VL, out += VL)
+            v_store(out, sgd_lanes(&s, v_load(w), v_load(g), NULL));
+        v_store_n(out, sgd_lanes(&s, v_load_n(w, n), v_load_n(g, n), NULL), n);
+        return;
+    }
+    for (; n >= VL; n -= VL, w += VL, g += VL, buffer += VL, out += VL) {
+        vf b = v_load(buffer);
+        v_store(out, sgd_lanes(&s, v_load(w), v_load(g), &b));
+        v_store(buffer, b);
+    }
+    vf b = v_load_n(buffer, n);
+    v_store_n(out, sgd_lanes(&s, v_load_n(w, n), v_load_n(g, n), &b), n);
+    v_store_n(buffer, b, n);
+}

@@ -1,0 +1,87 @@
+/* optim.c -- a step of an optimiser: its hyperparameters become the terms of the kernels,
+ * and the weights are shared out among the threads. */
+#include "cpu.h"
+#include "layout.h"
+#include "threads.h"
+
+/* The fewest weights that are worth a thread. */
+enum { SHARE = 1 << 15 };
+
+struct step {
+    const struct cylstm_kernels *kernels;
+    const struct cylstm_adam_terms *adam; /* one of the two is set */
+    const struct cylstm_sgd_terms *sgd;
+    struct cylstm_update update;
+    size_t n, shares;
+};
+
+static void run_share(void *arg, size_t share, int caller)
+{
+    (void)caller;
+    const struct step *s = arg;
+    const size_t size = cylstm_real_size(s->kernels), blocks = s->n / MAX_VL;
+    const size_t begin = blocks * share / s->shares * MAX_VL;
+    const size_t end = share + 1 == s->shares ? s->n : blocks * (share + 1) / s->shares * MAX_VL;
+    struct cylstm_update part = {.weights = cylstm_at(s->update.weights, size, (ptrdiff_t)begin),
+                                 .grads = cylstm_at(s->update.grads, size, (ptrdiff_t)begin),
+                                 .out = cylstm_at(s->update.out, size, (ptrdiff_t)begin)};
+    for (int k = 0; k < 2; k++)
+        if (s->update.state[k])
+            part.state[k] = cylstm_at(s->update.state[k], size, (ptrdiff_t)begin);
+    if (s->adam)
+        s->kernels->adam(s->adam, &part, end - begin);
+    else
+        s->kernels->sgd(s->sgd, &part, end - begin);
+}
+
+static void run_step(const struct cylstm_context *ctx, struct step *s)
+{
+    const uint32_t mode = cylstm_enter_float_mode();
+    const size_t most = s->n / SHARE + 1, threads = (size_t)ctx->threads;
+    s->kernels = ctx->kernels;
+    s->shares = most < threads ? most : threads;
+    struct cylstm_team team = cylstm_begin_team((int)s->shares);
+    cylstm_run_phase(&team, run_share, s, s->shares);
+    cylstm_end_team(&team);
+    cylstm_leave_float_mode(mode);
+}
+
+/* base^n, for whole n: the core needs no libm. */
+static double power(double base, uint64_t n)
+{
+    double result = 1;
+    for (; n; n >>= 1, base *= base)
+        if (n & 1) result *= base;
+    return result;
+}
+
+void cylstm_adam_step(const struct cylstm_context *ctx, const struct cylstm_adam *adam, size_t n,
+                      const void *weights, const void *grads, void *mean, void *square, void *out)
+{
+    const struct cylstm_adam_terms terms = {
+        .keep = adam->decoupled ? 1 - adam->lr * adam->weight_decay : 1,
+        .penalty = adam->decoupled ? 0 : adam->weight_decay,
+        .beta1 = adam->beta1,
+        .beta2 = adam->beta2,
+        .step_size = adam->lr / (1 - power(adam->beta1, adam->step)),
+        .correction = 1 / (1 - power(adam->beta2, adam->step)),
+        .eps = adam->eps,
+    };
+    struct step s = {.adam = &terms, .update = {weights, grads, {mean, square}, out}, .n = n};
+    run_step(ctx, &s);
+}
+
+void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *sgd, size_t n,
+                     const void *weights, const void *grads, void *buffer, void *out)
+{
+    const struct cylstm_sgd_terms terms = {
+        .penalty = sgd->weight_decay,
+        .momentum = sgd->momentum,
+        .undampened = 1 - sgd->dampening,
+        .lr = sgd->lr,
+        .nesterov = sgd->nesterov,
+        .first = sgd->step == 1,
+    };
+    struct step s = {.sgd = &terms, .update = {weights, grads, {buffer, NULL}, out}, .n = n};
+    run_step(ctx, &s);
+}
