@@ -84,7 +84,11 @@ class Dims:
 
 class Packed:
     def __new__(
-        cls, dims: Dims, flat: _Array, spare: tuple[Memory, Memory | None] | None = None
+        cls,
+        dims: Dims,
+        flat: _Array,
+        spare: tuple[Memory, Memory | None] | None = None,
+        threads: int = 1,
     ) -> Self: ...
     @property
     def memory(self) -> tuple[Memory, Memory | None]: ...

@@ -105,10 +105,10 @@ cdef class Dims:
             raise ValueError(f"isa {isa!r} can't run here, expected one of {ISA_AVAILABLE}")
         self.gil_flops = GIL_FLOPS_SCALAR if name == b"scalar" else GIL_FLOPS_SIMD
 
-    cdef void pack_context(self, _c.cylstm_context *ctx) noexcept:
-        """A context that computes nothing, for sizes and packing."""
+    cdef void pack_context(self, _c.cylstm_context *ctx, int threads) noexcept:
+        """A context without products, for packing."""
         ctx.kernels = self.kernels
-        ctx.threads = 1
+        ctx.threads = threads
         ctx.sgemm = NULL
         ctx.dgemm = NULL
         ctx.poll = NULL
@@ -116,9 +116,8 @@ cdef class Dims:
 
     cdef int fill_context(self, _c.cylstm_context *ctx, int threads, bint polled) except -1:
         global _last
-        self.pack_context(ctx)
+        self.pack_context(ctx, threads)
         _last = self.kernels
-        ctx.threads = threads
         if polled:
             ctx.poll = _poll
         if _force_blas:
@@ -156,10 +155,11 @@ cdef class Packed:
     cdef bint has_backward
     cdef object lock
 
-    def __cinit__(self, Dims dims not None, cnp.ndarray flat not None, tuple spare=None):
+    def __cinit__(self, Dims dims not None, cnp.ndarray flat not None, tuple spare=None,
+                  int threads=1):
         """Pack `flat` for the forward pass, into `spare`: `memory` of another, now unread."""
         cdef _c.cylstm_context ctx
-        dims.pack_context(&ctx)
+        dims.pack_context(&ctx, threads)
         if spare is not None:
             self.forward, self.backward = spare
         else:
@@ -184,7 +184,7 @@ cdef class Packed:
         """The memory of both packs, without the weights that this object keeps alive."""
         return self.forward, self.backward
 
-    cdef void *for_backward(self) except NULL:
+    cdef void *for_backward(self, int threads) except NULL:
         cdef _c.cylstm_context ctx
         cdef const void *raw
         cdef void *packed
@@ -192,7 +192,7 @@ cdef class Packed:
             return self.backward.start
         with self.lock:
             if not self.has_backward:
-                self.dims.pack_context(&ctx)
+                self.dims.pack_context(&ctx, threads)
                 if self.backward is None:
                     self.backward = Memory(_c.cylstm_packed_backward_size(&ctx, &self.dims.c))
                     read_often(self.backward.start, self.backward.size)
@@ -460,7 +460,7 @@ cdef class Tape:
         cdef Memory scratch
         cdef void *packed
         if p.B:
-            packed = p.packed.for_backward()
+            packed = p.packed.for_backward(n)
             scratch = Memory(_c.cylstm_backward_scratch(&ctx, &dims.c, &p.seq))
             if release:
                 with nogil:

@@ -165,8 +165,8 @@ class LSTM(Module):
             "dtype": self.dtype.name,
         }
 
-    def _install(self, weights: Weights) -> None:
-        weights.packed = _core.Packed(self._dims, weights.flat, weights.packed)
+    def _install(self, weights: Weights, threads: int = 1) -> None:
+        weights.packed = _core.Packed(self._dims, weights.flat, weights.packed, threads)
         super()._install(weights)
 
     def __call__(

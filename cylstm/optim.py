@@ -101,7 +101,7 @@ class Optimizer:
             self._state = self._zeros()
         self._step += 1
         for module, grad, state in zip(self._modules, flats, self._state, strict=True):
-            with module._update(copy=False) as new:
+            with module._update(copy=False, threads=threads) as new:
                 self._advance(module._weights.flat, grad, new, state, threads)
 
     def _checked_grads(self, grads: list[Any]) -> list[Array]:

@@ -258,7 +258,7 @@ class Module:
         """Return the constructor's arguments as a dict that JSON can hold."""
         raise NotImplementedError
 
-    def _install(self, weights: Weights) -> None:
+    def _install(self, weights: Weights, threads: int = 1) -> None:
         """Make `weights` the module's own; from here on no one writes to them.
 
         A subclass that prepares weights for its kernels does so in an override, into
@@ -267,7 +267,7 @@ class Module:
         self._weights = weights
 
     @contextmanager
-    def _update(self, copy: bool = True) -> Iterator[Array]:
+    def _update(self, copy: bool = True, threads: int = 1) -> Iterator[Array]:
         """Replace all weights: the `with` block gets them as one writable 1-D array.
 
         They are installed together when the block ends, and not at all if it raises. With
@@ -282,7 +282,7 @@ class Module:
             if copy:
                 new._memory[:] = old.flat
             yield new._memory
-            self._install(new)
+            self._install(new, threads)
             packed = getattr(old.packed, "memory", old.packed)
             self._spare = _Spare(old._memory, packed, weakref.ref(old.flat))
 

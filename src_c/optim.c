@@ -19,19 +19,18 @@ static void run_share(void *arg, size_t share, int caller)
 {
     (void)caller;
     const struct step *s = arg;
-    const size_t size = cylstm_real_size(s->kernels), blocks = s->n / MAX_VL;
-    const size_t begin = blocks * share / s->shares * MAX_VL;
-    const size_t end = share + 1 == s->shares ? s->n : blocks * (share + 1) / s->shares * MAX_VL;
-    struct cylstm_update part = {.weights = cylstm_at(s->update.weights, size, (ptrdiff_t)begin),
-                                 .grads = cylstm_at(s->update.grads, size, (ptrdiff_t)begin),
-                                 .out = cylstm_at(s->update.out, size, (ptrdiff_t)begin)};
+    const size_t size = cylstm_real_size(s->kernels);
+    const struct cylstm_range mine = cylstm_share(s->n, s->shares, share);
+    const ptrdiff_t begin = (ptrdiff_t)mine.begin;
+    struct cylstm_update part = {.weights = cylstm_at(s->update.weights, size, begin),
+                                 .grads = cylstm_at(s->update.grads, size, begin),
+                                 .out = cylstm_at(s->update.out, size, begin)};
     for (int k = 0; k < 2; k++)
-        if (s->update.state[k])
-            part.state[k] = cylstm_at(s->update.state[k], size, (ptrdiff_t)begin);
+        if (s->update.state[k]) part.state[k] = cylstm_at(s->update.state[k], size, begin);
     if (s->adam)
-        s->kernels->adam(s->adam, &part, end - begin);
+        s->kernels->adam(s->adam, &part, mine.end - mine.begin);
     else
-        s->kernels->sgd(s->sgd, &part, end - begin);
+        s->kernels->sgd(s->sgd, &part, mine.end - mine.begin);
 }
 
 static void run_step(const struct cylstm_context *ctx, struct step *s)

@@ -1,8 +1,12 @@
 /* pack.c -- weights into panel order, once. */
 #include "cpu.h"
 #include "layout.h"
+#include "threads.h"
 
 #include <string.h>
+
+/* The fewest weights that are worth a thread. */
+enum { SHARE = 1 << 15 };
 
 struct counts {
     size_t raw, forward, backward;
@@ -93,26 +97,52 @@ size_t cylstm_packed_backward_size(const struct cylstm_context *ctx, const struc
 #define NAME(name) name##_f64
 #include "pack_tmpl.h"
 
+struct packing {
+    const struct cylstm_kernels *kernels;
+    const struct cylstm_dims *dims;
+    const void *raw;
+    void *packed;
+    int backward;
+    size_t shares;
+};
+
+static void pack_share(void *arg, size_t share, int caller)
+{
+    (void)caller;
+    const struct packing *p = arg;
+    const size_t VL = p->kernels->lanes;
+    for (size_t layer = 0; layer < p->dims->layers; layer++)
+        for (size_t d = 0; d < p->dims->directions; d++) {
+            const struct cylstm_layer l = cylstm_find_layer(p->kernels, p->dims, layer, d);
+            if (p->backward)
+                (p->dims->bits == 32 ? pack_backward_f32 : pack_backward_f64)(
+                    &l, VL, p->raw, p->packed, p->shares, share);
+            else
+                (p->dims->bits == 32 ? pack_forward_f32 : pack_forward_f64)(
+                    &l, VL, p->dims->bias, p->raw, p->packed, p->shares, share);
+        }
+}
+
+static void pack(const struct cylstm_context *ctx, const struct cylstm_dims *dims, const void *raw,
+                 void *packed, int backward)
+{
+    const uint32_t mode = cylstm_enter_float_mode(); /* the biases are summed */
+    const size_t most = cylstm_raw_count(dims) / SHARE + 1, threads = (size_t)ctx->threads;
+    struct packing p = {ctx->kernels, dims, raw, packed, backward, most < threads ? most : threads};
+    struct cylstm_team team = cylstm_begin_team((int)p.shares);
+    cylstm_run_phase(&team, pack_share, &p, p.shares);
+    cylstm_end_team(&team);
+    cylstm_leave_float_mode(mode);
+}
+
 void cylstm_pack_weights(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                          const void *raw, void *packed)
 {
-    const uint32_t mode = cylstm_enter_float_mode(); /* the biases are summed */
-    for (size_t layer = 0; layer < dims->layers; layer++)
-        for (size_t d = 0; d < dims->directions; d++) {
-            const struct cylstm_layer l = cylstm_find_layer(ctx->kernels, dims, layer, d);
-            (dims->bits == 32 ? pack_forward_f32 : pack_forward_f64)(&l, ctx->kernels->lanes,
-                                                                     dims->bias, raw, packed);
-        }
-    cylstm_leave_float_mode(mode);
+    pack(ctx, dims, raw, packed, 0);
 }
 
 void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                           const void *raw, void *packed_backward)
 {
-    for (size_t layer = 0; layer < dims->layers; layer++)
-        for (size_t d = 0; d < dims->directions; d++) {
-            const struct cylstm_layer l = cylstm_find_layer(ctx->kernels, dims, layer, d);
-            (dims->bits == 32 ? pack_backward_f32 : pack_backward_f64)(&l, ctx->kernels->lanes, raw,
-                                                                       packed_backward);
-        }
+    pack(ctx, dims, raw, packed_backward, 1);
 }

@@ -16,32 +16,33 @@ static void NAME(transpose)(const real *matrix, size_t n, size_t K, size_t lanes
     }
 }
 
-/* Panels of 4 VL columns of `matrix` (rows, columns), one row per k; `next` reals from a
- * panel to the next. */
+/* Share `share` of the panels of 4 VL columns of `matrix` (rows, columns), one row per k. */
 static void NAME(pack_columns)(const real *matrix, size_t rows, size_t columns, size_t width,
-                               size_t next, real *out)
+                               real *out, size_t shares, size_t share)
 {
-    for (size_t c = 0; c < columns; c += width, out += next) {
-        const size_t n = columns - c < width ? columns - c : width;
+    const struct cylstm_range panels = cylstm_share((columns + width - 1) / width, shares, share);
+    for (size_t p = panels.begin; p < panels.end; p++) {
+        const size_t c = p * width, n = columns - c < width ? columns - c : width;
+        real *panel = out + c * rows;
         for (size_t k = 0; k < rows; k++) {
-            memcpy(out + k * width, matrix + k * columns + c, n * sizeof(real));
-            memset(out + k * width + n, 0, (width - n) * sizeof(real));
+            memcpy(panel + k * width, matrix + k * columns + c, n * sizeof(real));
+            memset(panel + k * width + n, 0, (width - n) * sizeof(real));
         }
     }
 }
 
 static void NAME(pack_forward)(const struct cylstm_layer *l, size_t VL, int bias,
-                               const void *weights, void *packed)
+                               const void *weights, void *packed, size_t shares, size_t share)
 {
     const size_t width = PANEL_VECTORS * VL;
     const real *raw = weights;
-    real *out = (real *)packed + l->gates;
-    for (size_t u = 0; u < l->H; u += VL, out += l->K * width) {
-        const size_t n = l->H - u < VL ? l->H - u : VL;
+    const struct cylstm_range gates = cylstm_share(l->Hp / VL, shares, share);
+    for (size_t p = gates.begin; p < gates.end; p++) {
+        const size_t u = p * VL, n = l->H - u < VL ? l->H - u : VL;
         for (size_t gate = 0; gate < 4; gate++) {
             const size_t row = gate * l->H + u;
             const real *b_ih = raw + l->raw_b_ih + row, *b_hh = raw + l->raw_b_hh + row;
-            real *column = out + gate * VL;
+            real *column = (real *)packed + l->gates + p * l->K * width + gate * VL;
             for (size_t lane = 0; lane < VL; lane++)
                 column[lane] = bias && lane < n ? b_ih[lane] + b_hh[lane] : 0;
             NAME(transpose)(raw + l->raw_ih + row * l->I, n, l->I, VL, width, column + width);
@@ -49,19 +50,21 @@ static void NAME(pack_forward)(const struct cylstm_layer *l, size_t VL, int bias
                             column + (1 + l->I) * width);
         }
     }
-    out = (real *)packed + l->hr;
-    for (size_t u = 0; u < l->P; u += width, out += l->H * width)
-        NAME(transpose)(raw + l->raw_hr + u * l->H, l->P - u < width ? l->P - u : width, l->H,
-                        width, width, out);
+    const struct cylstm_range projected = cylstm_share((l->P + width - 1) / width, shares, share);
+    for (size_t p = projected.begin; p < projected.end; p++) {
+        const size_t u = p * width, n = l->P - u < width ? l->P - u : width;
+        NAME(transpose)(raw + l->raw_hr + u * l->H, n, l->H, width, width,
+                        (real *)packed + l->hr + u * l->H);
+    }
 }
 
 static void NAME(pack_backward)(const struct cylstm_layer *l, size_t VL, const void *weights,
-                                void *packed)
+                                void *packed, size_t shares, size_t share)
 {
     const size_t width = PANEL_VECTORS * VL, gates = 4 * l->H;
     const real *raw = weights;
     real *out = packed;
-    NAME(pack_columns)(raw + l->raw_hh, gates, l->R, width, gates * width, out + l->hh_t);
-    NAME(pack_columns)(raw + l->raw_ih, gates, l->I, width, gates * width, out + l->ih_t);
-    NAME(pack_columns)(raw + l->raw_hr, l->P, l->H, width, l->P * width, out + l->hr_t);
+    NAME(pack_columns)(raw + l->raw_hh, gates, l->R, width, out + l->hh_t, shares, share);
+    NAME(pack_columns)(raw + l->raw_ih, gates, l->I, width, out + l->ih_t, shares, share);
+    NAME(pack_columns)(raw + l->raw_hr, l->P, l->H, width, out + l->hr_t, shares, share);
 }

@@ -102,16 +102,6 @@ static inline struct cylstm_rows cylstm_walk_rows(const struct cylstm_walk *w, s
 
 /* ------------------------------------------------------------------ sharing the work */
 
-/* Shares of n things: share j of `shares` gets [begin, end). */
-struct cylstm_range {
-    size_t begin, end;
-};
-
-static inline struct cylstm_range cylstm_share(size_t n, size_t shares, size_t j)
-{
-    return (struct cylstm_range){n * j / shares, n * (j + 1) / shares};
-}
-
 /* What the threads of a call split. Rows where each thread can keep its rows through all
  * steps; units where there are too few rows, or too many weights for each core to read
  * all of them: then every step ends in a barrier. */

@@ -23,4 +23,14 @@ struct cylstm_team cylstm_begin_team(int threads);
 void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *phase, void *arg, size_t shares);
 void cylstm_end_team(struct cylstm_team *team);
 
+/* Shares of n things: share j of `shares` gets [begin, end). */
+struct cylstm_range {
+    size_t begin, end;
+};
+
+static inline struct cylstm_range cylstm_share(size_t n, size_t shares, size_t j)
+{
+    return (struct cylstm_range){n * j / shares, n * (j + 1) / shares};
+}
+
 #endif

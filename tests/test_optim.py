@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cylstm import optim
+from cylstm import LSTM, optim
 from cylstm.linear import Linear
 from cylstm.optim import SGD, Adam, AdamW, clip_grad_norm
 from cylstm.weights import WeightGrads
@@ -92,6 +92,28 @@ def test_threads_and_place_do_not_matter(case: str, dtype: str) -> None:
     for start in (0, 5, 50_000, n - part):
         columns = slice(start, start + part)
         assert same_bits(after_three_steps(columns, 2), [a[columns] for a in whole])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_share_the_packing_too(dtype: str) -> None:
+    """Outputs and gradients after a step, on weights that several threads have packed."""
+    rng = np.random.default_rng(3)
+    x, dy = (rng.standard_normal((5, 3, n)).astype(dtype) for n in (70, 46))
+    start_state = LSTM(70, 131, 2, bidirectional=True, proj_size=23, dtype=dtype).state_dict()
+
+    def trained(threads: int) -> list[Array]:
+        lstm = LSTM(70, 131, 2, bidirectional=True, proj_size=23, dtype=dtype)
+        lstm.load_state_dict(start_state)
+        optimiser = Adam(lstm, lr=0.01)
+        for _ in range(3):
+            tape = lstm.forward(x, threads=threads)
+            grads = tape.backward(dy, threads=threads)
+            optimiser.step(grads, threads=threads)
+        return [lstm(x, threads=threads)[0], grads.x, grads.weights.flat, lstm._weights.flat]
+
+    want = trained(1)
+    for threads in (2, 5, 40):
+        assert same_bits(trained(threads), want)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 257, 1.5, True, "2"])

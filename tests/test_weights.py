@@ -76,10 +76,10 @@ def test_a_failed_update_changes_nothing() -> None:
 
 def test_a_failed_install_changes_nothing() -> None:
     class Packing(Linear):
-        def _install(self, weights: Any) -> None:
+        def _install(self, weights: Any, threads: Any = None) -> None:
             if np.isnan(weights.flat).any():
                 raise MemoryError
-            super()._install(weights)
+            super()._install(weights, threads)
 
     module = Packing(3, 2, seed=1)
     before = module._weights
@@ -146,9 +146,9 @@ class Packed:
 
 def test_packed_memory_travels_with_its_block() -> None:
     class Packing(Linear):
-        def _install(self, weights: Any) -> None:
+        def _install(self, weights: Any, threads: Any = None) -> None:
             weights.packed = Packed(weights.flat, weights.packed)
-            super()._install(weights)
+            super()._install(weights, threads)
 
     module, seen = Packing(3, 2, dtype="float64"), set()
     for _ in range(6):
