@@ -418,13 +418,17 @@ static void place_block(struct backward *b, size_t layer, size_t s0)
     }
 }
 
-/* Back through the dropout between layer - 1 and layer: the same mask on its gradient. */
-static void drop_back(struct backward *b, size_t layer, size_t s0, size_t s1)
+/* Back through the dropout between layer - 1 and layer, for a share of the block's steps: the
+ * same mask on its gradient. */
+static void drop_back(void *arg, size_t share, int caller)
 {
-    const struct pass *p = &b->pass[layer * b->dims->directions];
-    const struct cylstm_dropout dropout = cylstm_layer_dropout(b->seq->tape, layer);
+    struct backward *b = arg;
+    const struct pass *p = &b->pass[b->layer * b->dims->directions];
+    const struct cylstm_dropout dropout = cylstm_layer_dropout(b->seq->tape, b->layer);
+    const struct cylstm_range mine = cylstm_share(b->step_end - b->step_begin, b->shares, share);
     const size_t I = p->l.I;
-    for (size_t s = s0; s < s1; s++) {
+    (void)caller;
+    for (size_t s = b->step_begin + mine.begin; s < b->step_begin + mine.end; s++) {
         const size_t active = cylstm_active_rows(&b->order, b->order.B, s);
         for (size_t r = 0; r < active; r++) {
             void *dx = cylstm_at(p->dx.base, b->call.real_size, cylstm_walk_offset(&p->dx, r, s));
@@ -447,8 +451,12 @@ static void run(struct backward *b)
                     run_chunk(b, layer, d, s0, s1);
                     s1 = s0;
                 }
-            if (layer && b->seq->tape->dropout > 0 && !cylstm_stopped(&b->call))
-                drop_back(b, layer, begin, end);
+            if (layer && b->seq->tape->dropout > 0 && !cylstm_stopped(&b->call)) {
+                b->layer = layer;
+                b->step_begin = begin;
+                b->step_end = end;
+                cylstm_run_phase(&b->team, drop_back, b, b->shares);
+            }
         }
         end = begin;
     }

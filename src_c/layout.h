@@ -35,9 +35,10 @@ static inline size_t cylstm_real_size(const struct cylstm_kernels *k)
     return (size_t)k->bits / 8;
 }
 
+/* In integers: a walk over a block counts from a base that may lie outside its array. */
 static inline void *cylstm_at(const void *base, size_t real_size, ptrdiff_t index)
 {
-    return (char *)(uintptr_t)base + index * (ptrdiff_t)real_size;
+    return (void *)((uintptr_t)base + (uintptr_t)index * real_size);
 }
 
 static inline size_t cylstm_hidden_width(const struct cylstm_dims *dims)
