@@ -150,7 +150,7 @@ class Cylstm(Engine):
         def run() -> None:
             tape = lstm.forward(p.x, states, threads=threads)
             grads = tape.backward(p.dy, threads=threads)
-            adam.step(grads)
+            adam.step(grads, threads=threads)
             last[:] = [tape.y, grads.weights]
 
         def read() -> Outputs:
