@@ -5,8 +5,10 @@
 
 #include <string.h>
 
-/* The fewest weights that are worth a thread. */
-enum { SHARE = 1 << 15 };
+enum {
+    SHARE = 1 << 15, /* the fewest weights that are worth a thread */
+    BLOCK = 8        /* values of k that are transposed together, while their lines are in L1 */
+};
 
 struct counts {
     size_t raw, forward, backward;

@@ -1,19 +1,26 @@
 /* pack_tmpl.h -- the permutations of pack.c for one type.
  * Parameters: real (float or double) and NAME(name), which gives a static its suffix. */
 
-/* A row of 4 VL reals per k, from `n` rows of `matrix` (n, K), the rest zero: a transposition
- * in blocks that stay in L1. */
-static void NAME(transpose)(const real *matrix, size_t n, size_t K, size_t lanes, size_t pitch,
-                            real *out)
+/* out[k][lane] = matrix[lane][k] for `n` lanes and `count` values of k, the other lanes zero. */
+static void NAME(transpose)(const real *matrix, size_t K, size_t n, size_t count, size_t lanes,
+                            size_t pitch, real *out)
 {
-    enum { BLOCK = 16 };
-    for (size_t k0 = 0; k0 < K; k0 += BLOCK) {
-        const size_t k1 = k0 + BLOCK < K ? k0 + BLOCK : K;
-        for (size_t lane = 0; lane < n; lane++)
-            for (size_t k = k0; k < k1; k++) out[k * pitch + lane] = matrix[lane * K + k];
-        for (size_t lane = n; lane < lanes; lane++)
-            for (size_t k = k0; k < k1; k++) out[k * pitch + lane] = 0;
-    }
+    for (size_t lane = 0; lane < n; lane++)
+        for (size_t k = 0; k < count; k++) out[k * pitch + lane] = matrix[lane * K + k];
+    for (size_t lane = n; lane < lanes; lane++)
+        for (size_t k = 0; k < count; k++) out[k * pitch + lane] = 0;
+}
+
+/* Rows of 4 VL reals per k, from four times `n` rows of `matrix` (., K), `next` rows apart. All
+ * four in step, so that memory is written in the order in which it lies. */
+static void NAME(pack_gates)(const real *matrix, size_t K, size_t next, size_t n, size_t VL,
+                             real *out)
+{
+    const size_t width = PANEL_VECTORS * VL;
+    for (size_t k = 0; k < K; k += BLOCK, out += BLOCK * width)
+        for (size_t gate = 0; gate < PANEL_VECTORS; gate++)
+            NAME(transpose)(matrix + gate * next * K + k, K, n, K - k < BLOCK ? K - k : BLOCK, VL,
+                            width, out + gate * VL);
 }
 
 /* Share `share` of the panels of 4 VL columns of `matrix` (rows, columns), one row per k. */
@@ -39,22 +46,23 @@ static void NAME(pack_forward)(const struct cylstm_layer *l, size_t VL, int bias
     const struct cylstm_range gates = cylstm_share(l->Hp / VL, shares, share);
     for (size_t p = gates.begin; p < gates.end; p++) {
         const size_t u = p * VL, n = l->H - u < VL ? l->H - u : VL;
-        for (size_t gate = 0; gate < 4; gate++) {
+        real *panel = (real *)packed + l->gates + p * l->K * width;
+        for (size_t gate = 0; gate < PANEL_VECTORS; gate++) {
             const size_t row = gate * l->H + u;
             const real *b_ih = raw + l->raw_b_ih + row, *b_hh = raw + l->raw_b_hh + row;
-            real *column = (real *)packed + l->gates + p * l->K * width + gate * VL;
             for (size_t lane = 0; lane < VL; lane++)
-                column[lane] = bias && lane < n ? b_ih[lane] + b_hh[lane] : 0;
-            NAME(transpose)(raw + l->raw_ih + row * l->I, n, l->I, VL, width, column + width);
-            NAME(transpose)(raw + l->raw_hh + row * l->R, n, l->R, VL, width,
-                            column + (1 + l->I) * width);
+                panel[gate * VL + lane] = bias && lane < n ? b_ih[lane] + b_hh[lane] : 0;
         }
+        NAME(pack_gates)(raw + l->raw_ih + u * l->I, l->I, l->H, n, VL, panel + width);
+        NAME(pack_gates)(raw + l->raw_hh + u * l->R, l->R, l->H, n, VL, panel + (1 + l->I) * width);
     }
     const struct cylstm_range projected = cylstm_share((l->P + width - 1) / width, shares, share);
     for (size_t p = projected.begin; p < projected.end; p++) {
         const size_t u = p * width, n = l->P - u < width ? l->P - u : width;
-        NAME(transpose)(raw + l->raw_hr + u * l->H, n, l->H, width, width,
-                        (real *)packed + l->hr + u * l->H);
+        real *panel = (real *)packed + l->hr + u * l->H;
+        for (size_t k = 0; k < l->H; k += BLOCK)
+            NAME(transpose)(raw + l->raw_hr + u * l->H + k, l->H, n,
+                            l->H - k < BLOCK ? l->H - k : BLOCK, width, width, panel + k * width);
     }
 }
 
