@@ -15,12 +15,12 @@ cdef cnp.ndarray _as_array(object value, str name, Dims dims):
                             f"{error}") from None
         if value is None:
             raise TypeError(f"{name} is None (NoneType), expected a {dims.dtype} array")
-        kind += " that reads as"
+        kind = f"a {kind} that reads as"
     else:
-        kind = "array of"
+        kind = "an array of"
     cdef cnp.ndarray array = value
     if array.dtype.num != dims.typenum:
-        raise TypeError(f"{name} is a {kind} {array.dtype}, expected {dims.dtype}; "
+        raise TypeError(f"{name} is {kind} {array.dtype}, expected {dims.dtype}; "
                         f"numpy.asarray({name}, '{dims.dtype}') converts it")
     if not array.dtype.isnative:
         raise TypeError(f"{name} is {array.dtype.str}, which is in the other byte order; "

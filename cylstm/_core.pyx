@@ -38,6 +38,15 @@ cdef int _poll(void *arg) noexcept nogil:
         return check_signals() != 0
 
 
+cdef bint _answers_signals() except -1:
+    """Whether this is the thread in which Python runs signal handlers.
+
+    The others may not be polled: Python ends a daemon thread that asks for the GIL while the
+    interpreter shuts down, and helpers would go on in the memory of a call that is no more.
+    """
+    return threading.get_ident() == threading.main_thread().ident
+
+
 cdef int _raise_pending() except -1:
     return -1 if PyErr_Occurred() != NULL else 0
 
@@ -118,7 +127,7 @@ cdef class Dims:
         global _last
         self.pack_context(ctx, threads)
         _last = self.kernels
-        if polled:
+        if polled and _answers_signals():
             ctx.poll = _poll
         if _force_blas:
             _load_blas()
@@ -285,8 +294,9 @@ cdef class Problem:
         self.h_n = np.empty(self.state(dims.R), dims.dtype)
         self.c_n = np.empty(self.state(dims.H), dims.dtype)
         self.seq.T, self.seq.B = self.T, self.B
-        self.seq.lengths = (NULL if self.lengths is None
-                            else <const size_t *>cnp.PyArray_DATA(self.lengths))
+        self.seq.lengths = NULL
+        if self.lengths is not None:
+            self.seq.lengths = <const size_t *>cnp.PyArray_DATA(self.lengths)
         self.seq.x = cnp.PyArray_DATA(self.x)
         self.strides(self.x, &self.seq.x_t, &self.seq.x_b)
         self.seq.h_0 = NULL if self.h_0 is None else cnp.PyArray_DATA(self.h_0)

@@ -64,10 +64,13 @@ cdef class Stream:
             return (rows, width)
         return (width,)
 
-    cdef int compute(self, Py_ssize_t T, const size_t *active, Py_ssize_t rows, cnp.ndarray x,
+    cdef int compute(self, Py_ssize_t T, cnp.ndarray indices, Py_ssize_t rows, cnp.ndarray x,
                      cnp.ndarray y) except -1:
-        """x (T, rows, I) -> y (T, rows, R), both contiguous."""
+        """x (T, rows, I) -> y (T, rows, R), both contiguous; `indices` of the rows, or None."""
         cdef _c.cylstm_context ctx
+        cdef const size_t *active = NULL
+        if indices is not None:
+            active = <const size_t *>cnp.PyArray_DATA(indices)
         cdef double work = <double>T * <double>rows
         cdef bint release = self.dims.releases_gil(work)
         cdef int threads = 1
@@ -131,8 +134,7 @@ cdef class Stream:
                 self.check_out(out, self.frame(rows, self.dims.R))
             y = out
             x = apart(x, y)
-        self.compute(1, NULL if indices is None else <const size_t *>cnp.PyArray_DATA(indices),
-                     rows, x, y)
+        self.compute(1, indices, rows, x, y)
         return y
 
     def run(self, block, out=None, active=None):
@@ -159,8 +161,7 @@ cdef class Stream:
             y = self.check_out(out, shape)
             x = apart(x, y)
         if T:
-            self.compute(T, NULL if indices is None else <const size_t *>cnp.PyArray_DATA(indices),
-                         rows, x, y)
+            self.compute(T, indices, rows, x, y)
         return y
 
     cdef cnp.ndarray check_out(self, object out, tuple shape):
