@@ -57,8 +57,8 @@ class LSTM(Module):
 
     Weights are drawn from U(-1/sqrt(H), 1/sqrt(H)), as PyTorch does. They are one immutable block,
     replaced whole by `load_state_dict` or an optimiser; a call, a tape or a step keeps the block
-    that it started with. One LSTM may be called from many threads at once. A copy has the weights of
-    now, and draws a seed of its own for dropout.
+    that it started with. One LSTM may be called from many threads at once. A copy has the weights
+    of now, and draws a seed of its own for dropout.
     """
 
     # The kernels to use, for tests; None: those that `show_config()` names.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,9 +63,44 @@ def all_grads(grads: Any) -> list[Array]:
     return [grads.x, grads.h_0, grads.c_0, *grads.weights.values()]
 
 
+def results(p: Problem, lstm: Any, threads: int | None = None) -> list[Array]:
+    """Everything that a call, a tape and its backward give."""
+    y, (h_n, c_n) = lstm(p.x, p.states, p.lengths, threads=threads)
+    tape = lstm.forward(p.x, p.states, p.lengths, threads=threads, train=False)
+    grads = tape.backward(p.dy, p.dh_n, p.dc_n, threads=threads)
+    return [y, h_n, c_n, tape.gates, tape.cells, *all_grads(grads)]
+
+
+def assert_same(got: list[Array], want: list[Array]) -> None:
+    """The same bits; where they are not promised, nearly the same numbers."""
+    assert len(got) == len(want)
+    if bits_promised():
+        assert same_bits(got, want)
+    assert_close({str(k): rel(a, b) for k, (a, b) in enumerate(zip(got, want, strict=True))}, 1e-5)
+
+
 def bits_promised() -> bool:
     """Whether a product's bits are the library's own; a BLAS may sum as it likes."""
     return os.environ.get("CYLSTM_GEMM") != "blas"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a process that finds the modules that this one finds."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | more
+
+
+def run_python(
+    *arguments: str, cwd: Path | None = None, timeout: float | None = 120, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run this Python on the same modules as here, with more in its environment."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment(**more),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
 
 
 def numerical_gradient(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +10,7 @@ import pytest
 
 import cylstm
 from cylstm import _core, config
-
-
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script on the same modules as here, with more in its environment."""
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
+from helpers import run_python
 
 # ---------------------------------------------------------------------------------------------
 # show_config
@@ -211,7 +198,7 @@ print(*report, "torch" in sys.modules)
 
 @pytest.mark.parametrize("gemm", ["auto", "packed", "blas"])
 def test_scipy_comes_with_the_first_product_that_wants_it(gemm: str) -> None:
-    done = run_python(CALL, CYLSTM_GEMM=gemm)
+    done = run_python("-c", CALL, CYLSTM_GEMM=gemm)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [*["False"] * 3, str(gemm == "blas"), "False"]
 
@@ -219,7 +206,7 @@ def test_scipy_comes_with_the_first_product_that_wants_it(gemm: str) -> None:
 @pytest.mark.parametrize("gemm", ["auto", "packed", "blas"])
 def test_without_scipy(gemm: str) -> None:
     """Only who asks for its BLAS is told that it is missing."""
-    done = run_python("import sys; sys.modules['scipy'] = None\n" + CALL, CYLSTM_GEMM=gemm)
+    done = run_python("-c", "import sys; sys.modules['scipy'] = None\n" + CALL, CYLSTM_GEMM=gemm)
     if gemm != "blas":
         assert done.returncode == 0, done.stderr
         return
@@ -232,6 +219,6 @@ def test_an_import_that_is_refused() -> None:
     """A wrong environment is said at once, by the import."""
     variables: dict[str, Any] = {"CYLSTM_NUM_THREADS": "0", "CYLSTM_GEMM": "no", "CYLSTM_ISA": "no"}
     for name, text in variables.items():
-        done = run_python("import cylstm", **{name: text})
+        done = run_python("-c", "import cylstm", **{name: text})
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith(f"ValueError: {name}={text!r}: ")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+
+from helpers import run_python
 
 # Optional, or needed by some calls only; `import cylstm` must not load them.
 LAZY = {"scipy", "safetensors", "torch", "tqdm", "matplotlib", "onnx", "onnxruntime", "keras"}
@@ -21,7 +21,8 @@ print(json.dumps([process_time() - start, sorted(sys.modules)]))
 
 def fresh_import() -> tuple[float, list[str]]:
     """CPU seconds of `import cylstm` after numpy in a fresh interpreter, and all modules loaded."""
-    done = subprocess.run([sys.executable, "-c", CODE], check=True, capture_output=True, text=True)
+    done = run_python("-c", CODE)
+    assert done.returncode == 0, done.stderr
     seconds, modules = json.loads(done.stdout)
     return seconds, modules
 

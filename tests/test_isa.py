@@ -7,8 +7,6 @@ in a process of their own: it runs the goldens and the tests of bits that stand 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +17,11 @@ from hypothesis import strategies as st
 
 import cylstm
 from cylstm import _core
-from helpers import Array, Problem, all_grads, bits_promised, make_problem, same_bits
+from helpers import Array, Problem, all_grads, bits_promised, make_problem, run_python, same_bits
 
 HERE = Path(__file__).parent
 ISAS = list(cylstm.show_config()["isa_available"])
 CALL = "import cylstm, numpy; cylstm.LSTM(1, 1)(numpy.zeros((1, 1, 1), 'f4'))"
-
-
-def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run this Python on the same modules as here, with more in its environment."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
-        cwd=HERE.parent,
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_configuration(isa: str) -> None:
@@ -66,6 +53,8 @@ def test_each_set_in_a_process_of_its_own(other: str) -> None:
     done = run_python(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", wanted),
         *(str(HERE / test) for test in tests),
+        cwd=HERE.parent,
+        timeout=None,
         CYLSTM_ISA=other,
         CYLSTM_GEMM="packed",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from helpers import Array, make_problem, same_bits
+from helpers import Array, make_problem, run_python, same_bits
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/statm").exists() or "asan" in os.environ.get("LD_PRELOAD", ""),
@@ -270,13 +269,7 @@ def test_scratch_does_not_grow_with_the_sequence(what: str, layers: int) -> None
     steps is y, and neither what is between the layers nor a product of all inputs."""
     peak, steps = [], (2000, 20000)
     for T in steps:
-        done = subprocess.run(
-            [sys.executable, "-c", PEAK, what, str(layers), str(T)],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = run_python("-c", PEAK, what, str(layers), str(T))
         assert done.returncode == 0, done.stderr
         peak.append(int(done.stdout))
     y = 0 if what == "backward" else 4 * 4 * 16 * (steps[1] - steps[0])

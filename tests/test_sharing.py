@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import multiprocessing
 import os
 import pickle
 import platform
@@ -25,24 +26,16 @@ from helpers import (
     THREADED,
     TOLERANCES,
     Array,
-    Problem,
     all_grads,
     assert_close,
+    assert_same,
     bits_promised,
     make_problem,
     rel,
     rel_grads,
+    results,
     same_bits,
 )
-
-
-def results(p: Problem, lstm: Any, threads: int | None = None) -> list[Array]:
-    """Everything that a call, a tape and its backward give."""
-    y, (h_n, c_n) = lstm(p.x, p.states, p.lengths, threads=threads)
-    tape = lstm.forward(p.x, p.states, p.lengths, threads=threads, train=False)
-    grads = tape.backward(p.dy, p.dh_n, p.dc_n, threads=threads)
-    return [y, h_n, c_n, tape.gates, tape.cells, *all_grads(grads)]
-
 
 # ---------------------------------------------------------------------------------------------
 # Copies
@@ -95,6 +88,31 @@ def test_attributes_of_a_clone() -> None:
     names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional")
     for name in (*names, "proj_size", "dropout", "dtype"):
         assert getattr(twin, name) == getattr(lstm, name), name
+
+
+# ---------------------------------------------------------------------------------------------
+# Other processes
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_processes_get_the_same_bits(method: str) -> None:
+    """However they are started, while this one has a pool, and in the middle of a stream."""
+    problems = [make_problem(k, dtype="float32", **THREADED["rows"]) for k in range(3)]
+    calls = [(p, p.lstm(), threads) for p in problems for threads in (1, 3)]
+    want = [results(*call) for call in calls]
+    stream = problems[0].lstm().stream(23)
+    first = stream.run(problems[0].x[:4])
+    with multiprocessing.get_context(method).Pool(2) as pool:  # its end kills what hangs
+        started = [pool.apply_async(results, call) for call in calls]
+        rest = pool.apply_async(stream.run, (problems[0].x[4:],))
+        for got, expected in zip(started, want, strict=True):
+            assert_same(got.get(60), expected)
+        whole = problems[0].lstm().stream(23).run(problems[0].x)
+        assert_same([first, rest.get(60)], [whole[:4], whole[4:]])
+    assert_same([stream.run(problems[0].x[4:])], [whole[4:]])  # it went on from its own state
+    assert not same_bits(want[0], want[2])
 
 
 # ---------------------------------------------------------------------------------------------

@@ -25,9 +25,11 @@ from helpers import (
     all_grads,
     assert_close,
     bits_promised,
+    environment,
     make_problem,
     rel,
     rel_grads,
+    run_python,
     same_bits,
 )
 
@@ -44,25 +46,9 @@ def default_threads() -> Iterator[None]:
     cylstm.set_num_threads(before)
 
 
-def environment(**more: str) -> dict[str, str]:
-    """The environment of a process that finds the modules that this one finds."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | more
-
-
-def run_python(code: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a script on the same modules as here, with more in its environment."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def output(code: str, *arguments: str, **more: str) -> str:
+def output(code: str, *arguments: str, **more: Any) -> str:
     """What a script prints; it must end well and not complain."""
-    done = run_python(code, *arguments, **more)
+    done = run_python("-c", code, *arguments, **more)
     assert done.returncode == 0 and not done.stderr, (done.returncode, done.stdout, done.stderr)
     return done.stdout.strip()
 
