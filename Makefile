@@ -7,6 +7,8 @@
 # make tsan          the thread pool's stress test under ThreadSanitizer
 # make ulp           the error of sigmoid and tanh over all float32 inputs; ARGS='--sample 20' for fewer
 # make check-wheel   sdist -> wheel -> clean environment -> light suite
+# make footprint     what cylstm and other engines take: to download, on disk, to import, in memory
+# make wheels        wheels for every Python, processor and C library; ARGS=--help, docs/wheels.md
 # make clean         removes all that the others made
 #
 # Each sets up what it needs in .venv, with Python, make and a C compiler as the only starting point.
@@ -27,7 +29,7 @@ LIGHT = $(PY) -m pytest tests --ignore=tests/oracles
 ANY_KERNELS = $(addprefix --ignore=tests/test_,architecture.py docs.py embed.py import.py)
 
 .DELETE_ON_ERROR:
-.PHONY: test demo test-oracles bench lint format asan tsan ulp check-wheel clean
+.PHONY: test demo test-oracles bench lint format asan tsan ulp footprint check-wheel wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
@@ -104,8 +106,14 @@ build/ulp: tests/ulp.c $(C_SOURCES) $(C_HEADERS)
 ulp: build/ulp
 	build/ulp $(ARGS)
 
+footprint: $(STAMPS)/group-bench $(STAMPS)/group-wheel
+	$(PY) -m tools.footprint $(ARGS)
+
 check-wheel: $(STAMPS)/group-wheel
 	$(PY) tools/check_wheel.py
+
+wheels: $(STAMPS)/group-wheels
+	$(PY) tools/wheels.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cylstm/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache

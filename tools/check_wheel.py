@@ -35,6 +35,7 @@ SDIST_HAS = [
     "src_c/kernels/kernels.h",
     "tests/test_architecture.py",
 ]
+LIGHT_SUITE = ["tests", "--ignore=tests/oracles", "--ignore=tests/test_architecture.py"]
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:
@@ -44,22 +45,24 @@ def run(*command: str | Path, cwd: Path = ROOT) -> None:
 
 def check(condition: bool, message: str) -> None:
     if not condition:
-        sys.exit(f"check_wheel: {message}")
+        sys.exit(f"{Path(sys.argv[0]).stem}: {message}")
 
 
-def only(pattern: str) -> Path:
-    found = list(WORK.glob(pattern))
+def only(folder: Path, pattern: str) -> Path:
+    found = list(folder.glob(pattern))
     check(len(found) == 1, f"expected one {pattern}, found {[path.name for path in found]}")
     return found[0]
 
 
-def check_sdist(sdist: Path) -> Path:
-    """Unpack the sdist and check what is in it; gives the unpacked folder."""
+def make_sdist(work: Path) -> Path:
+    """Build the sdist, unpack it and check what is in it; gives the unpacked folder."""
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", work, ROOT)
+    sdist = only(work, "*.tar.gz")
     with tarfile.open(sdist) as tar:
         if hasattr(tarfile, "data_filter"):
             tar.extraction_filter = tarfile.data_filter
-        tar.extractall(WORK)
-    folder = WORK / sdist.name.removesuffix(".tar.gz")
+        tar.extractall(work)
+    folder = work / sdist.name.removesuffix(".tar.gz")
     missing = [name for name in SDIST_HAS if not (folder / name).is_file()]
     check(not missing, f"{sdist.name} lacks {missing}")
     core_c = {path.relative_to(ROOT) for path in (ROOT / "src_c").rglob("*.[ch]")}
@@ -74,6 +77,9 @@ def check_sdist(sdist: Path) -> Path:
 def check_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        for name in filter(lambda name: name.endswith(".so"), sizes):
+            stripped = not {b".symtab", b".debug_info"} & set(archive.read(name).split(b"\0"))
+            check(stripped, f"{name} in {wheel.name} is not stripped")
     metadata = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
     for name in ["__init__.py", "_core.pyi", "embed.pxd", "include/cylstm.h", "py.typed"]:
         check(f"cylstm/{name}" in sizes, f"{wheel.name} lacks {name}")
@@ -88,24 +94,29 @@ def check_wheel(wheel: Path) -> None:
         )
 
 
+def install(wheel: Path, environment: Path, python: str = sys.executable) -> Path:
+    """Install a wheel, and what its tests need, into a new environment; gives its Python."""
+    run(python, "-m", "venv", "--clear", "--without-pip", environment)
+    groups = [f"--group={ROOT / 'pyproject.toml'}:{name}" for name in ("test", "build")]
+    inside = environment / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", inside, "install", "-q", wheel, *groups)
+    return inside
+
+
 def main() -> None:
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
 
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", WORK, ROOT)
-    source = check_sdist(only("*.tar.gz"))
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", WORK, only("*.tar.gz"))
-    wheel = only("*.whl")
+    source = make_sdist(WORK)
+    sdist = only(WORK, "*.tar.gz")
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", WORK, sdist)
+    wheel = only(WORK, "*.whl")
     check_wheel(wheel)
 
-    run(sys.executable, "-m", "venv", "--without-pip", WORK / "venv")
-    python = WORK / "venv" / "bin" / "python"
-    groups = [f"--group={source / 'pyproject.toml'}:{name}" for name in ("test", "build")]
-    run(sys.executable, "-m", "pip", "--python", python, "install", "-q", wheel, *groups)
+    python = install(wheel, WORK / "venv")
     shutil.rmtree(source / "cylstm")
     run(python, "-c", "import cylstm, sys; sys.exit(sys.prefix not in cylstm.__file__)", cwd=source)
-    skipped = ["--ignore=tests/oracles", "--ignore=tests/test_architecture.py"]
-    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", *skipped, cwd=source)
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *LIGHT_SUITE, cwd=source)
     print(f"check_wheel: {wheel.name} is good")
 
 
