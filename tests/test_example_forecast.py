@@ -49,7 +49,9 @@ def wave(n: int = 200) -> np.ndarray[Any, Any]:
 
 def write(path: Path, values: Any, dated: bool = True) -> Path:
     month = np.datetime64("2001-01")
-    rows = [f"{month + k},{v}" if dated else f"{v}" for k, v in enumerate(values)]
+    rows = [
+        f"{month + np.timedelta64(k, 'M')},{v}" if dated else f"{v}" for k, v in enumerate(values)
+    ]
     path.write_text("\n".join(["month,level" if dated else "level", *rows]) + "\n")
     return path
 

@@ -42,7 +42,10 @@ class Series:
 
     def time(self, t: Any) -> Any:
         """When step t is (or all of an array t), which may lie past the end: a date, or t."""
-        return t if self.first is None else self.first + t * (7 if self.step == "week" else 1)
+        if self.first is None:
+            return t
+        unit, _ = np.datetime_data(self.first.dtype)
+        return self.first + t * np.timedelta64(7 if self.step == "week" else 1, unit)
 
 
 def read_csv(path: Path, column: str | None = None) -> Series:

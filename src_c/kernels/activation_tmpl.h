@@ -41,16 +41,21 @@ ALWAYS_INLINE vf v_polynomial(const real *c, const int count, vf x)
     return y;
 }
 
+/* A result that is still to be divided: products of such results need one division only. */
+struct ratio {
+    vf over, under;
+};
+
 /* 1 / (1 + e^-x), where x = n ln 2 + r. At SIGMOID_MIN 2^-n is infinite and the quotient 0. n times
  * LN2_HIGH is exact, so that where the result is small its relative error is small too. */
-ALWAYS_INLINE vf v_sigmoid(vf x)
+ALWAYS_INLINE struct ratio sigmoid_ratio(vf x)
 {
     x = v_max(v_set1(SIGMOID_MIN), v_min(v_set1(SIGMOID_MAX), x));
     const vf t = v_fnma(x, v_set1(LOG2_E), v_set1(V_ROUND)), n = v_sub(v_set1(V_ROUND), t);
     const vf r = v_fnma(n, v_set1(LN2_LOW), v_fnma(n, v_set1(LN2_HIGH), x));
     const vf h = v_polynomial(SIGMOID_H, LENGTH(SIGMOID_H), v_mul(r, r));
     const vf sum = v_add(h, r);
-    return v_div(sum, v_fma(v_pow2(t), v_sub(h, r), sum));
+    return (struct ratio){sum, v_fma(v_pow2(t), v_sub(h, r), sum)};
 }
 
 /* (1 - E) / (1 + E), where E = e^-2|x|. With |x| = n ln 2 / 2 + r, s = 2^-n and
@@ -60,7 +65,7 @@ ALWAYS_INLINE vf v_sigmoid(vf x)
  *
  * Its numerator loses nothing to cancellation near 0, and its denominator cannot come out as the
  * smaller of the two. One constant for ln 2 is enough here: where n is large, E is small. */
-ALWAYS_INLINE vf v_tanh(vf x)
+ALWAYS_INLINE struct ratio tanh_ratio(vf x)
 {
     const vf one = v_set1(1), half = v_set1((real)0.5);
     const vf z = v_min(v_set1(TANH_MAX), v_abs(x));
@@ -68,8 +73,19 @@ ALWAYS_INLINE vf v_tanh(vf x)
     const vf r = v_fnma(n, v_set1((LN2_HIGH + LN2_LOW) / 2), z), v = v_mul(r, r);
     const vf m = v_fma(v_polynomial(TANH_M, LENGTH(TANH_M), v), v, v_fnma(half, r, half));
     const vf s = v_pow2(t), numerator = v_fma(v_sub(one, s), m, r);
-    return v_copysign(v_div(numerator, v_fma(v_add(s, s), m, numerator)), x);
+    return (struct ratio){v_copysign(numerator, x), v_fma(v_add(s, s), m, numerator)};
 }
+
+ALWAYS_INLINE vf divided(struct ratio a) { return v_div(a.over, a.under); }
+
+/* A denominator of tanh is between 2/5 and 6/5: it takes no product out of range. */
+ALWAYS_INLINE vf product_of(struct ratio sigmoid, struct ratio tanh)
+{
+    return v_div(v_mul(sigmoid.over, tanh.over), v_mul(sigmoid.under, tanh.under));
+}
+
+ALWAYS_INLINE vf v_sigmoid(vf x) { return divided(sigmoid_ratio(x)); }
+ALWAYS_INLINE vf v_tanh(vf x) { return divided(tanh_ratio(x)); }
 
 static void sigmoid_array(const void *in, void *out, size_t n)
 {

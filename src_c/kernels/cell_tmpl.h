@@ -13,30 +13,49 @@ ALWAYS_INLINE real *row_of(const struct cylstm_rows *m, size_t r);
 /* Lanes of the vector at unit u that hold one of n units. */
 ALWAYS_INLINE size_t valid(size_t u, size_t n) { return n - u < VL ? n - u : VL; }
 
-/* One panel: preact (rows, 4, VL) = a_i, a_f, a_g, a_o of units panel * VL and on. */
-static void cell_forward(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
-                         const real *preact)
+ALWAYS_INLINE void hidden_row(const struct cylstm_cell *cell, size_t r, size_t u, vf c,
+                              struct ratio o)
 {
-    const size_t u = panel * VL, H = cell->H, n = valid(u, H);
-    for (size_t r = row; r < row + rows; r++, preact += PANEL_VECTORS * VL) {
-        real *c_row = row_of(&cell->c, r) + u;
-        const vf i = v_sigmoid(v_load(preact));
-        const vf f = v_sigmoid(v_load(preact + VL));
-        const vf g = v_tanh(v_load(preact + 2 * VL));
-        const vf o = v_sigmoid(v_load(preact + 3 * VL));
-        const vf c = v_fma(f, v_load(c_row), v_mul(i, g));
-        const vf h = v_mul(o, v_tanh(c));
+    const vf h = product_of(o, tanh_ratio(c));
+    v_store(row_of(&cell->h, r) + u, h);
+    if (cell->y.base) v_store_n(row_of(&cell->y, r) + u, h, valid(u, cell->H));
+}
+
+/* One panel: preact (rows, 4, VL) = a_i, a_f, a_g, a_o of units panel * VL and on; overwritten.
+ * Several rows take two loops: a CPU looks no further ahead than two or three rows of the whole
+ * cell, which is not enough to do while tanh(c) waits for c. */
+static void cell_forward(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                         real *preact)
+{
+    const size_t u = panel * VL, H = cell->H, n = valid(u, H), width = PANEL_VECTORS * VL;
+    for (size_t k = 0; k < rows; k++) {
+        real *a = preact + k * width, *c_row = row_of(&cell->c, row + k) + u;
+        const struct ratio i = sigmoid_ratio(v_load(a));
+        const struct ratio f = sigmoid_ratio(v_load(a + VL));
+        const struct ratio g = tanh_ratio(v_load(a + 2 * VL));
+        const struct ratio o = sigmoid_ratio(v_load(a + 3 * VL));
+        const vf forget = divided(f);
+        const vf c = v_fma(forget, v_load(c_row), product_of(i, g));
         v_store(c_row, c);
-        v_store(row_of(&cell->h, r) + u, h);
-        if (cell->y.base) v_store_n(row_of(&cell->y, r) + u, h, n);
         if (cell->tape.base) {
-            real *tape = row_of(&cell->tape, r) + u;
-            v_store_n(tape, i, n);
-            v_store_n(tape + H, f, n);
-            v_store_n(tape + 2 * H, g, n);
-            v_store_n(tape + 3 * H, o, n);
+            real *tape = row_of(&cell->tape, row + k) + u;
+            v_store_n(tape, divided(i), n);
+            v_store_n(tape + H, forget, n);
+            v_store_n(tape + 2 * H, divided(g), n);
+            v_store_n(tape + 3 * H, divided(o), n);
             v_store_n(tape + 4 * H, c, n);
         }
+        if (rows == 1) {
+            hidden_row(cell, row, u, c, o);
+            return;
+        }
+        v_store(a, o.over);
+        v_store(a + VL, o.under);
+    }
+    for (size_t k = 0; k < rows; k++) {
+        const real *a = preact + k * width;
+        const struct ratio o = {v_load(a), v_load(a + VL)};
+        hidden_row(cell, row + k, u, v_load(row_of(&cell->c, row + k) + u), o);
     }
 }
 
