@@ -3,7 +3,7 @@
  * A step back is one product too: dh_t = dy_t + dgates_{t+1} W_hh, finished by the
  * cell's backward, which leaves dgates_t (4H) for the step before. The dgates of a chunk
  * of steps are kept; when the chunk is full, its inputs are gathered into one matrix
- * z = [x_t, h_{t-1}] and products over all its rows at once give
+ * z = [x_t, h_{t-1}], in panels, and products over all its rows at once give
  *
  *     dx = dgates W_ih,    [dW_ih, dW_hh] += dgates^T z,    db += 1^T dgates
  *
@@ -17,7 +17,10 @@
 #include <string.h>
 
 enum {
-    CHUNK_ROWS = 512 /* rows of dgates that are kept before they are used up */
+    CHUNK_ROWS = 512, /* rows of dgates that are kept before they are used up */
+    /* From this size of theirs on, walking down columns costs more than copying them. */
+    COLUMN_BYTES = 2 << 20,
+    LINE_BYTES = 64
 };
 static const _Alignas(CYLSTM_ALIGN) double zeros[PANEL_VECTORS * MAX_VL];
 
@@ -43,13 +46,15 @@ struct backward {
     struct cylstm_order order;
     struct pass *pass; /* (L * D) */
     size_t chunk_steps, chunk_rows;
-    size_t *start;        /* (chunk_steps + 1): first row of each step in the chunk */
-    void *dgates;         /* (chunk_rows, 4H) padded */
-    void *z;              /* (chunk_rows, I + R) padded: the inputs of a chunk's steps */
-    void *ones;           /* (chunk_rows) */
-    void *dweights;       /* the caller's */
-    void *dh, *m;         /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
-    ptrdiff_t *dx_offset; /* (chunk_rows): rows of dx */
+    size_t *start;     /* (chunk_steps + 1): first row of each step in the chunk */
+    void *dgates;      /* (chunk_rows, 4H) padded */
+    void *columns;     /* dgates once more, as blocks (chunk_rows, LINE); NULL: not worth it */
+    ptrdiff_t *column; /* (4H): where columns of dgates start in `columns` */
+    void *z;           /* the inputs of a chunk's steps, as panels (chunk_rows, 4 VL): x, then h */
+    void *ones;        /* (chunk_rows) */
+    void *dweights;    /* the caller's */
+    void *dh, *m;      /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
+    ptrdiff_t *dx_offset;             /* (chunk_rows): rows of dx */
     ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
     void *between[2];                 /* (block, B, D*R): dy of inner layers */
     size_t block;
@@ -74,14 +79,11 @@ static size_t stride_of(const struct backward *b, size_t n)
     return cylstm_stride(b->call.kernels, n);
 }
 
-/* z's rows: x, then h from the next whole vector on. */
-static size_t h_column(const struct backward *b, const struct cylstm_layer *l)
+/* Row n of a panel of z. */
+static void *z_at(const struct backward *b, size_t panel, size_t n)
 {
-    return cylstm_round_up(l->I, b->call.kernels->lanes);
-}
-static size_t z_stride(const struct backward *b, const struct cylstm_layer *l)
-{
-    return stride_of(b, h_column(b, l) + l->R);
+    return cylstm_at(b->z, b->call.real_size,
+                     (ptrdiff_t)((panel * b->chunk_rows + n) * width_of(b)));
 }
 
 static struct cylstm_rows padded_rows(const struct backward *b, void *base, size_t stride,
@@ -256,36 +258,55 @@ static struct chunk_row find_row(const struct backward *b, size_t flat)
     return at;
 }
 
+/* Row n of dgates into blocks of columns, where a column's numbers lie close together. */
+static void copy_columns(const struct backward *b, size_t n)
+{
+    const size_t size = b->call.real_size, line = LINE_BYTES / size, columns = 4 * b->now->l.H;
+    const void *row = cylstm_at(b->dgates, size, (ptrdiff_t)(n * stride_of(b, columns)));
+    for (size_t k = 0; k < columns; k += line)
+        memcpy(cylstm_at(b->columns, size, (ptrdiff_t)(k * b->chunk_rows + n * line)),
+               cylstm_at(row, size, (ptrdiff_t)k),
+               (columns - k < line ? columns - k : line) * size);
+}
+
 /* z = [x_t, h_{t-1}] for a share of the chunk's rows, dropout and all. */
 static void gather_inputs(void *arg, size_t share, int caller)
 {
     struct backward *b = arg;
     const struct pass *p = b->now;
-    const size_t size = b->call.real_size, I = p->l.I, R = p->l.R,
-                 rows = b->start[b->step_end - b->step_begin];
-    const struct cylstm_range mine = cylstm_share(rows, b->shares, share);
+    const size_t size = b->call.real_size, I = p->l.I, R = p->l.R, width = width_of(b);
+    const struct cylstm_range mine =
+        cylstm_share(b->start[b->step_end - b->step_begin], b->shares, share);
     const int drop = b->layer && b->seq->tape->dropout > 0;
     const struct cylstm_dropout dropout = cylstm_layer_dropout(b->seq->tape, b->layer);
     (void)caller;
     struct chunk_row at = find_row(b, mine.begin);
     for (size_t n = mine.begin; n < mine.end; n++, next_row(b, &at)) {
-        char *z = cylstm_at(b->z, size, (ptrdiff_t)(n * z_stride(b, &p->l)));
         const void *x = cylstm_at(p->x.base, size, cylstm_walk_offset(&p->x, at.r, at.s));
+        const void *h = at.s ? cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, at.r, at.s - 1))
+                        : p->h_0 ? cylstm_at(p->h_0, size, b->r0_offset[at.r])
+                                 : NULL;
+        size_t element = 0; /* of the dropout's mask */
         if (drop) {
             const size_t t = b->direction ? cylstm_row_length(&b->order, at.r) - 1 - at.s : at.s;
-            const size_t cell = t * b->order.B + cylstm_batch_row(&b->order, at.r);
-            b->call.kernels->dropout(&dropout, cell * I, I, x, z);
-        } else {
-            memcpy(z, x, I * size);
+            element = (t * b->order.B + cylstm_batch_row(&b->order, at.r)) * I;
         }
-        z += h_column(b, &p->l) * size;
-        if (at.s)
-            memcpy(z, cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, at.r, at.s - 1)),
-                   R * size);
-        else if (p->h_0)
-            memcpy(z, cylstm_at(p->h_0, size, b->r0_offset[at.r]), R * size);
-        else
-            memset(z, 0, R * size);
+        for (size_t k = 0, panel = 0; k < I; k += width, panel++) {
+            const size_t count = I - k < width ? I - k : width;
+            const void *from = cylstm_at(x, size, (ptrdiff_t)k);
+            if (drop)
+                b->call.kernels->dropout(&dropout, element + k, count, from, z_at(b, panel, n));
+            else
+                memcpy(z_at(b, panel, n), from, count * size);
+        }
+        for (size_t k = 0, panel = panels_of(b, I); k < R; k += width, panel++) {
+            const size_t bytes = (R - k < width ? R - k : width) * size;
+            if (h)
+                memcpy(z_at(b, panel, n), cylstm_at(h, size, (ptrdiff_t)k), bytes);
+            else
+                memset(z_at(b, panel, n), 0, bytes);
+        }
+        if (b->columns) copy_columns(b, n);
         b->dx_offset[n] = cylstm_walk_offset(&p->dx, at.r, at.s);
     }
 }
@@ -319,44 +340,62 @@ static void input_gradient(struct backward *b, int caller, size_t share, size_t 
 
 /* out (rows, columns) += a^T w over the rows of the chunk, for a share of the rows. The first
  * chunk of a pass, which holds its last steps, finds nothing there yet. */
-static void weight_gradient(struct backward *b, int caller, struct cylstm_range mine, const void *a,
-                            size_t a_stride, const void *w, size_t w_stride, size_t columns,
-                            size_t raw)
+static void weight_gradient(struct backward *b, int caller, struct cylstm_range mine,
+                            struct cylstm_term term, ptrdiff_t w_panel, ptrdiff_t w_k,
+                            size_t columns, size_t raw)
 {
-    const size_t size = b->call.real_size, rows = b->start[b->step_end - b->step_begin];
     struct cylstm_product g = {
         .rows = mine.end - mine.begin,
         .panel_end = panels_of(b, columns),
         .columns = columns,
-        .w_panel = (ptrdiff_t)width_of(b),
-        .w_k = (ptrdiff_t)w_stride,
+        .w_panel = w_panel,
+        .w_k = w_k,
         .init = zeros,
-        .term[0] = {.a = {cylstm_at(a, size, (ptrdiff_t)mine.begin), NULL, 1},
-                    .a_k = (ptrdiff_t)a_stride,
-                    .K = rows,
-                    .w = w},
+        .term[0] = term,
         .finish = CYLSTM_STORE,
-        .out = {cylstm_at(b->dweights, size, (ptrdiff_t)(raw + mine.begin * columns)), NULL,
-                (ptrdiff_t)columns},
+        .out = {cylstm_at(b->dweights, b->call.real_size, (ptrdiff_t)(raw + mine.begin * columns)),
+                NULL, (ptrdiff_t)columns},
         .out_panel = (ptrdiff_t)width_of(b),
     };
     if (b->step_end < b->order.T) g.addend = g.out;
     cylstm_multiply(&b->call, caller, &g);
 }
 
+/* Columns of a matrix with rows `stride` apart, from the first one on, times w. */
+static struct cylstm_term columns_of(const struct backward *b, const void *matrix, size_t stride,
+                                     size_t first, const void *w)
+{
+    return (struct cylstm_term){
+        .a = {cylstm_at(matrix, b->call.real_size, (ptrdiff_t)first), NULL, 1},
+        .a_k = (ptrdiff_t)stride,
+        .K = b->start[b->step_end - b->step_begin],
+        .w = w};
+}
+
 static void weight_gradients(struct backward *b, int caller, size_t share, size_t shares)
 {
     const struct cylstm_layer *l = &b->now->l;
-    const size_t size = b->call.real_size, dgates = stride_of(b, 4 * l->H), z = z_stride(b, l);
+    const size_t width = width_of(b), dgates = stride_of(b, 4 * l->H), m = stride_of(b, l->H);
     const struct cylstm_range mine = cylstm_share(4 * l->H, shares, share);
-    const void *h = cylstm_at(b->z, size, (ptrdiff_t)h_column(b, l));
-    weight_gradient(b, caller, mine, b->dgates, dgates, b->z, z, l->I, l->raw_ih);
-    weight_gradient(b, caller, mine, b->dgates, dgates, h, z, l->R, l->raw_hh);
-    weight_gradient(b, caller, cylstm_share(l->P, shares, share), b->dh, stride_of(b, l->R), b->m,
-                    stride_of(b, l->H), l->H, l->raw_hr);
+    struct cylstm_term term = columns_of(b, b->dgates, dgates, mine.begin, b->z);
+    if (b->columns) {
+        term.a = (struct cylstm_rows){b->columns, b->column + mine.begin, 0};
+        term.a_k = (ptrdiff_t)(LINE_BYTES / b->call.real_size);
+    }
+    const ptrdiff_t z_panel = (ptrdiff_t)(b->chunk_rows * width);
+    weight_gradient(b, caller, mine, term, z_panel, (ptrdiff_t)width, l->I, l->raw_ih);
+    term.w = z_at(b, panels_of(b, l->I), 0);
+    weight_gradient(b, caller, mine, term, z_panel, (ptrdiff_t)width, l->R, l->raw_hh);
+    if (l->P) {
+        const struct cylstm_range projected = cylstm_share(l->P, shares, share);
+        weight_gradient(b, caller, projected,
+                        columns_of(b, b->dh, stride_of(b, l->R), projected.begin, b->m),
+                        (ptrdiff_t)width, (ptrdiff_t)m, l->H, l->raw_hr);
+    }
     if (share == 0 && b->dims->bias)
-        weight_gradient(b, caller, (struct cylstm_range){0, 1}, b->ones, 1, b->dgates, dgates,
-                        4 * l->H, l->raw_b_ih);
+        weight_gradient(b, caller, (struct cylstm_range){0, 1},
+                        columns_of(b, b->ones, 1, 0, b->dgates), (ptrdiff_t)width,
+                        (ptrdiff_t)dgates, 4 * l->H, l->raw_b_ih);
 }
 
 static void use_chunk(void *arg, size_t share, int caller)
@@ -508,7 +547,7 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     size_t z = 0;
     for (size_t n = 0; n < L * D; n++) {
         struct pass p = {.l = cylstm_find_layer(k, dims, n / D, n % D)};
-        z = max_size(z, z_stride(b, &p.l));
+        z = max_size(z, panels_of(b, p.l.I) + panels_of(b, p.l.R));
         p.dh = cylstm_carve(arena, B * cylstm_stride(k, p.l.R), size);
         p.dc = cylstm_carve(arena, B * cylstm_stride(k, p.l.H), size);
         p.next = cylstm_carve(arena, B * cylstm_stride(k, 4 * p.l.H), size);
@@ -516,7 +555,14 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     }
     b->start = cylstm_carve(arena, b->chunk_steps + 1, sizeof(size_t));
     b->dgates = cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, 4 * H), size);
-    b->z = cylstm_carve(arena, b->chunk_rows * z, size);
+    b->columns = NULL;
+    const int blas = ctx->sgemm || ctx->dgemm; /* which wants columns to be neighbours */
+    if (!blas && b->chunk_rows * 4 * H * size > COLUMN_BYTES) {
+        b->columns =
+            cylstm_carve(arena, b->chunk_rows * cylstm_round_up(4 * H, LINE_BYTES / size), size);
+        b->column = cylstm_carve(arena, 4 * H, sizeof(ptrdiff_t));
+    }
+    b->z = cylstm_carve(arena, b->chunk_rows * z * width_of(b), size);
     b->ones = cylstm_carve(arena, b->chunk_rows, size);
     b->dh =
         dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->proj), size) : NULL;
@@ -588,6 +634,11 @@ static void load_states(struct backward *b, const struct cylstm_gradients *grads
     for (size_t n = 0; n < b->chunk_rows; n++)
         memcpy(cylstm_at(b->ones, size, (ptrdiff_t)n),
                size == sizeof one_f32 ? (const void *)&one_f32 : (const void *)&one_f64, size);
+    if (b->columns) {
+        const size_t line = LINE_BYTES / size;
+        for (size_t k = 0; k < 4 * b->dims->hidden; k++)
+            b->column[k] = (ptrdiff_t)(k / line * line * b->chunk_rows + k % line);
+    }
     for (size_t r = 0; r < B; r++) {
         b->r0_offset[r] =
             (ptrdiff_t)(cylstm_batch_row(&b->order, r) * cylstm_hidden_width(b->dims));

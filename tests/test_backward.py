@@ -71,6 +71,20 @@ def test_large(dtype: str) -> None:
     check(make_problem(6, 2, 3, dtype=dtype, input_size=50, hidden_size=1150))
 
 
+def test_chunks_whose_columns_are_copied(dtype: str) -> None:
+    """More than 2 MB of gates' gradients at a time, two chunks of them, shared out unevenly."""
+    p = make_problem(
+        8, 30, 20, lengths=[30] * 17 + [29, 1, 0], dtype=dtype, input_size=17, hidden_size=301
+    )
+    check(p)
+    tape = p.lstm().forward(p.x, p.states, p.lengths)
+    want = tape.backward(p.dy, p.dh_n, p.dc_n, threads=1)
+    for threads in (2, 3):
+        got = tape.backward(p.dy, p.dh_n, p.dc_n, threads=threads)
+        if bits_promised():
+            assert same_bits(all_grads(got), all_grads(want))
+
+
 @pytest.mark.parametrize("config", LONG.values(), ids=LONG)
 def test_long(config: dict[str, Any], dtype: str) -> None:
     check(make_problem(7, dtype=dtype, **config))
