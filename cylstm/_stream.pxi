@@ -73,11 +73,9 @@ cdef class Stream:
             active = <const size_t *>cnp.PyArray_DATA(indices)
         cdef double work = <double>T * <double>rows
         cdef bint release = self.dims.releases_gil(work)
-        cdef int threads = 1
-        if release:
-            threads = self.max_threads
-            if self.threads is None:
-                threads = min(threads, _default_threads)
+        cdef int threads = self.max_threads
+        if self.threads is None and _default_threads < threads:
+            threads = _default_threads
         cdef const void *source = cnp.PyArray_DATA(x)
         cdef void *target = cnp.PyArray_DATA(y)
         cdef void *packed

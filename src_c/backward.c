@@ -672,7 +672,7 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     if (!b.order.T) memset(grads->dweights, 0, cylstm_raw_count(dims) * size);
     b.split =
         cylstm_split_work(ctx, dims, B, b.order.T, panels_of(&b, cylstm_hidden_width(dims)), 0);
-    b.team = cylstm_begin_team(b.split.threads);
+    b.team = cylstm_begin_team(b.split.threads, b.split.small);
     b.shares = (size_t)b.team.threads;
     run(&b);
     cylstm_end_team(&b.team);

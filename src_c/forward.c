@@ -409,7 +409,7 @@ static void run(struct forward *f, size_t T)
     const size_t L = f->dims->layers, D = f->dims->directions;
     f->split =
         cylstm_split_work(f->call.ctx, f->dims, f->order.B, T, gate_panels(f, f->pass).end, 1);
-    f->team = cylstm_begin_team(f->split.threads);
+    f->team = cylstm_begin_team(f->split.threads, f->split.small);
     const size_t together = D == 1 ? L : 1; /* layers that share a block */
     for (size_t layer = 0; layer < L; layer += together) {
         if (layer && f->dropped && D == 2) {

@@ -4,8 +4,10 @@
 #include "layout.h"
 #include "threads.h"
 
-/* The fewest weights that are worth a thread. */
-enum { SHARE = 1 << 15 };
+enum {
+    SHARE = 1 << 15, /* the fewest weights that are worth a thread */
+    WAKE = 1 << 18   /* and those that are worth waking one */
+};
 
 struct step {
     const struct cylstm_kernels *kernels;
@@ -39,7 +41,7 @@ static void run_step(const struct cylstm_context *ctx, struct step *s)
     const size_t most = s->n / SHARE + 1, threads = (size_t)ctx->threads;
     s->kernels = ctx->kernels;
     s->shares = most < threads ? most : threads;
-    struct cylstm_team team = cylstm_begin_team((int)s->shares);
+    struct cylstm_team team = cylstm_begin_team((int)s->shares, s->n < WAKE);
     cylstm_run_phase(&team, run_share, s, s->shares);
     cylstm_end_team(&team);
     cylstm_leave_float_mode(mode);

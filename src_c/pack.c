@@ -7,6 +7,7 @@
 
 enum {
     SHARE = 1 << 15, /* the fewest weights that are worth a thread */
+    WAKE = 1 << 18,  /* and those that are worth waking one */
     BLOCK = 8        /* values of k that are transposed together, while their lines are in L1 */
 };
 
@@ -129,9 +130,9 @@ static void pack(const struct cylstm_context *ctx, const struct cylstm_dims *dim
                  void *packed, int backward)
 {
     const uint32_t mode = cylstm_enter_float_mode(); /* the biases are summed */
-    const size_t most = cylstm_raw_count(dims) / SHARE + 1, threads = (size_t)ctx->threads;
+    const size_t n = cylstm_raw_count(dims), most = n / SHARE + 1, threads = (size_t)ctx->threads;
     struct packing p = {ctx->kernels, dims, raw, packed, backward, most < threads ? most : threads};
-    struct cylstm_team team = cylstm_begin_team((int)p.shares);
+    struct cylstm_team team = cylstm_begin_team((int)p.shares, n < WAKE);
     cylstm_run_phase(&team, pack_share, &p, p.shares);
     cylstm_end_team(&team);
     cylstm_leave_float_mode(mode);

@@ -3,9 +3,9 @@
 
 #include <string.h>
 
-/* The least work, in flops, that is worth a second thread: for a whole call, and for a
- * single step where every step ends in a barrier. */
-static const double PARALLEL_CALL_FLOPS = 4e6, PARALLEL_STEP_FLOPS = 1.5e5;
+/* The least work of a call, in flops, that is worth a second thread, and that is worth waking one;
+ * and of a step, where every step ends in a barrier. */
+static const double PARALLEL_CALL_FLOPS = 2.5e5, WAKING_CALL_FLOPS = 4e6, PARALLEL_STEP_FLOPS = 6e4;
 /* Weights of one pass up to this size stay in the L2 cache of each core that reads them. */
 static const double CACHED_BYTES = 768 << 10;
 /* Rows per thread that make up for reading all weights from further away. */
@@ -79,9 +79,9 @@ struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
     size_t n = ctx->threads > 1 ? (size_t)ctx->threads : 1;
     struct cylstm_split split = {.threads = 1, .directions = 1, .rows = 1};
     const int blas = ctx->sgemm || ctx->dgemm; /* which has threads of its own */
-    if (n < 2 || blas ||
-        cylstm_forward_flops(dims, (double)B * (double)steps) < PARALLEL_CALL_FLOPS)
-        return split;
+    const double flops = cylstm_forward_flops(dims, (double)B * (double)steps);
+    if (n < 2 || blas || flops < PARALLEL_CALL_FLOPS) return split;
+    split.small = flops < WAKING_CALL_FLOPS;
     if (split_directions && dims->directions == 2 && n % 2 == 0) split.directions = 2;
     const int streams = weight_bytes > CACHED_BYTES && B / n < STREAMED_ROWS;
     if (split.directions == 1 && (B < n || streams) && step_flops >= PARALLEL_STEP_FLOPS &&

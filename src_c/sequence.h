@@ -107,6 +107,7 @@ static inline struct cylstm_rows cylstm_walk_rows(const struct cylstm_walk *w, s
  * all of them: then every step ends in a barrier. */
 struct cylstm_split {
     int threads;
+    int small; /* not worth waking a helper for */
     int by_units;
     size_t directions, rows; /* shares of each, where units are not split; else 1 */
 };

@@ -18,10 +18,10 @@
 
 int cylstm_pool_helpers(void) { return 0; }
 
-struct cylstm_team cylstm_begin_team(int threads)
+struct cylstm_team cylstm_begin_team(int threads, int small)
 {
-    (void)threads;
-    return (struct cylstm_team){1};
+    (void)small;
+    return (struct cylstm_team){1, threads};
 }
 
 void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *phase, void *arg, size_t shares)
@@ -45,6 +45,7 @@ enum {
     SHARE_BITS = 16,
     SPINS_PER_LOOK = 64,    /* pauses between looks at the clock */
     SPIN_MICROSECONDS = 50, /* how long anyone spins before sleeping */
+    AWAKE_MICROSECONDS = 40,
     STALL_MICROSECONDS = 500,
     REST_MICROSECONDS = 20000
 };
@@ -63,6 +64,7 @@ static struct {
     void *arg;
     _Alignas(128) atomic_flag busy; /* held by the call that has the pool */
     int64_t rest_until;             /* no helpers before; the pool's holder's own */
+    _Atomic int64_t ended;          /* when the last call that wanted helpers did */
     atomic_int helpers;
     atomic_int caller_asleep;
     pthread_mutex_t caller_mutex;
@@ -207,10 +209,13 @@ static int start_helper(int n)
 
 int cylstm_pool_helpers(void) { return atomic_load(&pool.helpers); }
 
-struct cylstm_team cylstm_begin_team(int threads)
+struct cylstm_team cylstm_begin_team(int threads, int small)
 {
-    struct cylstm_team team = {1};
+    struct cylstm_team team = {1, threads};
     if (threads <= 1) return team;
+    if (small &&
+        now_us() - atomic_load_explicit(&pool.ended, memory_order_relaxed) > AWAKE_MICROSECONDS)
+        return team;
     pthread_once(&once, watch_forks);
     if (atomic_flag_test_and_set(&pool.busy)) return team;
     const int wanted = (threads - 1 < MAX_HELPERS) ? threads - 1 : MAX_HELPERS;
@@ -256,6 +261,7 @@ void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *run, void *arg, si
 void cylstm_end_team(struct cylstm_team *team)
 {
     if (team->threads > 1) atomic_flag_clear(&pool.busy);
+    if (team->wanted > 1) atomic_store_explicit(&pool.ended, now_us(), memory_order_relaxed);
     team->threads = 1;
 }
 

@@ -13,13 +13,16 @@
 
 struct cylstm_team {
     int threads; /* 1: no helpers, phases run on the caller */
+    int wanted;
 };
 
 typedef void cylstm_phase(void *arg, size_t share, int caller);
 
 /* Begin a stretch of phases with up to `threads` threads. Always succeeds: where the
- * pool is busy with another call, or has no thread to give, the team is the caller. */
-struct cylstm_team cylstm_begin_team(int threads);
+ * pool is busy with another call, or has no thread to give, the team is the caller. Small
+ * work (`small`) wakes nobody: it is shared only where it follows on the work before so closely
+ * that the helpers are still awake, as in a loop of steps. */
+struct cylstm_team cylstm_begin_team(int threads, int small);
 void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *phase, void *arg, size_t shares);
 void cylstm_end_team(struct cylstm_team *team);
 
