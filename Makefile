@@ -8,6 +8,7 @@
 # make ulp           the error of sigmoid and tanh over all float32 inputs; ARGS='--sample 20' for fewer
 # make check-wheel   sdist -> wheel -> clean environment -> light suite
 # make footprint     what cylstm and other engines take: to download, on disk, to import, in memory
+# make cross         the C core, compiled for other systems and processors
 # make wheels        wheels for every Python, processor and C library; ARGS=--help, docs/wheels.md
 # make clean         removes all that the others made
 #
@@ -29,7 +30,7 @@ LIGHT = $(PY) -m pytest tests --ignore=tests/oracles
 ANY_KERNELS = $(addprefix --ignore=tests/test_,architecture.py docs.py embed.py import.py)
 
 .DELETE_ON_ERROR:
-.PHONY: test demo test-oracles bench lint format asan tsan ulp footprint check-wheel wheels clean
+.PHONY: test demo test-oracles bench lint format asan tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
@@ -111,6 +112,17 @@ footprint: $(STAMPS)/group-bench $(STAMPS)/group-wheel
 
 check-wheel: $(STAMPS)/group-wheel
 	$(PY) tools/check_wheel.py
+
+# Compiled, not run: where there are no threads of POSIX the core has none, where there are no
+# kernels of its own it takes the portable ones.
+CROSS_TARGETS = x86_64-windows-gnu aarch64-windows-gnu x86_64-macos aarch64-macos x86_64-linux-musl \
+                aarch64-linux-musl x86-linux-musl arm-linux-musleabihf riscv64-linux-musl s390x-linux-musl
+
+cross: $(STAMPS)/group-wheels
+	@set -e; for target in $(CROSS_TARGETS); do echo "--- $$target"; \
+	rm -rf build/cross/$$target; mkdir -p build/cross/$$target; cd build/cross/$$target; \
+	../../../$(PY) -m ziglang cc -target $$target -std=c11 -O2 -Wall -Wextra -Werror \
+	    -c $(addprefix ../../../,$(C_SOURCES)); cd ../../..; done
 
 wheels: $(STAMPS)/group-wheels
 	$(PY) tools/wheels.py $(ARGS)

@@ -229,6 +229,28 @@ def test_the_default_counts_where_a_call_says_nothing() -> None:
     assert output(DEFAULT_COUNTS) == "0 0 2 2 4"
 
 
+SMALL_WORK = """
+import time
+import numpy as np
+import cylstm
+stream = cylstm.LSTM(128, 128).stream(8, threads=2)
+x = np.zeros((8, 128), np.float32)
+for _ in range(20):
+    time.sleep(0.005)
+    stream.step(x)
+print(cylstm._core._pool_helpers())
+for _ in range(5000):
+    stream.step(x)
+print(cylstm._core._pool_helpers())
+"""
+
+
+@own_products
+def test_small_work_wakes_nobody() -> None:
+    """It is shared where steps follow one another closely, and only there."""
+    assert output(SMALL_WORK).split() == ["0", "1"]
+
+
 SAY_THREADS = "import cylstm; print(cylstm.get_num_threads())"
 
 
