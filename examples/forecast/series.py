@@ -45,7 +45,9 @@ class Series:
         if self.first is None:
             return t
         unit, _ = np.datetime_data(self.first.dtype)
-        return self.first + t * np.timedelta64(7 if self.step == "week" else 1, unit)
+        return self.first + (np.asarray(t) * (7 if self.step == "week" else 1)).astype(
+            f"m8[{unit}]"
+        )
 
 
 def read_csv(path: Path, column: str | None = None) -> Series:
