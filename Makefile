@@ -119,10 +119,9 @@ CROSS_TARGETS = x86_64-windows-gnu aarch64-windows-gnu x86_64-macos aarch64-maco
                 aarch64-linux-musl x86-linux-musl arm-linux-musleabihf riscv64-linux-musl s390x-linux-musl
 
 cross: $(STAMPS)/group-wheels
-	@set -e; for target in $(CROSS_TARGETS); do echo "--- $$target"; \
-	rm -rf build/cross/$$target; mkdir -p build/cross/$$target; cd build/cross/$$target; \
-	../../../$(PY) -m ziglang cc -target $$target -std=c11 -O2 -Wall -Wextra -Werror \
-	    -c $(addprefix ../../../,$(C_SOURCES)); cd ../../..; done
+	@set -e; for target in $(CROSS_TARGETS); do echo "--- $$target"; mkdir -p build/cross/$$target; \
+	for source in $(C_SOURCES); do $(PY) -m ziglang cc -target $$target -std=c11 -O2 \
+	    -Wall -Wextra -Werror -c $$source -o build/cross/$$target/$$(basename $$source .c).o; done; done
 
 wheels: $(STAMPS)/group-wheels
 	$(PY) tools/wheels.py $(ARGS)

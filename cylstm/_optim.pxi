@@ -9,9 +9,9 @@ cdef int _step_context(_c.cylstm_context *ctx, int threads, tuple arrays) except
                 or cnp.PyArray_SIZE(array) != cnp.PyArray_SIZE(first)
                 or not cnp.PyArray_ISCARRAY_RO(array)):
             raise ValueError("expected contiguous vectors of one dtype and length")
-    if threads < 1:
-        raise ValueError(f"threads is {threads}, expected at least 1")
     ctx.kernels = _c.cylstm_find_kernels(ISA.encode(), 8 * cnp.PyArray_ITEMSIZE(first))
+    if first.dtype.kind != "f" or ctx.kernels == NULL:
+        raise TypeError(f"expected vectors of float32 or float64, got {first.dtype}")
     ctx.threads = threads
     ctx.sgemm, ctx.dgemm, ctx.poll, ctx.poll_arg = NULL, NULL, NULL, NULL
     return 0

@@ -21,7 +21,8 @@ cdef void *cylstm_stream_enter(object stream, int version, int bits, Py_ssize_t 
 
 # T steps: x (T, rows, inputs) -> y (T, rows, outputs), contiguous and apart. Allocates nothing,
 # can't fail, and the bits are those of `Stream.step`. It uses as many threads as the stream was
-# made with; one thread at a time may call it on one handle.
+# made with, which starts or wakes the pool: make it with threads=1 for real time. One thread at a
+# time may call it on one handle.
 cdef void cylstm_stream_run(void *handle, Py_ssize_t T, const void *x, void *y) noexcept nogil
 
 # Give the stream back; its state is where you left it. The handle is dead.

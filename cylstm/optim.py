@@ -63,9 +63,9 @@ class Optimizer:
         raise NotImplementedError
 
     def _advance(
-        self, old: Array, grad: Array, new: Array, state: list[Array], threads: int
+        self, old: Array, grad: Array, new: Array, state: list[Array], step: int, threads: int
     ) -> None:
-        """Write the new weights of a module and its state; `old` and `grad` stay as they are."""
+        """Write a module's weights and state of step `step`; `old` and `grad` stay as they are."""
         raise NotImplementedError
 
     # What the user sees.
@@ -99,10 +99,11 @@ class Optimizer:
         threads = _core._threads(threads)
         if not self._state:
             self._state = self._zeros()
-        self._step += 1
+        step = self._step + 1
         for module, grad, state in zip(self._modules, flats, self._state, strict=True):
             with module._update(copy=False, threads=threads) as new:
-                self._advance(module._weights.flat, grad, new, state, threads)
+                self._advance(module._weights.flat, grad, new, state, step, threads)
+        self._step = step
 
     def _checked_grads(self, grads: list[Any]) -> list[Array]:
         """Return the gradients of each module as one flat array, or raise."""
@@ -131,7 +132,7 @@ class Optimizer:
                 if isinstance(array, np.ndarray) and array.dtype != module.dtype
             ][:1]
             if not wrong and not wrong_type:
-                flats.append(np.concatenate([array.reshape(-1) for array in arrays]))
+                flats.append(np.concatenate([np.asarray(array).reshape(-1) for array in arrays]))
         if wrong or wrong_type:
             raise (ValueError if wrong else TypeError)("; ".join(wrong + wrong_type))
         return flats
@@ -188,7 +189,11 @@ class Optimizer:
         if saved["type"] != type(self).__name__:
             raise ValueError(f"expected the state of {type(self).__name__}, got {saved['type']!r}")
         step, hyper = saved["step"], saved["hyper"]
-        if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
+        if (
+            isinstance(step, bool)
+            or not isinstance(step, (int, np.integer))
+            or not (0 <= step < 2**63)
+        ):
             raise ValueError(f"step must be a number of steps, got {step!r}")
         if not isinstance(hyper, Mapping) or set(hyper) != set(self._hyper):
             raise ValueError(f"expected the hyperparameters {sorted(self._hyper)}, got {hyper!r}")
@@ -273,10 +278,10 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if self._hyper["momentum"] else ()
 
     def _advance(
-        self, old: Array, grad: Array, new: Array, state: list[Array], threads: int
+        self, old: Array, grad: Array, new: Array, state: list[Array], step: int, threads: int
     ) -> None:
         buffer = state[0] if state else None
-        _core.sgd_step(old, grad, new, buffer, threads, **self._hyper, step=self._step)
+        _core.sgd_step(old, grad, new, buffer, threads, **self._hyper, step=step)
 
 
 class Adam(Optimizer):
@@ -325,7 +330,7 @@ class Adam(Optimizer):
         return "exp_avg", "exp_avg_sq"
 
     def _advance(
-        self, old: Array, grad: Array, new: Array, state: list[Array], threads: int
+        self, old: Array, grad: Array, new: Array, state: list[Array], step: int, threads: int
     ) -> None:
         mean, square = state
         _core.adam_step(
@@ -337,7 +342,7 @@ class Adam(Optimizer):
             threads,
             **self._hyper,
             decoupled=self._decoupled,
-            step=self._step,
+            step=step,
         )
 
 

@@ -4,11 +4,6 @@
 #include "layout.h"
 #include "threads.h"
 
-enum {
-    SHARE = 1 << 15, /* the fewest weights that are worth a thread */
-    WAKE = 1 << 18   /* and those that are worth waking one */
-};
-
 struct step {
     const struct cylstm_kernels *kernels;
     const struct cylstm_adam_terms *adam; /* one of the two is set */
@@ -38,12 +33,8 @@ static void run_share(void *arg, size_t share, int caller)
 static void run_step(const struct cylstm_context *ctx, struct step *s)
 {
     const uint32_t mode = cylstm_enter_float_mode();
-    const size_t most = s->n / SHARE + 1, threads = (size_t)ctx->threads;
     s->kernels = ctx->kernels;
-    s->shares = most < threads ? most : threads;
-    struct cylstm_team team = cylstm_begin_team((int)s->shares, s->n < WAKE);
-    cylstm_run_phase(&team, run_share, s, s->shares);
-    cylstm_end_team(&team);
+    cylstm_run_over_weights(ctx->threads, s->n, run_share, s, &s->shares);
     cylstm_leave_float_mode(mode);
 }
 
@@ -56,17 +47,27 @@ static double power(double base, uint64_t n)
     return result;
 }
 
+/* Of a number in (0, 1], by Heron's method. */
+static double square_root(double x)
+{
+    double y = 1;
+    for (int k = 0; k < 40; k++) y = (y + x / y) / 2;
+    return y;
+}
+
+/* Both bias corrections go into the step size and eps:
+ * lr m' / (sqrt(v') + eps) = (lr r / (1 - beta1^t)) m / (sqrt(v) + eps r), r = sqrt(1 - beta2^t) */
 void cylstm_adam_step(const struct cylstm_context *ctx, const struct cylstm_adam *adam, size_t n,
                       const void *weights, const void *grads, void *mean, void *square, void *out)
 {
+    const double r = square_root(1 - power(adam->beta2, adam->step));
     const struct cylstm_adam_terms terms = {
         .keep = adam->decoupled ? 1 - adam->lr * adam->weight_decay : 1,
         .penalty = adam->decoupled ? 0 : adam->weight_decay,
         .beta1 = adam->beta1,
         .beta2 = adam->beta2,
-        .step_size = adam->lr / (1 - power(adam->beta1, adam->step)),
-        .correction = 1 / (1 - power(adam->beta2, adam->step)),
-        .eps = adam->eps,
+        .step_size = adam->lr * r / (1 - power(adam->beta1, adam->step)),
+        .eps = adam->eps * r,
     };
     struct step s = {.adam = &terms, .update = {weights, grads, {mean, square}, out}, .n = n};
     run_step(ctx, &s);

@@ -5,11 +5,8 @@
 
 #include <string.h>
 
-enum {
-    SHARE = 1 << 15, /* the fewest weights that are worth a thread */
-    WAKE = 1 << 18,  /* and those that are worth waking one */
-    BLOCK = 8        /* values of k that are transposed together, while their lines are in L1 */
-};
+/* Values of k that are transposed together, while their lines are in L1. */
+enum { BLOCK = 8 };
 
 struct counts {
     size_t raw, forward, backward;
@@ -130,11 +127,8 @@ static void pack(const struct cylstm_context *ctx, const struct cylstm_dims *dim
                  void *packed, int backward)
 {
     const uint32_t mode = cylstm_enter_float_mode(); /* the biases are summed */
-    const size_t n = cylstm_raw_count(dims), most = n / SHARE + 1, threads = (size_t)ctx->threads;
-    struct packing p = {ctx->kernels, dims, raw, packed, backward, most < threads ? most : threads};
-    struct cylstm_team team = cylstm_begin_team((int)p.shares, n < WAKE);
-    cylstm_run_phase(&team, pack_share, &p, p.shares);
-    cylstm_end_team(&team);
+    struct packing p = {ctx->kernels, dims, raw, packed, backward, 1};
+    cylstm_run_over_weights(ctx->threads, cylstm_raw_count(dims), pack_share, &p, &p.shares);
     cylstm_leave_float_mode(mode);
 }
 

@@ -1,5 +1,5 @@
 /* pack_tmpl.h -- the permutations of pack.c for one type.
- * Parameters: real (float or double) and NAME(name), which gives a static its suffix. */
+ * Parameters: real (float or double), NAME(name), which gives a static its suffix, and BLOCK. */
 
 /* out[k][lane] = matrix[lane][k] for `n` lanes and `count` values of k, the other lanes zero. */
 static void NAME(transpose)(const real *matrix, size_t K, size_t n, size_t count, size_t lanes,

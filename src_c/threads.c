@@ -45,7 +45,9 @@ enum {
     SHARE_BITS = 16,
     SPINS_PER_LOOK = 64,    /* pauses between looks at the clock */
     SPIN_MICROSECONDS = 50, /* how long anyone spins before sleeping */
-    AWAKE_MICROSECONDS = 40,
+    AWAKE_MICROSECONDS =
+        40,           /* how long after a call helpers are surely awake; less than they spin */
+    CLOSE_CALLS = 16, /* small calls in a row that are worth waking helpers for */
     STALL_MICROSECONDS = 500,
     REST_MICROSECONDS = 20000
 };
@@ -65,6 +67,7 @@ static struct {
     _Alignas(128) atomic_flag busy; /* held by the call that has the pool */
     int64_t rest_until;             /* no helpers before; the pool's holder's own */
     _Atomic int64_t ended;          /* when the last call that wanted helpers did */
+    atomic_int row; /* calls up to now that followed closely on one another, at most CLOSE_CALLS */
     atomic_int helpers;
     atomic_int caller_asleep;
     pthread_mutex_t caller_mutex;
@@ -213,9 +216,13 @@ struct cylstm_team cylstm_begin_team(int threads, int small)
 {
     struct cylstm_team team = {1, threads};
     if (threads <= 1) return team;
-    if (small &&
-        now_us() - atomic_load_explicit(&pool.ended, memory_order_relaxed) > AWAKE_MICROSECONDS)
-        return team;
+    const int close =
+        now_us() - atomic_load_explicit(&pool.ended, memory_order_relaxed) <= AWAKE_MICROSECONDS;
+    const int row = !small  ? CLOSE_CALLS
+                    : close ? atomic_load_explicit(&pool.row, memory_order_relaxed) + 1
+                            : 0;
+    atomic_store_explicit(&pool.row, row < CLOSE_CALLS ? row : CLOSE_CALLS, memory_order_relaxed);
+    if (row < CLOSE_CALLS) return team;
     pthread_once(&once, watch_forks);
     if (atomic_flag_test_and_set(&pool.busy)) return team;
     const int wanted = (threads - 1 < MAX_HELPERS) ? threads - 1 : MAX_HELPERS;
@@ -266,3 +273,17 @@ void cylstm_end_team(struct cylstm_team *team)
 }
 
 #endif
+
+enum {
+    SHARE_WEIGHTS = 1 << 15, /* the fewest that are worth a thread */
+    WAKE_WEIGHTS = 1 << 18   /* and those that are worth waking one */
+};
+
+void cylstm_run_over_weights(int threads, size_t n, cylstm_phase *phase, void *arg, size_t *shares)
+{
+    const size_t most = n / SHARE_WEIGHTS + 1, wanted = threads > 1 ? (size_t)threads : 1;
+    *shares = most < wanted ? most : wanted;
+    struct cylstm_team team = cylstm_begin_team((int)*shares, n < WAKE_WEIGHTS);
+    cylstm_run_phase(&team, phase, arg, *shares);
+    cylstm_end_team(&team);
+}

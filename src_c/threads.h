@@ -13,18 +13,21 @@
 
 struct cylstm_team {
     int threads; /* 1: no helpers, phases run on the caller */
-    int wanted;
+    int wanted;  /* how many there were to be */
 };
 
 typedef void cylstm_phase(void *arg, size_t share, int caller);
 
 /* Begin a stretch of phases with up to `threads` threads. Always succeeds: where the
  * pool is busy with another call, or has no thread to give, the team is the caller. Small
- * work (`small`) wakes nobody: it is shared only where it follows on the work before so closely
- * that the helpers are still awake, as in a loop of steps. */
+ * work (`small`) is shared only in a row of calls that follow closely on one another, as in a
+ * loop of steps: to wake a helper for less costs more than the help is worth. */
 struct cylstm_team cylstm_begin_team(int threads, int small);
 void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *phase, void *arg, size_t shares);
 void cylstm_end_team(struct cylstm_team *team);
+
+/* A phase on its own, over n weights: sets *shares, which `arg` leads to, and runs it. */
+void cylstm_run_over_weights(int threads, size_t n, cylstm_phase *phase, void *arg, size_t *shares);
 
 /* Shares of n things: share j of `shares` gets [begin, end). */
 struct cylstm_range {

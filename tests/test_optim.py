@@ -116,6 +116,40 @@ def test_threads_share_the_packing_too(dtype: str) -> None:
         assert same_bits(trained(threads), want)
 
 
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+@pytest.mark.parametrize("gradient", [1e-45, 1e-25, 1e-19, 1e-12, 1.0, 1e12, 3e19, 1e20, 5e20])
+def test_adam_at_the_ends_of_float32(gradient: float, eps: float) -> None:
+    """As long as g^2 / 1000 is a number, a first step is lr; where it is flushed to 0, less."""
+    module = Linear(1, 1, bias=False)
+    module.load_state_dict({"weight": np.ones((1, 1), np.float32)})
+    Adam(module, lr=1e-3, eps=eps).step({"weight": np.full((1, 1), gradient, np.float32)})
+    (moved,) = 1 - module._weights.flat.astype(np.float64)
+    want = 1e-3 * gradient / (gradient + eps)
+    if gradient >= 1e-12:
+        assert abs(moved - want) < 2e-7
+    else:
+        assert -1e-7 < moved < want + 1e-7
+
+
+def test_an_impossible_step_changes_nothing() -> None:
+    module = start()
+    optimiser = Adam(module)
+    optimiser.step(gradients(1))
+    saved = optimiser.state_dict()
+    with pytest.raises(ValueError, match="number of steps"):
+        optimiser.load_state_dict({**saved, "step": 2**64})
+    assert optimiser.state_dict()["step"] == 1
+
+
+def test_gradients_as_a_matrix() -> None:
+    module = Linear(4, 1, bias=False, seed=0)
+    twin = copy.copy(module)
+    grad = np.arange(4, dtype=np.float32).reshape(1, 4)
+    Adam(module).step({"weight": grad.view(np.matrix)})
+    Adam(twin).step({"weight": grad})
+    assert same_bits(module._weights.flat, twin._weights.flat)
+
+
 @pytest.mark.parametrize("threads", [0, -1, 257, 1.5, True, "2"])
 def test_bad_threads_change_nothing(threads: Any) -> None:
     module = start()

@@ -235,9 +235,10 @@ import numpy as np
 import cylstm
 stream = cylstm.LSTM(128, 128).stream(8, threads=2)
 x = np.zeros((8, 128), np.float32)
-for _ in range(20):
+for burst in range(20):
     time.sleep(0.005)
-    stream.step(x)
+    for _ in range(3):
+        stream.step(x)
 print(cylstm._core._pool_helpers())
 for _ in range(5000):
     stream.step(x)
@@ -247,7 +248,7 @@ print(cylstm._core._pool_helpers())
 
 @own_products
 def test_small_work_wakes_nobody() -> None:
-    """It is shared where steps follow one another closely, and only there."""
+    """It is shared where many steps follow closely on one another, and only there."""
     assert output(SMALL_WORK).split() == ["0", "1"]
 
 

@@ -130,7 +130,7 @@ struct cylstm_update {
 
 /* What stands before the arrays in the equations of optim_tmpl.h. */
 struct cylstm_adam_terms {
-    double keep, penalty, beta1, beta2, step_size, correction, eps;
+    double keep, penalty, beta1, beta2, step_size, eps;
 };
 struct cylstm_sgd_terms {
     double penalty, momentum, undampened, lr;

@@ -3,14 +3,23 @@
  * Each lane is on its own, so that the bits don't depend on how the weights are shared out.
  */
 
+#if REAL_BITS == 32
+static const real SMALLEST = 0x1p-126f;
+#else
+static const real SMALLEST = 0x1p-1022;
+#endif
+
 /* g = gradient + penalty w, m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2,
- * w = keep w - step_size m / (sqrt(v correction) + eps) */
+ * w = keep w - step_size m / (sqrt(v) + eps)
+ *
+ * v is taken as at least the smallest normal number: less has been flushed to zero, by which
+ * nothing may be divided where eps is 0. */
 ALWAYS_INLINE vf adam_lanes(const struct cylstm_adam_terms *s, vf w, vf g, vf *m, vf *v)
 {
     if (s->penalty != 0) g = v_fma(v_set1((real)s->penalty), w, g);
     *m = v_fma(v_set1((real)s->beta1), *m, v_mul(v_set1((real)(1 - s->beta1)), g));
     *v = v_fma(v_set1((real)s->beta2), *v, v_mul(v_mul(v_set1((real)(1 - s->beta2)), g), g));
-    const vf root = v_sqrt(v_mul(*v, v_set1((real)s->correction)));
+    const vf root = v_sqrt(v_max(v_set1(SMALLEST), *v));
     const vf step = v_div(*m, v_add(root, v_set1((real)s->eps)));
     return v_fnma(v_set1((real)s->step_size), step, v_mul(v_set1((real)s->keep), w));
 }

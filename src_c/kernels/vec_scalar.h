@@ -7,7 +7,7 @@
  *   v_load_n, v_store_n   lanes 0..n-1, 0 <= n <= VL; the others are read as 0 and not written,
  *                         and their memory is not touched
  *   v_fma, v_fnma         a * b + c and c - a * b, fused where the ISA has FMA
- *   v_sqrt                of 0 and more
+ *   v_sqrt                of normal numbers
  *   v_min, v_max          the second operand where it is NaN
  *   v_copysign(x, s)      |x| with the sign of s
  *   V_ROUND, v_pow2       where t = x + V_ROUND, t - V_ROUND is the integer n nearest to x, and
