@@ -48,8 +48,8 @@ enum {
     AWAKE_MICROSECONDS =
         40,           /* how long after a call helpers are surely awake; less than they spin */
     CLOSE_CALLS = 16, /* small calls in a row that are worth waking helpers for */
-    STALL_MICROSECONDS = 500,
-    REST_MICROSECONDS = 20000
+    STALL_MICROSECONDS = 20,
+    REST_FACTOR = 40
 };
 
 struct helper {
@@ -125,19 +125,22 @@ static int64_t now_us(void)
 
 /* A helper that holds its share for far longer than the caller took for its own has lost its
  * core to somebody else. It may lose it again at the next phase: leave the helpers alone for
- * a while, and the call goes on at the speed of one thread. */
+ * many times as long, and the call goes on at the speed of one thread. */
 static void wait_done(struct helper *h, uint64_t phase, int64_t began)
 {
-    if (spin(&h->done, 0, phase)) return;
-    const int64_t slept = now_us();
-    pthread_mutex_lock(&pool.caller_mutex);
-    atomic_store(&pool.caller_asleep, 1);
-    while (atomic_load(&h->done) != phase) pthread_cond_wait(&pool.caller_wake, &pool.caller_mutex);
-    atomic_store(&pool.caller_asleep, 0);
-    pthread_mutex_unlock(&pool.caller_mutex);
-    const int64_t woke = now_us();
-    if (woke - slept > STALL_MICROSECONDS && woke - slept > 3 * (slept - began))
-        pool.rest_until = woke + REST_MICROSECONDS;
+    if (atomic_load_explicit(&h->done, memory_order_acquire) == phase) return;
+    const int64_t waits = now_us();
+    if (!spin(&h->done, 0, phase)) {
+        pthread_mutex_lock(&pool.caller_mutex);
+        atomic_store(&pool.caller_asleep, 1);
+        while (atomic_load(&h->done) != phase)
+            pthread_cond_wait(&pool.caller_wake, &pool.caller_mutex);
+        atomic_store(&pool.caller_asleep, 0);
+        pthread_mutex_unlock(&pool.caller_mutex);
+    }
+    const int64_t now = now_us(), waited = now - waits;
+    if (waited > STALL_MICROSECONDS && waited > 3 * (waits - began))
+        pool.rest_until = now + REST_FACTOR * waited;
 }
 
 /* Sleep until there is a phase with a share for this helper. */
