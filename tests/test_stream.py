@@ -624,22 +624,6 @@ def long_block(stream: Any, seconds: float) -> Array:
 def test_two_threads_in_one_stream() -> None:
     """The second is refused, and the first does not notice."""
     stream = cylstm.LSTM(64, 128, seed=1).stream(16)
-    block = long_block(stream, 0.3)
-    stream.reset()
-    want = [stream.run(block), *stream.state]
-    stream.reset()
-    got: list[Array] = []
-    thread = threading.Thread(target=lambda: got.extend([stream.run(block), *stream.state]))
-    intrusions: list[Callable[[], Any]] = [
-        lambda: stream.state,
-        lambda: stream.step(block[0]),
-        lambda: stream.step(block[0][:1], active=[2]),
-        lambda: stream.run(block[:2]),
-        lambda: stream.reset(),
-        lambda: stream.reset([1]),
-        lambda: setattr(stream, "state", want[1:]),
-        lambda: pickle.dumps(stream),
-    ]
 
     def is_inside() -> bool:
         try:
@@ -647,19 +631,41 @@ def test_two_threads_in_one_stream() -> None:
         except RuntimeError:
             return True
 
-    thread.start()
-    while thread.is_alive() and not is_inside():
-        time.sleep(1e-4)
-    refusals = 0
-    for intrude in intrusions:
-        try:
-            intrude()
-        except RuntimeError as error:
-            assert "another thread" in str(error)
-            refusals += 1
-    thread.join()
-    assert refusals == len(intrusions)
-    assert same_bits(got, want)
+    def all_refused(block: Array) -> bool:
+        """Whether the block took long enough for every intrusion to meet it."""
+        stream.reset()
+        want = [stream.run(block), *stream.state]
+        intrusions: list[Callable[[], Any]] = [
+            lambda: stream.state,
+            lambda: stream.step(block[0]),
+            lambda: stream.step(block[0][:1], active=[2]),
+            lambda: stream.run(block[:2]),
+            lambda: stream.reset(),
+            lambda: stream.reset([1]),
+            lambda: setattr(stream, "state", want[1:]),
+            lambda: pickle.dumps(stream),
+        ]
+        stream.reset()
+        got: list[Array] = []
+        thread = threading.Thread(target=lambda: got.extend([stream.run(block), *stream.state]))
+        thread.start()
+        while thread.is_alive() and not is_inside():
+            time.sleep(1e-4)
+        refusals = 0
+        for intrude in intrusions:
+            try:
+                intrude()
+            except RuntimeError as error:
+                assert "another thread" in str(error)
+                refusals += 1
+        thread.join()
+        if refusals < len(intrusions):
+            return False
+        assert same_bits(got, want)
+        return True
+
+    # A busy machine may keep this thread waiting until the block is done.
+    assert any(all_refused(long_block(stream, seconds)) for seconds in (0.3, 1, 3))
 
 
 def test_each_thread_its_own_stream() -> None:

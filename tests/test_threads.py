@@ -289,7 +289,7 @@ def test_many_callers_of_one_lstm() -> None:
     problems = [p._replace(weights=problems[0].weights) for p in problems]
     lstm = problems[0].lstm()
     want = [(infer(p, lstm, 1), train(p, lstm, 1)) for p in problems]
-    stop = time.monotonic() + 1.5
+    start = threading.Barrier(len(problems))
     wrong: list[str] = []
     rounds = [0] * len(problems)
 
@@ -300,7 +300,10 @@ def test_many_callers_of_one_lstm() -> None:
 
     def work(k: int) -> None:
         p, (called, (taped, grads)) = problems[k], want[k]
-        while time.monotonic() < stop:
+        start.wait()
+        end = time.monotonic() + 1.5
+        # A busy machine may give one of them nearly all the time: the others get a minute.
+        while time.monotonic() < end or (min(rounds) < 3 and time.monotonic() < end + 60):
             threads = 1 + rounds[k] % 3
             if not same(infer(p, lstm, threads), called):
                 wrong.append(f"call {k}")
@@ -317,7 +320,7 @@ def test_many_callers_of_one_lstm() -> None:
     for worker in workers:
         worker.join()
     assert not wrong
-    assert all(rounds)
+    assert min(rounds) >= 3  # every one with one, two and three threads
 
 
 def test_one_tape_many_callers() -> None:
@@ -355,7 +358,8 @@ def long_call(seconds: float, **options: Any) -> Any:
     lstm = cylstm.LSTM(64, 256, seed=1)
     x = np.ones((1, 16, 64), np.float32)
     lstm(x)
-    steps = int(20 * seconds / seconds_of(lambda: lstm(np.repeat(x, 20, axis=0), threads=1))) + 1
+    few = np.repeat(x, 20, axis=0)
+    steps = int(20 * seconds / min(seconds_of(lambda: lstm(few, threads=1)) for _ in range(5))) + 1
     long = np.repeat(x, steps, axis=0)
     return lambda: lstm(long, threads=1)
 
@@ -369,15 +373,22 @@ def test_others_run_beside_a_long_call() -> None:
             looks.append(time.perf_counter())
             time.sleep(1e-3)
 
+    def longest_wait() -> float:
+        """As a part of the call."""
+        start = time.perf_counter()
+        call()
+        end = time.perf_counter()
+        during = [start, *(t for t in looks if start < t < end), end]
+        return max(b - a for a, b in pairwise(during)) / (end - start)
+
     watcher = threading.Thread(target=look)
     watcher.start()
-    start = time.perf_counter()
-    call()
-    end = time.perf_counter()
-    stop.set()
-    watcher.join()
-    during = [start, *(t for t in looks if start < t < end), end]
-    assert max(b - a for a, b in pairwise(during)) < (end - start) / 2
+    try:
+        # A busy machine may let the watcher wait, but not every time.
+        assert any(longest_wait() < 0.5 for _ in range(5))
+    finally:
+        stop.set()
+        watcher.join()
 
 
 def test_small_calls_keep_the_gil(isa: str) -> None:
@@ -470,8 +481,7 @@ def test_ctrl_c(direction: str, threads: int) -> None:
             process.send_signal(signal.SIGINT)
             out, errors = process.communicate()
         assert process.returncode == 0 and not errors, errors
-        assert out != "finished\n", "Ctrl-C did nothing"
-        delays.append(float(out) - sent)
+        delays.append(float("inf") if out == "finished\n" else float(out) - sent)
         if delays[-1] < 0.3:
             return
     raise AssertionError(f"KeyboardInterrupt came after {delays} s")

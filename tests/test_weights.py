@@ -192,7 +192,9 @@ def test_a_reader_sees_one_whole_block() -> None:
     threads += [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end or (reads[0] <= 10 and time.monotonic() < end + 20):
+        time.sleep(0.01)
     stop.set()
     for thread in threads:
         thread.join()
