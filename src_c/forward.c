@@ -36,7 +36,7 @@ struct pass {
 
 /* One thread's own memory. */
 struct lane {
-    void *xg;          /* (MERGE_ROWS, 4 Hp): merged input products, in panel order */
+    void *xg;          /* (MERGE_ROWS, columns): merged input products, in panel order */
     ptrdiff_t *offset; /* (MERGE_ROWS): where their rows of x start */
 };
 
@@ -76,7 +76,7 @@ static struct cylstm_rows state_rows(const struct forward *f, void *state, size_
 
 static size_t xg_stride(const struct forward *f, const struct pass *p)
 {
-    return 4 * p->l.Hp + f->call.kernels->lanes;
+    return p->l.columns + f->call.kernels->lanes;
 }
 
 /* The gates' product, as far as it is the same for a step and for merged inputs. */
@@ -89,7 +89,7 @@ static struct cylstm_product gates_product(const struct forward *f, const struct
         .rows = rows,
         .panel_begin = panels.begin,
         .panel_end = panels.end,
-        .columns = 4 * p->l.Hp,
+        .columns = p->l.columns,
         .w_panel = (ptrdiff_t)(p->l.K * width),
         .w_k = (ptrdiff_t)width,
         .init = w, /* the row of biases */
@@ -98,7 +98,7 @@ static struct cylstm_product gates_product(const struct forward *f, const struct
     };
 }
 
-/* One step of rows [r0, r0 + n): from x, or from the sums `xg` (n, 4 Hp) where they are given. */
+/* One step of rows [r0, r0 + n): from x, or from the sums `xg` (n, columns) where they are given. */
 static void step(struct forward *f, int caller, const struct pass *p, size_t s, size_t r0, size_t n,
                  struct cylstm_range panels, const void *xg)
 {
@@ -172,7 +172,8 @@ static void project(struct forward *f, int caller, const struct pass *p, size_t 
 
 static struct cylstm_range gate_panels(const struct forward *f, const struct pass *p)
 {
-    return (struct cylstm_range){0, p->l.Hp / f->call.kernels->lanes};
+    const size_t width = PANEL_VECTORS * f->call.kernels->lanes;
+    return (struct cylstm_range){0, (p->l.columns + width - 1) / width};
 }
 
 static struct cylstm_range projection_panels(const struct forward *f, const struct pass *p)
@@ -457,7 +458,7 @@ static void carve_lanes(struct cylstm_arena *arena, const struct cylstm_dims *di
     for (size_t n = 0; n < f->lanes; n++) {
         struct lane lane;
         lane.xg = cylstm_carve(
-            arena, f->merge_rows * (4 * cylstm_round_up(dims->hidden, k->lanes) + k->lanes),
+            arena, f->merge_rows * (cylstm_round_up(4 * dims->hidden, k->lanes) + k->lanes),
             cylstm_real_size(k));
         lane.offset = cylstm_carve(arena, f->merge_rows, sizeof(ptrdiff_t));
         if (arena->base) f->lane[n] = lane;

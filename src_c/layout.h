@@ -7,15 +7,16 @@
 
 /* One layer and direction. Offsets count reals from the start of their array. Packed
  * matrices are panels one after another, each (K, 4 VL):
- *     gates  H/VL panels of 4 gates by VL units;   K = 1 + I + R: bias, W_ih, W_hh
+ *     gates  H/VL panels of 4 gates by VL units;   K = 1 + I + R: bias, W_ih, W_hh.
+ *            The last one's gates are as many units long as fill whole vectors together.
  *     hr     P/4VL panels of 4 VL projected units; K = H
  *     hh_t   R/4VL panels of 4 VL units of h;      K = 4H
  *     ih_t   I/4VL panels of 4 VL inputs;          K = 4H
  *     hr_t   H/4VL panels of 4 VL hidden units;    K = P                        */
 struct cylstm_layer {
     size_t I, H, R, P;
-    size_t Hp;                                         /* H rounded up to whole vectors */
-    size_t K;                                          /* 1 + I + R */
+    size_t columns; /* of the gates' panels: 4 H rounded up to whole vectors */
+    size_t K;       /* 1 + I + R */
     size_t raw_ih, raw_hh, raw_b_ih, raw_b_hh, raw_hr; /* in the raw weights */
     size_t gates, hr;                                  /* in the forward pack */
     size_t hh_t, ih_t, hr_t;                           /* in the backward pack */

@@ -18,7 +18,7 @@ static struct counts count_layer(const struct cylstm_dims *dims, const struct cy
     const size_t panel = PANEL_VECTORS * VL, gates = 4 * l->H;
     return (struct counts){
         .raw = gates * (l->I + l->R) + (dims->bias ? 2 * gates : 0) + l->P * l->H,
-        .forward = 4 * l->Hp * l->K + cylstm_round_up(l->P, panel) * l->H,
+        .forward = cylstm_round_up(l->columns, panel) * l->K + cylstm_round_up(l->P, panel) * l->H,
         .backward = 4 * l->H * (cylstm_round_up(l->R, panel) + cylstm_round_up(l->I, panel)) +
                     (l->P ? cylstm_round_up(l->H, panel) * l->P : 0),
     };
@@ -31,7 +31,7 @@ static struct cylstm_layer shape_layer(const struct cylstm_dims *dims, size_t la
                              .H = dims->hidden,
                              .R = R,
                              .P = dims->proj};
-    l.Hp = cylstm_round_up(l.H, VL);
+    l.columns = cylstm_round_up(4 * l.H, VL);
     l.K = 1 + l.I + l.R;
     return l;
 }
@@ -64,7 +64,7 @@ struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
     l.raw_b_hh = l.raw_b_ih + (dims->bias ? 4 * l.H : 0);
     l.raw_hr = l.raw_b_hh + (dims->bias ? 4 * l.H : 0);
     l.gates = before.forward;
-    l.hr = l.gates + 4 * l.Hp * l.K;
+    l.hr = l.gates + cylstm_round_up(l.columns, panel) * l.K;
     l.hh_t = before.backward;
     l.ih_t = l.hh_t + 4 * l.H * cylstm_round_up(l.R, panel);
     l.hr_t = l.ih_t + 4 * l.H * cylstm_round_up(l.I, panel);

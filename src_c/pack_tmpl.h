@@ -11,16 +11,15 @@ static void NAME(transpose)(const real *matrix, size_t K, size_t n, size_t count
         for (size_t k = 0; k < count; k++) out[k * pitch + lane] = 0;
 }
 
-/* Rows of 4 VL reals per k, from four times `n` rows of `matrix` (., K), `next` rows apart. All
- * four in step, so that memory is written in the order in which it lies. */
-static void NAME(pack_gates)(const real *matrix, size_t K, size_t next, size_t n, size_t VL,
-                             real *out)
+/* Rows of four gates' `lanes` reals per k, from four times `n` rows of `matrix` (., K), `next` rows
+ * apart. All four in step, so that memory is written in the order in which it lies. */
+static void NAME(pack_gates)(const real *matrix, size_t K, size_t next, size_t n, size_t lanes,
+                             size_t width, real *out)
 {
-    const size_t width = PANEL_VECTORS * VL;
     for (size_t k = 0; k < K; k += BLOCK, out += BLOCK * width)
         for (size_t gate = 0; gate < PANEL_VECTORS; gate++)
-            NAME(transpose)(matrix + gate * next * K + k, K, n, K - k < BLOCK ? K - k : BLOCK, VL,
-                            width, out + gate * VL);
+            NAME(transpose)(matrix + gate * next * K + k, K, n, K - k < BLOCK ? K - k : BLOCK,
+                            lanes, width, out + gate * lanes);
 }
 
 /* Share `share` of the panels of 4 VL columns of `matrix` (rows, columns), one row per k. */
@@ -43,18 +42,20 @@ static void NAME(pack_forward)(const struct cylstm_layer *l, size_t VL, int bias
 {
     const size_t width = PANEL_VECTORS * VL;
     const real *raw = weights;
-    const struct cylstm_range gates = cylstm_share(l->Hp / VL, shares, share);
+    const struct cylstm_range gates = cylstm_share((l->columns + width - 1) / width, shares, share);
     for (size_t p = gates.begin; p < gates.end; p++) {
-        const size_t u = p * VL, n = l->H - u < VL ? l->H - u : VL;
+        const size_t u = p * VL, n = l->H - u < VL ? l->H - u : VL, left = l->columns - p * width,
+                     lanes = left < width ? left / PANEL_VECTORS : VL;
         real *panel = (real *)packed + l->gates + p * l->K * width;
         for (size_t gate = 0; gate < PANEL_VECTORS; gate++) {
             const size_t row = gate * l->H + u;
             const real *b_ih = raw + l->raw_b_ih + row, *b_hh = raw + l->raw_b_hh + row;
-            for (size_t lane = 0; lane < VL; lane++)
-                panel[gate * VL + lane] = bias && lane < n ? b_ih[lane] + b_hh[lane] : 0;
+            for (size_t lane = 0; lane < lanes; lane++)
+                panel[gate * lanes + lane] = bias && lane < n ? b_ih[lane] + b_hh[lane] : 0;
         }
-        NAME(pack_gates)(raw + l->raw_ih + u * l->I, l->I, l->H, n, VL, panel + width);
-        NAME(pack_gates)(raw + l->raw_hh + u * l->R, l->R, l->H, n, VL, panel + (1 + l->I) * width);
+        NAME(pack_gates)(raw + l->raw_ih + u * l->I, l->I, l->H, n, lanes, width, panel + width);
+        NAME(pack_gates)(raw + l->raw_hh + u * l->R, l->R, l->H, n, lanes, width,
+                         panel + (1 + l->I) * width);
     }
     const struct cylstm_range projected = cylstm_share((l->P + width - 1) / width, shares, share);
     for (size_t p = projected.begin; p < projected.end; p++) {

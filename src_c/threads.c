@@ -43,13 +43,13 @@ void cylstm_end_team(struct cylstm_team *team) { (void)team; }
 enum {
     MAX_HELPERS = 255,
     SHARE_BITS = 16,
-    SPINS_PER_LOOK = 64,    /* pauses between looks at the clock */
-    SPIN_MICROSECONDS = 50, /* how long anyone spins before sleeping */
-    AWAKE_MICROSECONDS =
-        40,           /* how long after a call helpers are surely awake; less than they spin */
-    CLOSE_CALLS = 16, /* small calls in a row that are worth waking helpers for */
-    STALL_MICROSECONDS = 20,
-    REST_FACTOR = 40
+    SPINS_PER_LOOK = 64, /* pauses between looks at the clock */
+    CLOSE_CALLS = 16,    /* small calls in a row that are worth waking helpers for */
+    REST_FACTOR = 40,    /* a stalled helper is left alone for so many times its stall */
+    /* in microseconds: */
+    SPIN_TIME = 50,  /* how long anyone spins before sleeping */
+    AWAKE_TIME = 40, /* how long after a call helpers surely still spin */
+    STALL_TIME = 20  /* waits up to this are no stall */
 };
 
 struct helper {
@@ -103,7 +103,7 @@ static int spin(_Atomic uint64_t *number, uint64_t old, uint64_t want)
         clock_gettime(CLOCK_MONOTONIC, &now);
         if (!n) start = now;
         if ((now.tv_sec - start.tv_sec) * 1000000L + (now.tv_nsec - start.tv_nsec) / 1000 >=
-            SPIN_MICROSECONDS)
+            SPIN_TIME)
             return 0;
     }
 }
@@ -139,7 +139,7 @@ static void wait_done(struct helper *h, uint64_t phase, int64_t began)
         pthread_mutex_unlock(&pool.caller_mutex);
     }
     const int64_t now = now_us(), waited = now - waits;
-    if (waited > STALL_MICROSECONDS && waited > 3 * (waits - began))
+    if (waited > STALL_TIME && waited > 3 * (waits - began))
         pool.rest_until = now + REST_FACTOR * waited;
 }
 
@@ -220,7 +220,7 @@ struct cylstm_team cylstm_begin_team(int threads, int small)
     struct cylstm_team team = {1, threads};
     if (threads <= 1) return team;
     const int close =
-        now_us() - atomic_load_explicit(&pool.ended, memory_order_relaxed) <= AWAKE_MICROSECONDS;
+        now_us() - atomic_load_explicit(&pool.ended, memory_order_relaxed) <= AWAKE_TIME;
     const int row = !small  ? CLOSE_CALLS
                     : close ? atomic_load_explicit(&pool.row, memory_order_relaxed) + 1
                             : 0;

@@ -46,20 +46,19 @@ ALWAYS_INLINE void tile(const struct cylstm_product *p, size_t panel, size_t row
             v_store(sums + (r * PANEL_VECTORS + v) * VL, acc[r][v]);
 }
 
-/* The same for a single row of two neighbouring panels: eight chains hide the latency
- * of the multiply-add where one row of one panel has only four. */
-static void tile_pair(const struct cylstm_product *p, size_t panel, size_t row, real *sums)
+/* The same for a single row of two neighbouring panels, the second of NV vectors: eight chains
+ * hide the latency of the multiply-add where one row of one panel has only four. */
+ALWAYS_INLINE void tile_pair(const struct cylstm_product *p, size_t panel, real *sums, const int NV)
 {
-    enum { N = 2 * PANEL_VECTORS };
-    vf acc[N];
-    const real *init = (const real *)p->init + (ptrdiff_t)panel * p->init_panel +
-                       (ptrdiff_t)row * p->init_row;
+    const int N = PANEL_VECTORS + NV;
+    vf acc[2 * PANEL_VECTORS];
+    const real *init = (const real *)p->init + (ptrdiff_t)panel * p->init_panel;
     UNROLL for (int v = 0; v < N; v++)
         acc[v] = v_load(init + (v / PANEL_VECTORS) * p->init_panel + (v % PANEL_VECTORS) * VL);
     for (int i = 0; i < 2; i++) {
         const struct cylstm_term *t = &p->term[i];
         if (!t->K) continue;
-        const real *a = row_of(&t->a, row);
+        const real *a = row_of(&t->a, 0);
         const real *w = (const real *)t->w + (ptrdiff_t)panel * p->w_panel;
         const ptrdiff_t a_end = (ptrdiff_t)t->K * t->a_k;
         for (ptrdiff_t k = 0; k != a_end; k += t->a_k, w += p->w_k) {
@@ -75,6 +74,13 @@ static void tile_pair(const struct cylstm_product *p, size_t panel, size_t row, 
 #define TILE(R, NV) \
     static void tile_##R##x##NV(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
     { tile(p, panel, row, sums, R, NV); }
+#define TILE_PAIR(NV) \
+    static void tile_pair_##NV(const struct cylstm_product *p, size_t panel, real *sums) \
+    { tile_pair(p, panel, sums, NV); }
+TILE_PAIR(1) TILE_PAIR(2) TILE_PAIR(3) TILE_PAIR(4)
+typedef void tile_pair_fn(const struct cylstm_product *p, size_t panel, real *sums);
+static tile_pair_fn *const tile_pairs[PANEL_VECTORS] = {tile_pair_1, tile_pair_2, tile_pair_3, tile_pair_4};
+
 #define TILE_ROW(R) TILE(R, 1) TILE(R, 2) TILE(R, 3) TILE(R, 4)
 #define TILE_NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, tile_##R##x4 }
 typedef void tile_fn(const struct cylstm_product *p, size_t panel, size_t row, real *sums);
@@ -117,12 +123,25 @@ static void add_rows(const struct cylstm_product *p, size_t panel, size_t row, s
     }
 }
 
+/* In a last panel that is not whole, gates are shorter than a vector: each to its own, the other
+ * lanes zero. From the last gate down, since they move up. */
+static void spread_gates(real *preact, size_t rows, size_t lanes)
+{
+    for (size_t r = 0; r < rows; r++, preact += PANEL_VECTORS * VL)
+        for (size_t gate = PANEL_VECTORS; gate-- > 0;)
+            v_store(preact + gate * VL, v_load_n(preact + gate * lanes, lanes));
+}
+
 static void finish(const struct cylstm_product *p, size_t panel, size_t row, size_t rows, void *sums)
 {
+    const size_t left = p->columns - panel * PANEL_VECTORS * VL;
     if (p->addend.base) add_rows(p, panel, row, rows, sums);
     switch (p->finish) {
     case CYLSTM_STORE: store_tile(p, panel, row, rows, sums); break;
-    case CYLSTM_CELL_FORWARD: cell_forward(&p->cell, panel, row, rows, sums); break;
+    case CYLSTM_CELL_FORWARD:
+        if (left < PANEL_VECTORS * VL) spread_gates(sums, rows, left / PANEL_VECTORS);
+        cell_forward(&p->cell, panel, row, rows, sums);
+        break;
     case CYLSTM_CELL_BACKWARD: cell_backward(&p->cell, panel, row, rows, sums); break;
     }
 }
@@ -133,28 +152,24 @@ static void product(const struct cylstm_product *p)
     const size_t width = PANEL_VECTORS * VL, count = p->panel_end - p->panel_begin;
     const size_t tile_count = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
     for (size_t i = 0; i < count;) {
-        /* a lone row takes two panels at once, where both are whole */
+        /* a lone row takes two panels at once */
         const size_t step = p->rows == 1 && i + 1 < count ? 2 : 1;
         const size_t panel = p->turned ? p->panel_end - i - step : p->panel_begin + i;
-        const size_t left = p->columns - panel * width;
-        if (step == 2 && left >= 2 * width) {
-            tile_pair(p, panel, 0, sums);
+        const size_t left = p->columns - (panel + step - 1) * width;
+        const size_t nv = left >= width ? PANEL_VECTORS : (left + VL - 1) / VL;
+        i += step;
+        if (step == 2) {
+            tile_pairs[nv - 1](p, panel, sums);
             finish(p, panel, 0, 1, sums);
             finish(p, panel + 1, 0, 1, sums + width);
-            i += 2;
             continue;
         }
         /* tiles of nearly equal height: 32 rows as 6, 6, 5, 5, 5, 5, not 6, 6, 6, 6, 6, 2 */
-        for (size_t one = 0; one < step; one++, i++) {
-            const size_t at = p->turned ? panel + step - 1 - one : panel + one;
-            const size_t cols = p->columns - at * width;
-            const size_t nv = cols >= width ? PANEL_VECTORS : (cols + VL - 1) / VL;
-            for (size_t n = 0, row = 0; n < tile_count; n++) {
-                const size_t rows = (p->rows - row + tile_count - n - 1) / (tile_count - n);
-                tiles[rows - 1][nv - 1](p, at, row, sums);
-                finish(p, at, row, rows, sums);
-                row += rows;
-            }
+        for (size_t n = 0, row = 0; n < tile_count; n++) {
+            const size_t rows = (p->rows - row + tile_count - n - 1) / (tile_count - n);
+            tiles[rows - 1][nv - 1](p, panel, row, sums);
+            finish(p, panel, row, rows, sums);
+            row += rows;
         }
     }
 }
