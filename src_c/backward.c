@@ -670,8 +670,8 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     const size_t LD = dims->layers * dims->directions, size = b.call.real_size, B = seq->B;
     b.dweights = grads->dweights;
     if (!b.order.T) memset(grads->dweights, 0, cylstm_raw_count(dims) * size);
-    b.split =
-        cylstm_split_work(ctx, dims, B, b.order.T, panels_of(&b, cylstm_hidden_width(dims)), 0);
+    const size_t R = cylstm_hidden_width(dims), weights = 4 * dims->hidden * R + R * dims->proj;
+    b.split = cylstm_split_work(ctx, dims, B, b.order.T, panels_of(&b, R), weights, 0);
     b.team = cylstm_begin_team(b.split.threads, b.split.small);
     b.shares = (size_t)b.team.threads;
     run(&b);

@@ -9,7 +9,7 @@ static const double PARALLEL_CALL_FLOPS = 2.5e5, WAKING_CALL_FLOPS = 4e6, PARALL
 /* Weights of one pass up to this size stay in the L2 cache of each core that reads them. */
 static const double CACHED_BYTES = 768 << 10;
 /* Rows per thread that make up for reading all weights from further away. */
-enum { STREAMED_ROWS = 24 };
+enum { STREAMED_ROWS = 8 };
 
 void cylstm_carve_order(struct cylstm_arena *arena, struct cylstm_order *order,
                         const struct cylstm_sequence *seq)
@@ -70,11 +70,10 @@ struct cylstm_walk cylstm_make_walk(const struct cylstm_order *order, size_t rea
 
 struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
                                       const struct cylstm_dims *dims, size_t B, size_t steps,
-                                      size_t panels, int split_directions)
+                                      size_t panels, size_t weights, int split_directions)
 {
     const double R = (double)cylstm_hidden_width(dims), H = (double)dims->hidden;
-    const double inputs = dims->layers > 1 ? (double)dims->directions * R : (double)dims->input;
-    const double weight_bytes = 4 * H * (1 + inputs + R) * (double)dims->bits / 8;
+    const double weight_bytes = (double)weights * (double)dims->bits / 8;
     const double step_flops = 8 * (double)B * H * R;
     size_t n = ctx->threads > 1 ? (size_t)ctx->threads : 1;
     struct cylstm_split split = {.threads = 1, .directions = 1, .rows = 1};

@@ -112,11 +112,11 @@ struct cylstm_split {
     size_t directions, rows; /* shares of each, where units are not split; else 1 */
 };
 
-/* `panels` bounds the shares of units; `split_directions` says whether the two
- * directions of a layer may run side by side. */
+/* `panels` bounds the shares of units, `weights` is how many every step of a pass reads, and
+ * `split_directions` says whether the two directions of a layer may run side by side. */
 struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
                                       const struct cylstm_dims *dims, size_t B, size_t steps,
-                                      size_t panels, int split_directions);
+                                      size_t panels, size_t weights, int split_directions);
 
 /* The rows of share j, so that the shares hold about as many valid steps each. */
 struct cylstm_range cylstm_share_rows(const struct cylstm_order *order, size_t shares, size_t j);
