@@ -56,8 +56,8 @@ cdef extern from *:
     #if defined(__linux__)
     #include <sys/mman.h>
     #endif
-    /* Weights that are read over and over want few page translations: ask for huge pages. */
-    static void read_often(void *start, size_t size)
+    /* Ask for huge pages: what is read over and over wants few page translations. */
+    static void use_huge_pages(void *start, size_t size)
     {
     #if defined(MADV_HUGEPAGE)
         const uintptr_t huge = (uintptr_t)1 << 21;
@@ -69,7 +69,7 @@ cdef extern from *:
     #endif
     }
     """
-    void read_often(void *start, size_t size) noexcept nogil
+    void use_huge_pages(void *start, size_t size) noexcept nogil
 
 
 cdef class Memory:
@@ -86,6 +86,7 @@ cdef class Memory:
             raise MemoryError(f"no memory for {size} bytes")
         self.start = <void *>((<uintptr_t>self.base + _c.CYLSTM_ALIGN - 1)
                               & ~<uintptr_t>(_c.CYLSTM_ALIGN - 1))
+        use_huge_pages(self.start, size)
 
     def __dealloc__(self):
         free(self.base)
@@ -173,7 +174,6 @@ cdef class Packed:
             self.forward, self.backward = spare
         else:
             self.forward = Memory(_c.cylstm_packed_size(&ctx, &dims.c))
-            read_often(self.forward.start, self.forward.size)
         self.dims = dims
         self.flat = flat
         self.lock = threading.Lock()
@@ -204,7 +204,6 @@ cdef class Packed:
                 self.dims.pack_context(&ctx, threads)
                 if self.backward is None:
                     self.backward = Memory(_c.cylstm_packed_backward_size(&ctx, &self.dims.c))
-                    read_often(self.backward.start, self.backward.size)
                 raw, packed = cnp.PyArray_DATA(self.flat), self.backward.start
                 with nogil:
                     _c.cylstm_pack_backward(&ctx, &self.dims.c, raw, packed)

@@ -16,12 +16,7 @@
 
 #include <string.h>
 
-enum {
-    CHUNK_ROWS = 512, /* rows of dgates that are kept before they are used up */
-    /* From this size of theirs on, walking down columns costs more than copying them. */
-    COLUMN_BYTES = 2 << 20,
-    LINE_BYTES = 64
-};
+enum { CHUNK_ROWS = 512 }; /* rows of dgates that are kept before they are used up */
 static const _Alignas(CYLSTM_ALIGN) double zeros[PANEL_VECTORS * MAX_VL];
 
 struct pass {
@@ -46,14 +41,12 @@ struct backward {
     struct cylstm_order order;
     struct pass *pass; /* (L * D) */
     size_t chunk_steps, chunk_rows;
-    size_t *start;     /* (chunk_steps + 1): first row of each step in the chunk */
-    void *dgates;      /* (chunk_rows, 4H) padded */
-    void *columns;     /* dgates once more, as blocks (chunk_rows, LINE); NULL: not worth it */
-    ptrdiff_t *column; /* (4H): where columns of dgates start in `columns` */
-    void *z;           /* the inputs of a chunk's steps, as panels (chunk_rows, 4 VL): x, then h */
-    void *ones;        /* (chunk_rows) */
-    void *dweights;    /* the caller's */
-    void *dh, *m;      /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
+    size_t *start;  /* (chunk_steps + 1): first row of each step in the chunk */
+    void *dgates;   /* (chunk_rows, 4H) padded */
+    void *z;        /* the inputs of a chunk's steps, as panels (chunk_rows, 4 VL): x, then h */
+    void *ones;     /* (chunk_rows) */
+    void *dweights; /* the caller's */
+    void *dh, *m;   /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
     ptrdiff_t *dx_offset;             /* (chunk_rows): rows of dx */
     ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
     void *between[2];                 /* (block, B, D*R): dy of inner layers */
@@ -258,17 +251,6 @@ static struct chunk_row find_row(const struct backward *b, size_t flat)
     return at;
 }
 
-/* Row n of dgates into blocks of columns, where a column's numbers lie close together. */
-static void copy_columns(const struct backward *b, size_t n)
-{
-    const size_t size = b->call.real_size, line = LINE_BYTES / size, columns = 4 * b->now->l.H;
-    const void *row = cylstm_at(b->dgates, size, (ptrdiff_t)(n * stride_of(b, columns)));
-    for (size_t k = 0; k < columns; k += line)
-        memcpy(cylstm_at(b->columns, size, (ptrdiff_t)(k * b->chunk_rows + n * line)),
-               cylstm_at(row, size, (ptrdiff_t)k),
-               (columns - k < line ? columns - k : line) * size);
-}
-
 /* z = [x_t, h_{t-1}] for a share of the chunk's rows, dropout and all. */
 static void gather_inputs(void *arg, size_t share, int caller)
 {
@@ -306,7 +288,6 @@ static void gather_inputs(void *arg, size_t share, int caller)
             else
                 memset(z_at(b, panel, n), 0, bytes);
         }
-        if (b->columns) copy_columns(b, n);
         b->dx_offset[n] = cylstm_walk_offset(&p->dx, at.r, at.s);
     }
 }
@@ -378,10 +359,6 @@ static void weight_gradients(struct backward *b, int caller, size_t share, size_
     const size_t width = width_of(b), dgates = stride_of(b, 4 * l->H), m = stride_of(b, l->H);
     const struct cylstm_range mine = cylstm_share(4 * l->H, shares, share);
     struct cylstm_term term = columns_of(b, b->dgates, dgates, mine.begin, b->z);
-    if (b->columns) {
-        term.a = (struct cylstm_rows){b->columns, b->column + mine.begin, 0};
-        term.a_k = (ptrdiff_t)(LINE_BYTES / b->call.real_size);
-    }
     const ptrdiff_t z_panel = (ptrdiff_t)(b->chunk_rows * width);
     weight_gradient(b, caller, mine, term, z_panel, (ptrdiff_t)width, l->I, l->raw_ih);
     term.w = z_at(b, panels_of(b, l->I), 0);
@@ -555,13 +532,6 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     }
     b->start = cylstm_carve(arena, b->chunk_steps + 1, sizeof(size_t));
     b->dgates = cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, 4 * H), size);
-    b->columns = NULL;
-    const int blas = ctx->sgemm || ctx->dgemm; /* which wants columns to be neighbours */
-    if (!blas && b->chunk_rows * 4 * H * size > COLUMN_BYTES) {
-        b->columns =
-            cylstm_carve(arena, b->chunk_rows * cylstm_round_up(4 * H, LINE_BYTES / size), size);
-        b->column = cylstm_carve(arena, 4 * H, sizeof(ptrdiff_t));
-    }
     b->z = cylstm_carve(arena, b->chunk_rows * z * width_of(b), size);
     b->ones = cylstm_carve(arena, b->chunk_rows, size);
     b->dh =
@@ -634,11 +604,6 @@ static void load_states(struct backward *b, const struct cylstm_gradients *grads
     for (size_t n = 0; n < b->chunk_rows; n++)
         memcpy(cylstm_at(b->ones, size, (ptrdiff_t)n),
                size == sizeof one_f32 ? (const void *)&one_f32 : (const void *)&one_f64, size);
-    if (b->columns) {
-        const size_t line = LINE_BYTES / size;
-        for (size_t k = 0; k < 4 * b->dims->hidden; k++)
-            b->column[k] = (ptrdiff_t)(k / line * line * b->chunk_rows + k % line);
-    }
     for (size_t r = 0; r < B; r++) {
         b->r0_offset[r] =
             (ptrdiff_t)(cylstm_batch_row(&b->order, r) * cylstm_hidden_width(b->dims));
@@ -670,7 +635,7 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     const size_t LD = dims->layers * dims->directions, size = b.call.real_size, B = seq->B;
     b.dweights = grads->dweights;
     if (!b.order.T) memset(grads->dweights, 0, cylstm_raw_count(dims) * size);
-    const size_t R = cylstm_hidden_width(dims), weights = 4 * dims->hidden * R + R * dims->proj;
+    const size_t R = cylstm_hidden_width(dims), weights = dims->hidden * (4 * R + dims->proj);
     b.split = cylstm_split_work(ctx, dims, B, b.order.T, panels_of(&b, R), weights, 0);
     b.team = cylstm_begin_team(b.split.threads, b.split.small);
     b.shares = (size_t)b.team.threads;

@@ -16,7 +16,7 @@ enum {
 };
 /* Between looks at the clock: 0.2 ms, or 2 ms on the scalar set. */
 static const double CLOCK_FLOPS = 2e7;
-static const double SPLIT_FLOPS = 1e8; /* a product longer than this is polled within */
+static const double PART_FLOPS = 1e9; /* a product longer than this is polled within */
 
 void cylstm_begin_call(struct cylstm_call *call, const struct cylstm_context *ctx)
 {
@@ -126,26 +126,35 @@ static int use_blas(const struct cylstm_call *call)
     return call->kernels->bits == 32 ? call->ctx->sgemm != NULL : call->ctx->dgemm != NULL;
 }
 
-void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_product *product)
+static void multiply(struct cylstm_call *call, const struct cylstm_product *product)
 {
-    const size_t panels = product->panel_end - product->panel_begin;
-    if (!product->rows || !panels) return;
-    const double flops = 2.0 * (double)product->rows *
-                         (double)(product->term[0].K + product->term[1].K) *
-                         (double)(panels * PANEL_VECTORS * call->kernels->lanes);
-    const int polls = caller && call->ctx->poll;
-    if (call->ctx->poll && flops > SPLIT_FLOPS && panels > 1) { /* helpers too must stop */
-        struct cylstm_product half = *product;
-        half.panel_end = product->panel_begin + panels / 2;
-        cylstm_multiply(call, caller, &half);
-        half.panel_begin = half.panel_end;
-        half.panel_end = product->panel_end;
-        if (!cylstm_stopped(call)) cylstm_multiply(call, caller, &half);
-        return;
-    }
     if (use_blas(call))
         blas_product(call, product);
     else
         call->kernels->product(product);
-    if (polls) poll_caller(call, flops);
+}
+
+void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_product *product)
+{
+    if (!product->rows || product->panel_begin == product->panel_end) return;
+    if (!call->ctx->poll) {
+        multiply(call, product);
+        return;
+    }
+    const double panel_flops = 2.0 * (double)product->rows *
+                               (double)(product->term[0].K + product->term[1].K) *
+                               (double)(PANEL_VECTORS * call->kernels->lanes);
+    struct cylstm_product part = *product;
+    do { /* helpers too must stop */
+        const size_t left = product->panel_end - part.panel_begin;
+        size_t panels = left;
+        if (panel_flops * (double)left > PART_FLOPS) {
+            panels = (size_t)(PART_FLOPS / panel_flops);
+            panels = panels ? panels : 1;
+        }
+        part.panel_end = part.panel_begin + panels;
+        multiply(call, &part);
+        if (caller) poll_caller(call, panel_flops * (double)panels);
+        part.panel_begin = part.panel_end;
+    } while (part.panel_begin < product->panel_end && !cylstm_stopped(call));
 }

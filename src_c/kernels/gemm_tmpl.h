@@ -5,6 +5,9 @@
  * finishes it: that keeps the gate math out of the register allocation of the sum.
  */
 
+/* What surely stays in the L2 cache of a core. */
+enum { L2_BYTES = 384 << 10 };
+
 ALWAYS_INLINE real *row_of(const struct cylstm_rows *m, size_t r)
 {
     return (real *)m->base + (m->offset ? m->offset[r] : (ptrdiff_t)r * m->stride);
@@ -101,6 +104,13 @@ static tile_fn *const tiles[TILE_ROWS][PANEL_VECTORS] = {
 #endif
 };
 
+/* Vectors of a panel that hold columns. */
+static size_t vectors_of(const struct cylstm_product *p, size_t panel)
+{
+    const size_t left = p->columns - panel * PANEL_VECTORS * VL;
+    return left < PANEL_VECTORS * VL ? (left + VL - 1) / VL : PANEL_VECTORS;
+}
+
 /* Write a finished tile to its rows of `out`, columns past the last one left alone. */
 static void store_tile(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
                        const real *sums)
@@ -146,30 +156,51 @@ static void finish(const struct cylstm_product *p, size_t panel, size_t row, siz
     }
 }
 
+/* A lone row, two panels at once. */
+static void row_product(const struct cylstm_product *p)
+{
+    _Alignas(64) real sums[2 * PANEL_VECTORS * VL];
+    const size_t width = PANEL_VECTORS * VL, count = p->panel_end - p->panel_begin;
+    for (size_t i = 0, step; i < count; i += step) {
+        step = i + 1 < count ? 2 : 1;
+        const size_t panel = p->turned ? p->panel_end - i - step : p->panel_begin + i;
+        const size_t nv = vectors_of(p, panel + step - 1);
+        if (step == 2)
+            tile_pairs[nv - 1](p, panel, sums);
+        else
+            tiles[0][nv - 1](p, panel, 0, sums);
+        for (size_t n = 0; n < step; n++) finish(p, panel + n, 0, 1, sums + n * width);
+    }
+}
+
+/* How many panels meet a tile's rows before the next rows come: one, which then stays in L1 or L2
+ * while all rows pass. Rows that come from beyond L2 stay for as many panels as L2 holds. */
+static size_t panels_together(const struct cylstm_product *p)
+{
+    const size_t K = p->term[0].K + p->term[1].K, panel = K * PANEL_VECTORS * VL * sizeof(real);
+    if (p->rows * K * sizeof(real) <= L2_BYTES || panel > L2_BYTES) return 1;
+    return L2_BYTES / panel;
+}
+
 static void product(const struct cylstm_product *p)
 {
+    if (p->rows == 1) {
+        row_product(p);
+        return;
+    }
     _Alignas(64) real sums[MAX_TILE_ROWS * PANEL_VECTORS * VL];
-    const size_t width = PANEL_VECTORS * VL, count = p->panel_end - p->panel_begin;
+    const size_t count = p->panel_end - p->panel_begin, together = panels_together(p);
     const size_t tile_count = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
-    for (size_t i = 0; i < count;) {
-        /* a lone row takes two panels at once */
-        const size_t step = p->rows == 1 && i + 1 < count ? 2 : 1;
-        const size_t panel = p->turned ? p->panel_end - i - step : p->panel_begin + i;
-        const size_t left = p->columns - (panel + step - 1) * width;
-        const size_t nv = left >= width ? PANEL_VECTORS : (left + VL - 1) / VL;
-        i += step;
-        if (step == 2) {
-            tile_pairs[nv - 1](p, panel, sums);
-            finish(p, panel, 0, 1, sums);
-            finish(p, panel + 1, 0, 1, sums + width);
-            continue;
-        }
+    for (size_t first = 0; first < count; first += together) {
+        const size_t end = count - first < together ? count : first + together;
         /* tiles of nearly equal height: 32 rows as 6, 6, 5, 5, 5, 5, not 6, 6, 6, 6, 6, 2 */
-        for (size_t n = 0, row = 0; n < tile_count; n++) {
-            const size_t rows = (p->rows - row + tile_count - n - 1) / (tile_count - n);
-            tiles[rows - 1][nv - 1](p, panel, row, sums);
-            finish(p, panel, row, rows, sums);
-            row += rows;
+        for (size_t n = 0, row = 0, rows; n < tile_count; n++, row += rows) {
+            rows = (p->rows - row + tile_count - n - 1) / (tile_count - n);
+            for (size_t i = first; i < end; i++) {
+                const size_t panel = p->turned ? p->panel_end - 1 - i : p->panel_begin + i;
+                tiles[rows - 1][vectors_of(p, panel) - 1](p, panel, row, sums);
+                finish(p, panel, row, rows, sums);
+            }
         }
     }
 }
