@@ -4,6 +4,7 @@
 # make bench         against other engines; ARGS=--help for what can be chosen
 # make lint          formatters, linters, types, stubs, C warnings;  make format rewrites
 # make asan          the light suite under AddressSanitizer and UBSan
+# make inner-loops   what compilers make of the kernels' innermost loops, and how fast CPUs could run them
 # make tsan          the thread pool's stress test under ThreadSanitizer
 # make ulp           the error of sigmoid and tanh over all float32 inputs; ARGS='--sample 20' for fewer
 # make check-wheel   sdist -> wheel -> clean environment -> light suite
@@ -30,7 +31,7 @@ LIGHT = $(PY) -m pytest tests --ignore=tests/oracles
 ANY_KERNELS = $(addprefix --ignore=tests/test_,architecture.py docs.py embed.py import.py)
 
 .DELETE_ON_ERROR:
-.PHONY: test demo test-oracles bench lint format asan tsan ulp footprint check-wheel cross wheels clean
+.PHONY: test demo test-oracles bench lint inner-loops format asan tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
@@ -63,6 +64,10 @@ lint: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-lint
 	$(CC) $(C_CHECK) $(C_SOURCES)
 	@if command -v clang >/dev/null; then set -x; clang $(C_CHECK) $(C_SOURCES); \
 	else echo "*** SKIPPED: clang is not installed; its warnings were not checked ***"; fi
+	$(PY) tools/inner_loops.py
+
+inner-loops: $(STAMPS)/group-wheels # for zig
+	$(PY) tools/inner_loops.py --model $(ARGS)
 
 format: $(STAMPS)/group-lint
 	$(PY) -m ruff check --fix

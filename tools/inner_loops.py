@@ -1,0 +1,186 @@
+"""The innermost loop of every kernel set: what compilers make of it, and what CPUs could.
+
+    make inner-loops                   # or python tools/inner_loops.py [--model] [--out FILE]
+
+Nearly all time goes into one loop: over k, in the tallest tile of a set. This compiles each set to
+assembly with every compiler that is there, finds that loop, and counts its instructions. It is an
+error if sums go through the stack, or if there are more multiply-adds than the tile needs: a
+compiler that runs out of registers makes the product three times as slow, and nothing else says so.
+
+With --model, llvm-mca says how many cycles a pass through the loop takes on CPUs that may not be
+at hand. A pass is one k: rows times four vectors of multiply-adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = ["-std=c11", "-ffp-contract=off", "-O3", "-g0", "-S"]
+TILE_VECTORS = 4
+
+
+class Compiler(NamedTuple):
+    """A command that makes assembly for an architecture."""
+
+    name: str
+    arch: str
+    command: list[str]
+
+
+class Loop(NamedTuple):
+    """The instructions of a loop, by kind."""
+
+    lines: list[str]
+    arithmetic: list[str]
+    loads: int
+    stack: int
+
+
+SETS = {  # and the CPUs to model
+    "avx512": ("x86_64", ["skylake-avx512"]),
+    "avx2": ("x86_64", ["haswell", "znver3"]),
+    "sse2": ("x86_64", ["nehalem", "slm"]),
+    "neon": ("aarch64", ["cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1"]),
+}
+ARITHMETIC = {
+    "x86_64": r"v?(fn?madd\w+|mul|add)[ps][sd]\b",
+    "aarch64": r"(fmla|fmul|fadd)\b",
+}
+MULTIPLY = {"x86_64": r"v?(fmadd\w+|mul)p[sd]\b", "aarch64": r"(fmla|fmul)\b"}
+LOAD = {"x86_64": r"[^#]*\((?!%rsp)", "aarch64": r"(ldr|ldp|ldur|ld1|ld1r)\b"}
+STACK = {  # of vectors: an address may lie there
+    "x86_64": r"v?\w+\s.*(\(%rsp.*%[xyz]mm|%[xyz]mm.*\(%rsp)",
+    "aarch64": r"(ldr|str|ldp|stp)\s+[qd]\d+,.*\[sp",
+}
+JUMP = {"x86_64": r"j\w+\s+(\.?\w+)", "aarch64": r"(?:b\.?(?:\w\w)?|cbn?z\s+\w+,)\s+(\.?\w+)\s*$"}
+
+
+def compilers() -> Iterator[Compiler]:
+    """Those of this machine, and those for another: Debian's gcc and zig."""
+    for name in ("gcc", "clang"):
+        if shutil.which(name):
+            yield Compiler(name, platform.machine(), [name])
+        for arch in ARITHMETIC:
+            if arch != platform.machine() and shutil.which(f"{arch}-linux-gnu-{name}"):
+                yield Compiler(name, arch, [f"{arch}-linux-gnu-{name}"])
+    zig = [sys.executable, "-m", "ziglang", "cc", "-target"]
+    if not subprocess.run([*zig[:3], "version"], capture_output=True, check=False).returncode:
+        for arch in ARITHMETIC:
+            yield Compiler("zig", arch, [*zig, f"{arch}-linux-gnu"])
+
+
+def tile_rows(isa: str) -> int:
+    """Return the rows of the set's tallest tile."""
+    text = (ROOT / f"src_c/kernels/vec_{isa}.h").read_text()
+    found = re.search(r"#define TILE_ROWS (\d+)", text)
+    assert found, f"no TILE_ROWS in vec_{isa}.h"
+    return int(found[1])
+
+
+def assembly(compiler: Compiler, isa: str, bits: int) -> list[str]:
+    """Return the lines of a kernel set."""
+    source = ROOT / f"src_c/kernels/{isa}_f{bits}.c"
+    with TemporaryDirectory() as folder:  # zig writes no assembly to stdout
+        out = Path(folder) / "set.s"
+        subprocess.run([*compiler.command, *FLAGS, str(source), "-o", str(out)], check=True)
+        return [line.split("//")[0].rstrip() for line in out.read_text().splitlines()]
+
+
+def loops(lines: list[str], arch: str) -> Iterator[list[str]]:
+    """Yield the bodies of the loops that hold no other."""
+    labels: dict[str, int] = {}
+    for n, line in enumerate(lines):
+        if label := re.match(r"(\.?\w+):", line):
+            labels[label[1]] = n
+        elif (jump := re.match(JUMP[arch], line.strip())) and jump[1] in labels:
+            body = lines[labels[jump[1]] : n + 1]
+            labels = {}  # a loop that began before this one holds it
+            yield [line.strip() for line in body if re.match(r"\s+[a-z]", line)]
+
+
+def inner_loop(lines: list[str], arch: str, rows: int) -> Loop:
+    """Find the loop over k of the tile: the one with the most arithmetic."""
+    name = f"tile_{rows}x{TILE_VECTORS}"
+    start = next(n for n, line in enumerate(lines) if re.match(rf"{name}\b.*:", line))
+    end = next(n for n in range(start, len(lines)) if re.match(rf"\s*\.size\s+{name}\b", lines[n]))
+
+    def count(body: list[str]) -> int:
+        return sum(bool(re.match(ARITHMETIC[arch], line)) for line in body)
+
+    body = max(loops(lines[start:end], arch), key=count)
+    return Loop(
+        body,
+        [line for line in body if re.match(ARITHMETIC[arch], line)],
+        sum(bool(re.match(LOAD[arch], line)) for line in body),
+        sum(bool(re.match(STACK[arch], line)) for line in body),
+    )
+
+
+def llvm_mca() -> str:
+    """Return the newest that is installed."""
+    names = [f"llvm-mca-{version}" for version in range(30, 13, -1)] + ["llvm-mca"]
+    return next(filter(shutil.which, names), "llvm-mca")
+
+
+def cycles(lines: list[str], arch: str, cpu: str) -> float:
+    """Return the cycles of a pass through the loop, by llvm-mca."""
+    times = 200
+    command = [llvm_mca(), f"-mtriple={arch}-linux-gnu", f"-mcpu={cpu}", f"-iterations={times}"]
+    text = subprocess.run(
+        command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True
+    ).stdout
+    found = re.search(r"Total Cycles:\s+(\d+)", text)
+    assert found, text
+    return int(found[1]) / times
+
+
+def main() -> None:
+    """Print a line per set and compiler, and fail if a loop is not what it should be."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", action="store_true", help="cycles of some CPUs, by llvm-mca")
+    parser.add_argument("--out", type=Path, help="write the table here too")
+    options = parser.parse_args()
+    head = ["set", "compiler", "tile", "arithmetic", "loads", "others", "stack"]
+    if options.model:
+        head += ["CPU", "cycles", "multiply-adds a cycle"]
+    table = [head, ["---"] * len(head)]
+    wrong = []
+    for compiler in compilers():
+        for isa, (arch, cpus) in SETS.items():
+            if arch != compiler.arch:
+                continue
+            for bits in (32, 64):
+                rows = tile_rows(isa)
+                loop = inner_loop(assembly(compiler, isa, bits), arch, rows)
+                products = sum(bool(re.match(MULTIPLY[arch], line)) for line in loop.arithmetic)
+                others = len(loop.lines) - len(loop.arithmetic) - loop.loads
+                row = [f"{isa} f{bits}", compiler.name, f"{rows} x {TILE_VECTORS}"]
+                row += [str(len(loop.arithmetic)), str(loop.loads), str(others), str(loop.stack)]
+                if loop.stack or products != rows * TILE_VECTORS:
+                    wrong.append(f"{row[0]} by {compiler.name}:\n  " + "\n  ".join(loop.lines))
+                for cpu in cpus if options.model else [""]:
+                    model = []
+                    if options.model:
+                        taken = cycles(loop.lines, arch, cpu)
+                        model = [cpu, f"{taken:.1f}", f"{products / taken:.2f}"]
+                    table.append([*row, *model])
+                    print(*table[-1], sep=" | ", flush=True)
+    text = "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n"
+    if options.out:
+        options.out.write_text(text)
+    if wrong:
+        sys.exit("sums leave their registers:\n" + "\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()
