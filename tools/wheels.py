@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import check_wheel
@@ -57,7 +57,7 @@ LIMIT = 480  # seconds for a suite
 # CPUs that qemu plays, and the kernels that a wheel must choose there. As its default CPU it
 # plays one for which OpenBLAS has kernels that it gets wrong.
 OLDER_CPUS = {"Nehalem": "sse2", "Haswell": "avx2"}
-AARCH64_CPU = "cortex-a72"
+AARCH64_CPUS = ("cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1")
 
 PROBE = """import cylstm, os
 try: libc = os.confstr("CS_GNU_LIBC_VERSION")
@@ -173,7 +173,7 @@ def root_pythons(roots: Path) -> Iterator[Python]:
         ]
         command: tuple[str, ...]
         if arch != HOST:
-            command = (f"qemu-{arch}-static", "-cpu", AARCH64_CPU, "-L", str(root), str(path))
+            command = (f"qemu-{arch}-static", "-L", str(root), str(path))
         else:
             command = (str(loaders[0]), "--library-path", ":".join(map(str, libraries)), str(path))
         musl = "musl" in loaders[0].name
@@ -191,10 +191,12 @@ def machines(wheel: Wheel, pythons: list[Python]) -> Iterator[Machine]:
             name = f"qemu {cpu}" + ("" if qemu else f": qemu-{HOST}-static is not installed")
             yield Machine(name, isa, "core", system if qemu else None, (str(qemu), "-cpu", cpu))
     for python in mine:
-        if python.root and (python.arch == HOST or shutil.which(python.command[0])):
-            cpu = "this CPU" if python.arch == HOST else f"qemu {AARCH64_CPU}"
-            isa = isa_of_this_cpu() if python.arch == HOST else "neon"
-            yield Machine(f"{cpu}, {python.root.name}", isa, "core", python)
+        if python.root and python.arch == HOST:
+            yield Machine(f"this CPU, {python.root.name}", isa_of_this_cpu(), "core", python)
+        elif python.root and shutil.which(python.command[0]):
+            for cpu in AARCH64_CPUS:
+                played = replace(python, environment={**python.environment, "QEMU_CPU": cpu})
+                yield Machine(f"qemu {cpu}, {python.root.name}", "neon", "core", played)
     if not mine:
         libc = wheel.policy.split("linux")[0].replace("many", "glibc")
         yield Machine(f"no CPython {wheel.python} for {wheel.arch} and {libc}", "", "", None)
