@@ -64,7 +64,6 @@ lint: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-lint
 	$(CC) $(C_CHECK) $(C_SOURCES)
 	@if command -v clang >/dev/null; then set -x; clang $(C_CHECK) $(C_SOURCES); \
 	else echo "*** SKIPPED: clang is not installed; its warnings were not checked ***"; fi
-	$(PY) tools/inner_loops.py
 
 inner-loops: $(STAMPS)/group-wheels # for zig
 	$(PY) tools/inner_loops.py --model $(ARGS)

@@ -16,7 +16,8 @@ enum {
 };
 /* Between looks at the clock: 0.2 ms, or 2 ms on the scalar set. */
 static const double CLOCK_FLOPS = 2e7;
-static const double PART_FLOPS = 1e9; /* a product longer than this is polled within */
+/* A product longer than this is polled within: 8 ms or so, or 40 on the scalar set. */
+static const double PART_FLOPS_PER_LANE = 6e7;
 
 void cylstm_begin_call(struct cylstm_call *call, const struct cylstm_context *ctx)
 {
@@ -144,12 +145,13 @@ void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_p
     const double panel_flops = 2.0 * (double)product->rows *
                                (double)(product->term[0].K + product->term[1].K) *
                                (double)(PANEL_VECTORS * call->kernels->lanes);
+    const double part_flops = PART_FLOPS_PER_LANE * (double)call->kernels->lanes;
     struct cylstm_product part = *product;
     do { /* helpers too must stop */
         const size_t left = product->panel_end - part.panel_begin;
         size_t panels = left;
-        if (panel_flops * (double)left > PART_FLOPS) {
-            panels = (size_t)(PART_FLOPS / panel_flops);
+        if (panel_flops * (double)left > part_flops) {
+            panels = (size_t)(part_flops / panel_flops);
             panels = panels ? panels : 1;
         }
         part.panel_end = part.panel_begin + panels;

@@ -5,13 +5,13 @@ stand, that the C core compiles bare, and that the compiler keeps the product's 
 from __future__ import annotations
 
 import ast
-import platform
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,6 +208,15 @@ COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 needs_compiler = pytest.mark.skipif(not COMPILERS, reason="neither gcc nor clang is installed")
 
 
+def module_of(path: Path) -> Any:
+    """A program of tools/, which is no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def compile_c(compiler: str, *arguments: str | Path) -> None:
     command = [compiler, "-std=c11", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -227,49 +236,9 @@ def test_core_compiles_bare(compiler: str, tmp_path: Path) -> None:
     compile_c(compiler, "-fsyntax-only", "-Wall", "-x", "c", SRC_C / PUBLIC_HEADER)
 
 
-def functions_of(assembly: str) -> dict[str, list[str]]:
-    """Lines of each function in an AT&T listing, local labels included."""
-    functions: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for raw in assembly.splitlines():
-        line = raw.split("#")[0].strip()
-        if re.fullmatch(r"[A-Za-z_]\w*:", line):
-            lines = functions.setdefault(line[:-1], [])
-        else:
-            lines.append(line)
-    return functions
-
-
-def inner_loops(lines: list[str]) -> Iterator[list[str]]:
-    """Bodies of the loops that hold no other loop: from a label to the jump back to it."""
-    labels = {line[:-1]: number for number, line in enumerate(lines) if line.endswith(":")}
-    spans = []
-    for number, line in enumerate(lines):
-        jump = re.fullmatch(r"j\w+\s+(\.L\w+)", line)
-        if jump and labels.get(jump[1], number) < number:
-            spans.append((labels[jump[1]], number))
-    for begin, end in spans:
-        if not any((a, b) != (begin, end) and begin <= a and b <= end for a, b in spans):
-            yield lines[begin : end + 1]
-
-
-def tile_loops(lines: list[str], fmas: int) -> list[list[str]]:
-    """The loops over k of a tile: those with a whole multiple of `fmas` multiply-adds."""
-    counted = (
-        (loop, sum(line.startswith("vfmadd") for line in loop)) for loop in inner_loops(lines)
-    )
-    return [loop for loop, count in counted if count and count % fmas == 0]
-
-
-def vector_stack_traffic(lines: list[str], loop: list[str]) -> list[str]:
-    """Vector instructions of a loop that read or write the stack frame of its function."""
-    has_frame = any(re.match(r"movq\s+%rsp, %rbp", line) for line in lines)
-    frame = re.compile(r"\(%r[sb]p" if has_frame else r"\(%rsp")
-    return [line for line in loop if line.startswith("v") and frame.search(line)]
-
-
-def test_stack_traffic_is_seen() -> None:
-    spilling = """
+TOOL = module_of(ROOT / "tools" / "inner_loops.py")
+LISTINGS = {
+    "x86_64": """
 tile_2x1:
     movq %rsp, %rbp
 .L1:
@@ -278,31 +247,53 @@ tile_2x1:
     vmovups -64(%rbp), %zmm2
     vfmadd231ps (%rdx), %zmm1, %zmm2
     vfmadd231ps 64(%rsp), %zmm1, %zmm3  # reload
+    addq 8(%rsp), %rdx
     jne .L2
     jne .L1
-"""
-    lines = functions_of(spilling)["tile_2x1"]
-    (loop,) = tile_loops(lines, 2)
-    assert len(vector_stack_traffic(lines, loop)) == 2
-    assert not tile_loops(lines, 3)
+    .size tile_2x1, .-tile_2x1
+""",
+    "aarch64": """
+tile_2x1:
+.L1:
+    ldr x1, [sp, 8]
+.L2:
+    ldr q8, [sp, 128]
+    fmla v8.4s, v2.4s, v17.s[0]  // the first
+    fmla v9.4s, v3.4s, v17.s[0]
+    str q8, [sp, 128]
+    ldr x2, [sp, 16]
+    bne .L2
+    b .L1
+    .size tile_2x1, .-tile_2x1
+""",
+}
 
 
-@needs_compiler
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 assembly")
-@pytest.mark.parametrize("compiler", COMPILERS)
-@pytest.mark.parametrize("isa, bits", [(i, b) for i in ("avx512", "avx2") for b in (32, 64)])
-def test_tile_stays_in_registers(compiler: str, isa: str, bits: int, tmp_path: Path) -> None:
-    """Spilled accumulators make the product three times slower and change no result."""
-    kernels = SRC_C / "kernels"
-    rows_defined = re.search(r"#define TILE_ROWS (\d+)", (kernels / f"vec_{isa}.h").read_text())
-    assert rows_defined
-    listing = tmp_path / "kernels.s"
-    source = kernels / f"{isa}_f{bits}.c"
-    compile_c(compiler, "-ffp-contract=off", "-O3", "-fPIC", "-S", "-o", listing, source)
-    functions = functions_of(listing.read_text())
-    for rows in range(1, int(rows_defined[1]) + 1):
-        lines = functions[f"tile_{rows}x4"]
-        loops = tile_loops(lines, 4 * rows)
-        assert loops, f"tile_{rows}x4 has no loop of {4 * rows} multiply-adds: is it unrolled?"
+@pytest.mark.parametrize("arch", LISTINGS)
+def test_stack_traffic_is_seen(arch: str) -> None:
+    lines = TOOL.function(LISTINGS[arch].splitlines(), arch, "tile_2x1")
+    (loop,) = TOOL.inner_loops(lines, arch)
+    assert len(loop.multiplications) == 2 and len(loop.spills) == 2
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize(
+    "compiler, isa",
+    [
+        pytest.param(compiler, isa, id=f"{compiler.name}-{isa}")
+        for compiler in TOOL.compilers()
+        for isa, (arch, _) in TOOL.SETS.items()
+        if arch == compiler.arch
+    ],
+)
+def test_tile_stays_in_registers(compiler: Any, isa: str, bits: int) -> None:
+    """Spilled sums make the product three times slower and change no result."""
+    listing = TOOL.assembly(compiler, isa, bits)
+    for rows in range(1, TOOL.tile_rows(isa) + 1):
+        lines = TOOL.function(listing, compiler.arch, f"tile_{rows}x4")
+        loops = list(TOOL.inner_loops(lines, compiler.arch))
+        assert loops, f"tile_{rows}x4 has no loop"
         for loop in loops:
-            assert not vector_stack_traffic(lines, loop), f"tile_{rows}x4"
+            count = len(loop.multiplications)
+            assert count % (4 * rows) == 0, f"tile_{rows}x4: {count} multiply-adds, is it unrolled?"
+            assert not loop.spills, f"tile_{rows}x4"
