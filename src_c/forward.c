@@ -36,8 +36,8 @@ struct pass {
 
 /* One thread's own memory. */
 struct lane {
-    void *xg;          /* (MERGE_ROWS, columns): merged input products, in panel order */
-    ptrdiff_t *offset; /* (MERGE_ROWS): where their rows of x start */
+    void *xg;          /* (merge_rows, columns) padded: merged input products, in panel order */
+    ptrdiff_t *offset; /* (merge_rows): where their rows of x start */
 };
 
 struct forward {
@@ -408,11 +408,11 @@ double cylstm_forward_flops(const struct cylstm_dims *dims, double rows)
 static void run(struct forward *f, size_t T)
 {
     const size_t L = f->dims->layers, D = f->dims->directions;
-    const struct cylstm_layer *last = &f->pass[(L - 1) * D].l;
+    const struct pass *last = &f->pass[(L - 1) * D];
     const size_t threads = f->call.ctx->threads > 1 ? (size_t)f->call.ctx->threads : 1;
-    const int merged = is_merged(f, &f->pass[0], f->order.B / threads, T);
-    f->split = cylstm_split_work(f->call.ctx, f->dims, f->order.B, T, gate_panels(f, f->pass).end,
-                                 last->columns * (merged ? last->R : last->K), 1);
+    const size_t K = is_merged(f, last, f->order.B / threads, T) ? last->l.R : last->l.K;
+    f->split = cylstm_split_work(f->call.ctx, f->dims, f->order.B, T, gate_panels(f, last).end,
+                                 last->l.columns * K + last->l.P * last->l.H, 1);
     f->team = cylstm_begin_team(f->split.threads, f->split.small);
     const size_t together = D == 1 ? L : 1; /* layers that share a block */
     for (size_t layer = 0; layer < L; layer += together) {

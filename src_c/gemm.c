@@ -16,8 +16,8 @@ enum {
 };
 /* Between looks at the clock: 0.2 ms, or 2 ms on the scalar set. */
 static const double CLOCK_FLOPS = 2e7;
-/* A product longer than this is polled within: 8 ms or so, or 40 on the scalar set. */
-static const double PART_FLOPS_PER_LANE = 6e7;
+/* A product longer than this is polled within: 14 ms or so, or 50 on the scalar set. */
+static const double PART_FLOPS_PER_LANE = 1e8;
 
 void cylstm_begin_call(struct cylstm_call *call, const struct cylstm_context *ctx)
 {

@@ -289,11 +289,12 @@ def test_stack_traffic_is_seen(arch: str) -> None:
 def test_tile_stays_in_registers(compiler: Any, isa: str, bits: int) -> None:
     """Spilled sums make the product three times slower and change no result."""
     listing = TOOL.assembly(compiler, isa, bits)
-    for rows in range(1, TOOL.tile_rows(isa) + 1):
-        lines = TOOL.function(listing, compiler.arch, f"tile_{rows}x4")
-        loops = list(TOOL.inner_loops(lines, compiler.arch))
-        assert loops, f"tile_{rows}x4 has no loop"
+    tiles = {f"tile_{rows}x4": 4 * rows for rows in range(1, TOOL.tile_rows(isa) + 1)}
+    tiles |= {f"tile_pair_{vectors}": 4 + vectors for vectors in range(1, 5)}
+    for tile, products in tiles.items():
+        loops = list(TOOL.inner_loops(TOOL.function(listing, compiler.arch, tile), compiler.arch))
+        assert loops, f"{tile} has no loop"
         for loop in loops:
             count = len(loop.multiplications)
-            assert count % (4 * rows) == 0, f"tile_{rows}x4: {count} multiply-adds, is it unrolled?"
-            assert not loop.spills, f"tile_{rows}x4"
+            assert count % products == 0, f"{tile}: {count} multiply-adds, is it unrolled?"
+            assert not loop.spills, tile

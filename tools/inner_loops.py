@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ["-std=c11", "-ffp-contract=off", "-O3", "-g0", "-S"]
+FLAGS = ["-std=c11", "-ffp-contract=off", "-O3", "-g0", "-fPIC", "-S"]
 TILE_VECTORS = 4
 
 

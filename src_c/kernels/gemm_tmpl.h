@@ -92,7 +92,10 @@ TILE_ROW(1) TILE_ROW(2)
 TILE_ROW(3)
 #endif
 #if TILE_ROWS > 3
-TILE_ROW(4) TILE_ROW(5)
+TILE_ROW(4)
+#endif
+#if TILE_ROWS > 4
+TILE_ROW(5)
 #endif
 #if TILE_ROWS > 5
 TILE_ROW(6)
@@ -103,7 +106,10 @@ static tile_fn *const tiles[TILE_ROWS][PANEL_VECTORS] = {
     TILE_NAMES(3),
 #endif
 #if TILE_ROWS > 3
-    TILE_NAMES(4), TILE_NAMES(5),
+    TILE_NAMES(4),
+#endif
+#if TILE_ROWS > 4
+    TILE_NAMES(5),
 #endif
 #if TILE_ROWS > 5
     TILE_NAMES(6),

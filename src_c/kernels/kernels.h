@@ -53,7 +53,7 @@
 enum {
     PANEL_VECTORS = 4, /* a panel is always four vectors wide */
     MAX_VL = 16,       /* lanes of the widest vector of any set */
-    MAX_TILE_ROWS = 8, /* rows of the tallest tile of any set */
+    MAX_TILE_ROWS = 6, /* rows of the tallest tile of any set */
     TAPE_VECTORS = 5   /* a tape cell holds i, f, g, o, c: (5, H) */
 };
 
@@ -68,7 +68,8 @@ struct cylstm_rows {
 /* What becomes of a finished tile. */
 enum cylstm_finish {
     CYLSTM_STORE,        /* written to `out` */
-    CYLSTM_CELL_FORWARD, /* pre-activations in panel order -> c, h (and y, tape) */
+    CYLSTM_CELL_FORWARD, /* pre-activations in panel order -> c, h (and y, tape); in a panel that
+                            is not whole a gate is as long as a fourth of its columns */
     CYLSTM_CELL_BACKWARD /* dh in unit order -> dc, dgates */
 };
 
