@@ -289,7 +289,8 @@ def test_stack_traffic_is_seen(arch: str) -> None:
 def test_tile_stays_in_registers(compiler: Any, isa: str, bits: int) -> None:
     """Spilled sums make the product three times slower and change no result."""
     listing = TOOL.assembly(compiler, isa, bits)
-    tiles = {f"tile_{rows}x4": 4 * rows for rows in range(1, TOOL.tile_rows(isa) + 1)}
+    heights = range(1, TOOL.tile_rows(isa) + 1)
+    tiles = {f"{far}tile_{rows}x4": 4 * rows for rows in heights for far in ("", "far_")}
     tiles |= {f"tile_pair_{vectors}": 4 + vectors for vectors in range(1, 5)}
     for tile, products in tiles.items():
         loops = list(TOOL.inner_loops(TOOL.function(listing, compiler.arch, tile), compiler.arch))

@@ -13,15 +13,17 @@ ALWAYS_INLINE real *row_of(const struct cylstm_rows *m, size_t r)
     return (real *)m->base + (m->offset ? m->offset[r] : (ptrdiff_t)r * m->stride);
 }
 
-/* Add one term to the accumulators. The order, broadcasts first, then vector, then
- * row, is the one that gcc and clang both keep in registers. */
+/* Add k in [from, to) of one term to the accumulators. The order, broadcasts first, then
+ * vector, then row, is the one that gcc and clang both keep in registers. */
 ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct cylstm_term *t,
-                             size_t row, const real *w, ptrdiff_t w_k, const int R, const int NV)
+                             size_t row, const real *w, ptrdiff_t w_k, size_t from, size_t to,
+                             const int R, const int NV)
 {
     const real *a[MAX_TILE_ROWS];
     UNROLL for (int r = 0; r < R; r++) a[r] = row_of(&t->a, row + (size_t)r);
-    const ptrdiff_t a_end = (ptrdiff_t)t->K * t->a_k;
-    for (ptrdiff_t k = 0; k != a_end; k += t->a_k, w += w_k) {
+    const ptrdiff_t a_end = (ptrdiff_t)to * t->a_k;
+    w += (ptrdiff_t)from * w_k;
+    for (ptrdiff_t k = (ptrdiff_t)from * t->a_k; k != a_end; k += t->a_k, w += w_k) {
         vf b[MAX_TILE_ROWS];
         UNROLL for (int r = 0; r < R; r++) b[r] = v_set1(a[r][k]);
         UNROLL for (int v = 0; v < NV; v++) {
@@ -31,19 +33,49 @@ ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct 
     }
 }
 
-/* sums (R, 4 VL) = init + both terms, for R rows of one panel. */
+/* Ask for what the end of the tile will read or write in a row. */
+ALWAYS_INLINE void fetch_row(const struct cylstm_product *p, size_t panel, size_t row, const int NV)
+{
+    const size_t first = panel * PANEL_VECTORS * VL, H = p->cell.H;
+    if (p->addend.base) {
+        const real *add = row_of(&p->addend, row) + first;
+        UNROLL for (int v = 0; v < NV; v++) FETCH(add + v * VL);
+    }
+    if (p->finish == CYLSTM_CELL_FORWARD) {
+        const real *tape = row_of(&p->cell.tape, row) + panel * VL;
+        for (size_t n = 0; n < TAPE_VECTORS; n++) FETCH_TO_WRITE(tape + n * H);
+    } else if (p->finish == CYLSTM_CELL_BACKWARD) {
+        const real *tape = row_of(&p->cell.tape, row) + first;
+        for (size_t n = 0; n < TAPE_VECTORS; n++)
+            UNROLL for (int v = 0; v < NV; v++) FETCH(tape + n * H + v * VL);
+        if (!p->cell.c_prev.base) return;
+        const real *c_prev = row_of(&p->cell.c_prev, row) + first;
+        UNROLL for (int v = 0; v < NV; v++) FETCH(c_prev + v * VL);
+    }
+}
+
+/* sums (R, 4 VL) = init + both terms, for R rows of one panel. `far`: ask in time for what the end
+ * of the tile meets. Rows take turns, each under its part of the longer sum, since asking for all of
+ * them at once would hold up the loads of the sum. */
 ALWAYS_INLINE void tile(const struct cylstm_product *p, size_t panel, size_t row, real *sums,
-                        const int R, const int NV)
+                        const int R, const int NV, const int far)
 {
     vf acc[MAX_TILE_ROWS][PANEL_VECTORS];
     const real *init = (const real *)p->init + (ptrdiff_t)panel * p->init_panel +
                        (ptrdiff_t)row * p->init_row;
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < NV; v++) acc[r][v] = v_load(init + r * p->init_row + v * VL);
-    for (int t = 0; t < 2; t++)
-        if (p->term[t].K)
-            tile_term(acc, &p->term[t], row,
-                      (const real *)p->term[t].w + (ptrdiff_t)panel * p->w_panel, p->w_k, R, NV);
+    const int longer = p->term[1].K > p->term[0].K;
+    for (int t = 0; t < 2; t++) {
+        const struct cylstm_term *term = &p->term[t];
+        const real *w = (const real *)term->w + (ptrdiff_t)panel * p->w_panel;
+        const int fetches = far && t == longer;
+        const size_t K = term->K, part = fetches ? K / (size_t)R + 1 : K;
+        for (size_t k = 0, r = row; k < K; k += part, r++) {
+            if (fetches) fetch_row(p, panel, r, NV);
+            tile_term(acc, term, row, w, p->w_k, k, K - k < part ? K : k + part, R, NV);
+        }
+    }
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int v = 0; v < NV; v++)
             v_store(sums + (r * PANEL_VECTORS + v) * VL, acc[r][v]);
@@ -73,10 +105,29 @@ ALWAYS_INLINE void tile_pair(const struct cylstm_product *p, size_t panel, real 
     UNROLL for (int v = 0; v < N; v++) v_store(sums + v * VL, acc[v]);
 }
 
-/* One instance of the tile per height and width. */
+/* One instance of the tile per height and width, and for what its end meets. */
 #define TILE(R, NV) \
     static void tile_##R##x##NV(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
-    { tile(p, panel, row, sums, R, NV); }
+    { tile(p, panel, row, sums, R, NV, 0); } \
+    static void far_tile_##R##x##NV(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
+    { tile(p, panel, row, sums, R, NV, 1); }
+#define TILES(R) TILE(R, 1) TILE(R, 2) TILE(R, 3) TILE(R, 4)
+#define NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, tile_##R##x4 },
+#define FAR_NAMES(R) { far_tile_##R##x1, far_tile_##R##x2, far_tile_##R##x3, far_tile_##R##x4 },
+#define UP_TO_2(M) M(1) M(2)
+#define UP_TO_3(M) UP_TO_2(M) M(3)
+#define UP_TO_5(M) UP_TO_3(M) M(4) M(5)
+#define UP_TO_6(M) UP_TO_5(M) M(6)
+#define UP_TO(rows) UP_TO_##rows
+#define EVERY_HEIGHT(rows, M) UP_TO(rows)(M)
+
+EVERY_HEIGHT(TILE_ROWS, TILES)
+typedef void tile_fn(const struct cylstm_product *p, size_t panel, size_t row, real *sums);
+static tile_fn *const tiles[2][TILE_ROWS][PANEL_VECTORS] = {
+    { EVERY_HEIGHT(TILE_ROWS, NAMES) },
+    { EVERY_HEIGHT(TILE_ROWS, FAR_NAMES) },
+};
+
 #define TILE_PAIR(NV) \
     static void tile_pair_##NV(const struct cylstm_product *p, size_t panel, real *sums) \
     { tile_pair(p, panel, sums, NV); }
@@ -84,37 +135,11 @@ TILE_PAIR(1) TILE_PAIR(2) TILE_PAIR(3) TILE_PAIR(4)
 typedef void tile_pair_fn(const struct cylstm_product *p, size_t panel, real *sums);
 static tile_pair_fn *const tile_pairs[PANEL_VECTORS] = {tile_pair_1, tile_pair_2, tile_pair_3, tile_pair_4};
 
-#define TILE_ROW(R) TILE(R, 1) TILE(R, 2) TILE(R, 3) TILE(R, 4)
-#define TILE_NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, tile_##R##x4 }
-typedef void tile_fn(const struct cylstm_product *p, size_t panel, size_t row, real *sums);
-TILE_ROW(1) TILE_ROW(2)
-#if TILE_ROWS > 2
-TILE_ROW(3)
-#endif
-#if TILE_ROWS > 3
-TILE_ROW(4)
-#endif
-#if TILE_ROWS > 4
-TILE_ROW(5)
-#endif
-#if TILE_ROWS > 5
-TILE_ROW(6)
-#endif
-static tile_fn *const tiles[TILE_ROWS][PANEL_VECTORS] = {
-    TILE_NAMES(1), TILE_NAMES(2),
-#if TILE_ROWS > 2
-    TILE_NAMES(3),
-#endif
-#if TILE_ROWS > 3
-    TILE_NAMES(4),
-#endif
-#if TILE_ROWS > 4
-    TILE_NAMES(5),
-#endif
-#if TILE_ROWS > 5
-    TILE_NAMES(6),
-#endif
-};
+/* Whether the end of a tile meets memory that may lie beyond L2: as much as it adds or tapes. */
+static int ends_far(const struct cylstm_product *p)
+{
+    return p->addend.base || (p->finish != CYLSTM_STORE && p->cell.tape.base);
+}
 
 /* Vectors of a panel that hold columns. */
 static size_t vectors_of(const struct cylstm_product *p, size_t panel)
@@ -180,7 +205,7 @@ static void row_product(const struct cylstm_product *p)
         if (step == 2)
             tile_pairs[nv - 1](p, panel, sums);
         else
-            tiles[0][nv - 1](p, panel, 0, sums);
+            tiles[0][0][nv - 1](p, panel, 0, sums);
         for (size_t n = 0; n < step; n++) finish(p, panel + n, 0, 1, sums + n * width);
     }
 }
@@ -202,6 +227,7 @@ static void product(const struct cylstm_product *p)
     }
     _Alignas(64) real sums[MAX_TILE_ROWS * PANEL_VECTORS * VL];
     const size_t count = p->panel_end - p->panel_begin, together = panels_together(p);
+    const int far = ends_far(p);
     const size_t tile_count = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
     for (size_t first = 0; first < count; first += together) {
         const size_t end = count - first < together ? count : first + together;
@@ -210,7 +236,7 @@ static void product(const struct cylstm_product *p)
             rows = (p->rows - row + tile_count - n - 1) / (tile_count - n);
             for (size_t i = first; i < end; i++) {
                 const size_t panel = p->turned ? p->panel_end - 1 - i : p->panel_begin + i;
-                tiles[rows - 1][vectors_of(p, panel) - 1](p, panel, row, sums);
+                tiles[far][rows - 1][vectors_of(p, panel) - 1](p, panel, row, sums);
                 finish(p, panel, row, rows, sums);
             }
         }

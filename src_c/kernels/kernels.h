@@ -28,6 +28,15 @@
 #define ALWAYS_INLINE static inline
 #endif
 
+/* Ask for a cache line that will soon be read, or written. */
+#if defined(__GNUC__)
+#define FETCH(address) __builtin_prefetch(address, 0)
+#define FETCH_TO_WRITE(address) __builtin_prefetch(address, 1)
+#else
+#define FETCH(address) ((void)(address))
+#define FETCH_TO_WRITE(address) ((void)(address))
+#endif
+
 /* A region of code compiled for an ISA that the rest of the file does not assume.
  * A region needs no compiler flag of its own, so the build stays one plain glob. */
 #define CYLSTM_PRAGMA(text) _Pragma(#text)
