@@ -3,6 +3,7 @@
 
 All validation of arrays is here, before any memory is touched: the C core trusts its caller.
 """
+cimport cython
 from cpython.exc cimport PyErr_Occurred
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 from libc.stddef cimport ptrdiff_t
@@ -72,24 +73,74 @@ cdef extern from *:
     void use_huge_pages(void *start, size_t size) noexcept nogil
 
 
+cdef class Spare:
+    """One piece of memory that nobody uses, kept for the next that asks for about as much: what
+    the system hands out anew it must first fill with zeros, which costs as much as writing it."""
+
+    cdef void *base
+    cdef readonly size_t size
+
+    cdef void *take(self, size_t size) noexcept:
+        """The memory kept, or NULL where it is too small or far too large, and then let go."""
+        cdef void *base = self.base
+        if not size <= self.size <= 2 * size:
+            self.drop()
+            return NULL
+        self.base, self.size = NULL, 0
+        return base
+
+    cdef void keep(self, void *base, size_t size) noexcept:
+        """Keep it, or what is here already: the larger."""
+        if size > self.size:
+            base, self.base, self.size = self.base, base, size
+        free(base)
+
+    cdef void drop(self) noexcept:
+        free(self.base)
+        self.base, self.size = NULL, 0
+
+    def __dealloc__(self):
+        free(self.base)
+
+
+@cython.no_gc
 cdef class Memory:
-    """Memory for the core, aligned; freed with the object."""
+    """Memory for the core, aligned; with the object it is freed, or goes to the spare."""
 
     cdef void *base
     cdef void *start
     cdef readonly size_t size
+    cdef Spare spare
 
-    def __cinit__(self, size_t size):
-        self.size = size
-        self.base = malloc(size + _c.CYLSTM_ALIGN)
+    def __cinit__(self, size_t size, Spare spare=None):
+        self.spare, self.size = spare, size
+        if spare is not None:
+            self.size = spare.size
+            self.base = spare.take(size)
+        if self.base == NULL:
+            self.size = size
+            self.base = malloc(size + _c.CYLSTM_ALIGN)
         if self.base == NULL:
             raise MemoryError(f"no memory for {size} bytes")
         self.start = <void *>((<uintptr_t>self.base + _c.CYLSTM_ALIGN - 1)
                               & ~<uintptr_t>(_c.CYLSTM_ALIGN - 1))
         use_huge_pages(self.start, size)
 
+    cdef cnp.ndarray array(self, tuple shape, int typenum):
+        """An array at the start of this memory, which it keeps alive."""
+        cdef cnp.npy_intp sizes[5]
+        cdef int n = len(shape), k
+        for k in range(n):
+            sizes[k] = shape[k]
+        cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(n, sizes, typenum, self.start)
+        cnp.set_array_base(array, self)
+        return array
+
     def __dealloc__(self):
-        free(self.base)
+        if self.spare is None or self.base == NULL:
+            free(self.base)
+        else:
+            self.spare.keep(self.base, self.size)
 
 
 cdef class Dims:
@@ -101,10 +152,12 @@ cdef class Dims:
     cdef int typenum
     cdef double gil_flops
     cdef Py_ssize_t L, D, inputs, H, R  # "I" would collide with <complex.h>
+    cdef Spare tapes  # of training, which makes one after another; inference lets it go
 
     def __cinit__(self, layers, directions, input, hidden, proj, bias, dtype, isa=None):
         self.dtype = np.dtype(dtype)
         self.typenum = self.dtype.num
+        self.tapes = Spare()
         self.L, self.D, self.inputs, self.H = layers, directions, input, hidden
         self.R = proj or hidden
         self.c = _c.cylstm_dims(layers, directions, input, hidden, proj, bias,
@@ -329,6 +382,7 @@ def forward(Packed packed not None, x, states, lengths, threads, bint batch_firs
     cdef Problem p = Problem()
     cdef int n = _threads(threads)
     p.check(packed, x, states, lengths, batch_first)
+    packed.dims.tapes.drop()
     p.allocate()
     p.run(n)
     return p.y, (p.h_n, p.c_n)
@@ -373,7 +427,7 @@ cdef class Tape:
 
     cdef Problem p
     cdef _c.cylstm_tape tape
-    cdef cnp.ndarray cells_array, hidden
+    cdef Memory memory
     cdef object wrap
     cdef readonly object y, h_n, c_n, gates, cells
 
@@ -389,20 +443,20 @@ cdef class Tape:
             p.h_0 = (<object>p.h_0).copy()
             p.c_0 = (<object>p.c_0).copy()
         p.allocate()
-        new = np.empty if p.lengths is None else np.zeros
         cdef Dims dims = p.dims
-        LD = dims.L * dims.D
-        self.cells_array = new((LD, p.T, p.B, 5, dims.H), dims.dtype)
-        self.hidden = np.empty((dims.L - 1, p.T, p.B, dims.D * dims.R), dims.dtype)
-        self.tape.cells = cnp.PyArray_DATA(self.cells_array)
-        self.tape.hidden = cnp.PyArray_DATA(self.hidden)
+        cdef Py_ssize_t LD = dims.L * dims.D, rows = p.T * p.B, width = dims.D * dims.R
+        cdef size_t real_size = dims.c.bits // 8, cells = LD * rows * 5 * dims.H * real_size
+        cells += -cells % _c.CYLSTM_ALIGN
+        self.memory = Memory(cells + (dims.L - 1) * rows * width * real_size, dims.tapes)
+        self.tape.cells = self.memory.start
+        self.tape.hidden = <char *>self.memory.start + cells
         self.tape.dropout = dropout
         self.tape.dropout_key = draw_key() if dropout > 0 else 0
         p.seq.tape = &self.tape
         p.run(n)
         self.p = p
         self.wrap = wrap
-        view = _frozen(self.cells_array)
+        view = _frozen(self.memory.array((LD, p.T, p.B, 5, dims.H), dims.typenum))
         if not p.batched:
             view = view[:, :, 0]
         self.gates, self.cells = view[..., :4, :], view[..., 4, :]

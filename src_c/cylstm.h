@@ -132,7 +132,7 @@ void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_
 
 /* What the backward pass needs of a forward pass. Memory is the caller's. */
 struct cylstm_tape {
-    /* (L*D, T, B, 5, H) = i, f, g, o, c of every step; steps past a length are left alone */
+    /* (L*D, T, B, 5, H) = i, f, g, o, c of every step, set to 0 past each length */
     void *cells;
     /* (L-1, T, B, D*R): outputs of the layers below the last, before dropout */
     void *hidden;

@@ -545,7 +545,7 @@ static void place_walks(struct forward *f, const struct cylstm_sequence *seq)
     }
 }
 
-/* The last states, each from its row's own last step, and y = 0 past the lengths. */
+/* The last states, each from its row's own last step, and zeros past the lengths. */
 static void finish_states(const struct forward *f, const struct cylstm_sequence *seq)
 {
     const size_t L = f->dims->layers, D = f->dims->directions, size = f->call.real_size, B = seq->B;
@@ -560,6 +560,12 @@ static void finish_states(const struct forward *f, const struct cylstm_sequence 
                    p->l.R * size);
             memcpy(cylstm_at(seq->c_n, size, (ptrdiff_t)(b * p->l.H)),
                    cylstm_at(p->c, size, (ptrdiff_t)(r * cylstm_stride(k, p->l.H))), p->l.H * size);
+        }
+        if (seq->tape) {
+            const size_t cells = TAPE_VECTORS * p->l.H;
+            cylstm_clear_padding(
+                seq, cylstm_at(seq->tape->cells, size, (ptrdiff_t)(n * seq->T * B * cells)),
+                (ptrdiff_t)(B * cells), (ptrdiff_t)cells, cells, size);
         }
     }
     cylstm_clear_padding(seq, seq->y, seq->y_t, seq->y_b, D * cylstm_hidden_width(f->dims), size);

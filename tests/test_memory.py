@@ -230,6 +230,44 @@ def test_a_tape_outlives_its_inputs() -> None:
     assert same_bits(tape.backward(P.dy).weights.flat, want.weights.flat)
 
 
+def test_the_next_tape_takes_the_memory_of_the_last() -> None:
+    """Which holds zeros past the lengths all the same, and no tape that is still looked at."""
+    lstm = P.lstm()
+    first = lstm.forward(P.x, P.states)
+    place, seen = first.gates.ctypes.data, first.gates[0]
+    held = seen.copy()
+    del first
+    second = lstm.forward(-P.x, P.states)
+    assert second.gates.ctypes.data != place
+    assert same_bits(seen, held)
+    del seen
+    third = lstm.forward(P.x, P.states, P.lengths)
+    assert third.gates.ctypes.data == place
+    fresh = P.lstm().forward(P.x, P.states, P.lengths)
+    assert same_bits(third.gates, fresh.gates) and same_bits(third.cells, fresh.cells)
+    assert same_bits(
+        third.backward(P.dy).weights.flat,
+        P.lstm().forward(P.x, P.states, P.lengths).backward(P.dy).weights.flat,
+    )
+
+
+def test_inference_lets_the_memory_of_tapes_go() -> None:
+    lstm, x = cylstm.LSTM(1, 64), np.ones((1000, 100, 1), "f4")  # 128 MB of cells
+    lstm.forward(x)
+    kept = resident()
+    lstm(x[:1])
+    assert kept - resident() > 120 * MB
+
+
+def test_a_much_shorter_tape_does_not_hold_the_memory_of_a_long_one() -> None:
+    lstm, x = cylstm.LSTM(1, 64), np.ones((1000, 100, 1), "f4")
+    lstm.forward(x)
+    before = resident()
+    tape = lstm.forward(x[:10])
+    assert before - resident() > 120 * MB
+    assert tape.gates.shape == (1, 10, 100, 4, 64)
+
+
 # ---------------------------------------------------------------------------------------------
 # Scratch
 # ---------------------------------------------------------------------------------------------
