@@ -57,7 +57,7 @@ cdef cnp.ndarray _check_whole(object value, str name, Dims dims, tuple shape):
 
 
 cdef object _check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batched):
-    """The lengths as a contiguous array of size_t."""
+    """The lengths as a contiguous array of size_t, which nobody else can change."""
     if not batched:
         if isinstance(lengths, (list, tuple)) or getattr(lengths, "ndim", 0):
             raise ValueError(f"lengths is {lengths!r}, expected one integer for unbatched input")
@@ -76,6 +76,7 @@ cdef object _check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batc
         raise ValueError(f"lengths has shape {array.shape}, expected ({B},), one for each sequence")
     if B == 0:
         return np.zeros(0, np.uintp)
+    array = array.copy()  # before its values are checked
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > T:
         wrong = low if low < 0 else high

@@ -177,7 +177,7 @@ cdef class Stream:
         return out
 
     cdef cnp.ndarray check_indices(self, str name, object value):
-        """Distinct indices of streams."""
+        """Distinct indices of streams, which nobody else can change."""
         if not self.batched:
             raise ValueError(f"{name} was given to a stream without a batch, expected None")
         try:
@@ -194,6 +194,7 @@ cdef class Stream:
             raise TypeError(f"{name} is {indices.dtype}, expected integer indices")
         if indices.ndim != 1:
             raise ValueError(f"{name} has shape {indices.shape}, expected one axis of indices")
+        indices = indices.copy()  # before its values are checked
         if indices.size and not (0 <= int(indices.min()) and int(indices.max()) < self.N):
             raise ValueError(f"{name} holds {indices.tolist()}, expected indices 0 to {self.N - 1}")
         if len(set(indices.tolist())) != indices.size:

@@ -219,13 +219,13 @@ def test_results_are_held_by_their_owner_alone() -> None:
 
 
 def test_a_tape_outlives_its_inputs() -> None:
-    """It owns a copy of x, and of the states."""
-    x, h_0, c_0, lengths = P.x.copy(), P.h_0.copy(), P.c_0.copy(), np.array(P.lengths)
+    """It owns a copy of x, of the states and of the lengths, whatever their dtype."""
+    x, h_0, c_0, lengths = P.x.copy(), P.h_0.copy(), P.c_0.copy(), np.array(P.lengths, np.uintp)
     tape = P.lstm().forward(x, (h_0, c_0), lengths)
     want = tape.backward(P.dy)
     for a in (x, h_0, c_0):
         a[...] = np.nan
-    lengths[...] = 1
+    lengths[...] = 10**6
     del x, h_0, c_0, lengths
     assert same_bits(tape.backward(P.dy).weights.flat, want.weights.flat)
 
