@@ -113,16 +113,17 @@ class Cylstm(Engine):
 
     def forward(self, p: Problem) -> list[Call]:
         lstm, states, threads = self._lstm(p), (p.h_0, p.c_0), self.threads
+        y = lstm(p.x, states, threads=threads)[0]
         last: list[Any] = []
 
         def run() -> None:
-            last[:] = lstm(p.x, states, threads=threads)
+            last[:] = lstm(p.x, states, threads=threads, out=y)
 
         def read() -> Outputs:
             y, (h_n, c_n) = last
             return {"y": y, "h_n": h_n, "c_n": c_n}
 
-        return [Call("lstm(x)", run, read)]
+        return [Call("lstm(x, out=y)", run, read)]
 
     def step(self, p: Problem) -> list[Call]:
         N = p.shape.B if p.shape.B > 1 else None  # one stream needs no batch axis

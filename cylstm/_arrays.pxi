@@ -56,6 +56,33 @@ cdef cnp.ndarray _check_whole(object value, str name, Dims dims, tuple shape):
     return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else np.ascontiguousarray(array)
 
 
+cdef cnp.ndarray _check_out(object out, Dims dims, tuple shape):
+    """An array that can be written to as it stands, or what is wrong with it."""
+    if type(out) is not np.ndarray or out.dtype != dims.dtype or not out.dtype.isnative:
+        raise TypeError(f"out is a {type(out).__name__} of {getattr(out, 'dtype', 'no dtype')}, "
+                        f"expected a numpy.ndarray of {dims.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, expected {shape}")
+    if not out.flags.carray:
+        what = ("read-only" if not out.flags.writeable
+                else "not contiguous" if not out.flags.c_contiguous else "not aligned")
+        raise ValueError(f"out is {what}, expected a contiguous, writable array of {shape}")
+    return out
+
+
+cdef inline cnp.ndarray _apart(cnp.ndarray array, cnp.ndarray out):
+    """The array, or a copy where it shares memory with `out`, which is contiguous: the core reads
+    the one while it writes the other."""
+    cdef char *a = <char *>cnp.PyArray_DATA(array)
+    cdef char *b = <char *>cnp.PyArray_DATA(out)
+    cdef bint shared
+    if cnp.PyArray_IS_C_CONTIGUOUS(array):
+        shared = a < b + cnp.PyArray_NBYTES(out) and b < a + cnp.PyArray_NBYTES(array)
+    else:
+        shared = np.may_share_memory(array, out)
+    return (<object>array).copy() if shared else array
+
+
 cdef object _check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batched):
     """The lengths as a contiguous array of size_t, which nobody else can change."""
     if not batched:

@@ -104,6 +104,7 @@ def forward(
     x: ArrayLike,
     states: Sequence[ArrayLike] | None,
     lengths: ArrayLike | None,
+    out: _Array | None,
     threads: int | None,
     batch_first: bool,
 ) -> tuple[_Array, _States]: ...

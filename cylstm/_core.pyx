@@ -339,10 +339,17 @@ cdef class Problem:
         self.x = _rows_of(a)
         return 0
 
-    cdef int allocate(self) except -1:
+    cdef int allocate(self, object out=None) except -1:
         """Outputs, and the struct that points to everything."""
         cdef Dims dims = self.dims
-        self.y = np.empty(self.outer(dims.D * dims.R), dims.dtype)
+        shape = self.outer(dims.D * dims.R)
+        if out is None:
+            self.y = np.empty(shape, dims.dtype)
+        else:
+            self.y = _check_out(out, dims, shape)
+            self.x = _apart(self.x, self.y)
+            if self.h_0 is not None:
+                self.h_0, self.c_0 = _apart(self.h_0, self.y), _apart(self.c_0, self.y)
         self.h_n = np.empty(self.state(dims.R), dims.dtype)
         self.c_n = np.empty(self.state(dims.H), dims.dtype)
         self.seq.T, self.seq.B = self.T, self.B
@@ -377,13 +384,13 @@ cdef class Problem:
         return 0
 
 
-def forward(Packed packed not None, x, states, lengths, threads, bint batch_first):
-    """Inference: (y, (h_n, c_n)), new arrays. See LSTM.__call__."""
+def forward(Packed packed not None, x, states, lengths, threads, bint batch_first, out):
+    """Inference: (y, (h_n, c_n)), new arrays but for `out`. See LSTM.__call__."""
     cdef Problem p = Problem()
     cdef int n = _threads(threads)
     p.check(packed, x, states, lengths, batch_first)
+    p.allocate(out)
     packed.dims.tapes.drop()
-    p.allocate()
     p.run(n)
     return p.y, (p.h_n, p.c_n)
 

@@ -129,9 +129,9 @@ cdef class Stream:
             y = cnp.PyArray_SimpleNew(ndim, shape, self.dims.typenum)
         else:
             if not self.plain(out, ndim, rows, self.dims.R, True):
-                self.check_out(out, self.frame(rows, self.dims.R))
+                _check_out(out, self.dims, self.frame(rows, self.dims.R))
             y = out
-            x = apart(x, y)
+            x = _apart(x, y)
         self.compute(1, indices, rows, x, y)
         return y
 
@@ -156,25 +156,11 @@ cdef class Stream:
         if out is None:
             y = np.empty(shape, self.dims.dtype)
         else:
-            y = self.check_out(out, shape)
-            x = apart(x, y)
+            y = _check_out(out, self.dims, shape)
+            x = _apart(x, y)
         if T:
             self.compute(T, indices, rows, x, y)
         return y
-
-    cdef cnp.ndarray check_out(self, object out, tuple shape):
-        """An array that can be written to as it stands, or what is wrong with it."""
-        if type(out) is not cnp.ndarray or out.dtype != self.dims.dtype or not out.dtype.isnative:
-            raise TypeError(f"out is a {type(out).__name__} of "
-                            f"{getattr(out, 'dtype', 'no dtype')}, expected a numpy.ndarray of "
-                            f"{self.dims.dtype}")
-        if out.shape != shape:
-            raise ValueError(f"out has shape {out.shape}, expected {shape}")
-        if not out.flags.carray:
-            what = ("read-only" if not out.flags.writeable
-                    else "not contiguous" if not out.flags.c_contiguous else "not aligned")
-            raise ValueError(f"out is {what}, expected a contiguous, writable array of {shape}")
-        return out
 
     cdef cnp.ndarray check_indices(self, str name, object value):
         """Distinct indices of streams, which nobody else can change."""
@@ -240,15 +226,6 @@ cdef class Stream:
 
     def __reduce__(self):
         return _restore_stream, (self.lstm, self.batch_size, self.threads, self.state)
-
-
-cdef inline cnp.ndarray apart(cnp.ndarray x, cnp.ndarray y):
-    """x, or a copy of it where it shares memory with y: the core reads x while it writes y."""
-    cdef char *a = <char *>cnp.PyArray_DATA(x)
-    cdef char *b = <char *>cnp.PyArray_DATA(y)
-    if a < b + cnp.PyArray_NBYTES(y) and b < a + cnp.PyArray_NBYTES(x):
-        return (<object>x).copy()
-    return x
 
 
 def _restore_stream(lstm, batch_size, threads, state):

@@ -176,6 +176,8 @@ class LSTM(Module):
         states: States | None = None,
         lengths: Any = None,
         threads: int | None = None,
+        *,
+        out: Array | None = None,
     ) -> tuple[Array, States]:
         """Run the LSTM over a batch of sequences; nothing is kept, nothing is dropped.
 
@@ -187,20 +189,25 @@ class LSTM(Module):
         lengths : integers (B,), in any order, each 0 to T; unbatched one integer; None: all T
             Steps past a length are not computed, and what stands in x there changes nothing.
         threads : int or None for `get_num_threads()`
+        out : contiguous array like y, or None
+            Written to and returned as y; after a Ctrl-C it holds a part of y. Large outputs are
+            best used again: the system fills new memory with zeros first.
 
         Returns
         -------
-        y : array (T, B, D*R) or as x is laid out; 0 past each length
+        y : array (T, B, D*R) or as x is laid out; 0 past each length; new unless `out` is given
         (h_n, c_n) : arrays like h_0 and c_0, after the last valid step of each sequence
 
         Raises
         ------
         ValueError
-            A wrong shape, T = 0, or a length outside 0 to T.
+            A wrong shape, T = 0, a length outside 0 to T, or an `out` that can't be written to.
         TypeError
             A wrong dtype or byte order, or something that is no array.
         """
-        return _core.forward(self._weights.packed, x, states, lengths, threads, self.batch_first)
+        return _core.forward(
+            self._weights.packed, x, states, lengths, threads, self.batch_first, out
+        )
 
     def forward(
         self,

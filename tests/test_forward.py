@@ -276,6 +276,37 @@ def test_results_are_fresh(dtype: str) -> None:
     assert same_bits([again[0], *again[1]], kept)
 
 
+@pytest.mark.parametrize("config", [{}, {"bidirectional": True}, {"batch_first": True}])
+@pytest.mark.parametrize("B", [None, 3])
+def test_out_is_written_and_returned(B: int | None, config: dict[str, Any], dtype: str) -> None:
+    lengths = None if B is None else [5, 0, 2]
+    p = make_problem(25, 5, B, lengths, dtype=dtype, input_size=3, hidden_size=7, **config)
+    want = run(p)
+    memory = np.full(want[0].size + 2, 7, dtype)
+    out = memory[1:-1].reshape(want[0].shape)
+    got = p.lstm()(p.x, p.states, p.lengths, out=out)
+    assert got[0] is out
+    assert same_bits([out, *got[1]], want[:3])
+    assert memory[0] == memory[-1] == 7
+
+
+def test_out_may_overlap_the_inputs(dtype: str) -> None:
+    p = make_problem(26, 6, 4, dtype=dtype, input_size=5, hidden_size=5)
+    want, size = run(p), p.x.size
+    for name in ("x", "h_0", "c_0", "strided x"):
+        for shift in (0, 1, 7):
+            memory = np.full(3 * size, np.nan, dtype)
+            value = p.x if name == "strided x" else getattr(p, name)
+            place = memory[: 2 * size].reshape(6, 4, 10)[..., :5] if name == "strided x" else None
+            if place is None:
+                place = memory[: value.size].reshape(value.shape)
+            place[...] = value
+            given = {"x": p.x, "h_0": p.h_0, "c_0": p.c_0} | {name.removeprefix("strided "): place}
+            out = memory[shift : shift + size].reshape(p.x.shape)
+            got = p.lstm()(given["x"], (given["h_0"], given["c_0"]), out=out)
+            assert same_bits([out, *got[1]], want[:3]), (name, shift)
+
+
 def test_tape_is_read_only(dtype: str) -> None:
     p = make_problem(20, 4, 2, dtype=dtype, input_size=3, hidden_size=7)
     tape = p.lstm().forward(p.x, p.states)

@@ -478,6 +478,26 @@ def test_nan_and_infinity_are_data() -> None:
         assert grads.x.shape == x.shape
 
 
+@pytest.mark.parametrize(
+    ("error", "out", "words"),
+    [
+        (TypeError, [[[0.0] * 5] * 4] * 6, ("list", "float32")),
+        (TypeError, np.zeros((6, 4, 5)), ("float64", "float32")),
+        (TypeError, np.ma.zeros((6, 4, 5), "f4"), ("MaskedArray", "float32")),
+        (ValueError, np.zeros((6, 4, 3), "f4"), ("(6, 4, 3)", "(6, 4, 5)")),
+        (ValueError, np.zeros((4, 6, 5), "f4").swapaxes(0, 1), ("is not contiguous",)),
+        (ValueError, np.broadcast_to(np.zeros(5, "f4"), (6, 4, 5)), ("is read-only",)),
+    ],
+)
+def test_out_that_cannot_be_written_to(
+    error: type[Exception], out: Any, words: tuple[str, ...]
+) -> None:
+    with pytest.raises(error) as caught:
+        cylstm.LSTM(3, 5)(np.ones((6, 4, 3), np.float32), out=out)
+    assert all(word in str(caught.value) for word in ("out", *words))
+    assert not np.any(out)
+
+
 def test_array_subclasses_without_meaning_of_their_own_are_arrays() -> None:
     class Plain(np.ndarray[Any, Any]):
         pass
