@@ -44,6 +44,6 @@ cdef api void cylstm_stream_run(void *handle, Py_ssize_t T, const void *x, void 
 
 cdef api void cylstm_stream_leave(void *handle) noexcept:
     cdef Held *held = <Held *>handle
-    (<Stream>held.stream).busy = False
+    (<Stream>held.stream).leave()
     Py_DECREF(<object>held.stream)
     free(held)

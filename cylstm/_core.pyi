@@ -62,9 +62,7 @@ def sgd_step(
     step: int,
 ) -> None: ...
 
-class Spare:
-    @property
-    def size(self) -> int: ...
+class Spare: ...
 
 class Memory:
     def __new__(cls, size: int, spare: Spare | None = None) -> Memory: ...
@@ -104,9 +102,9 @@ def forward(
     x: ArrayLike,
     states: Sequence[ArrayLike] | None,
     lengths: ArrayLike | None,
-    out: _Array | None,
     threads: int | None,
     batch_first: bool,
+    out: _Array | None,
 ) -> tuple[_Array, _States]: ...
 
 class Gradients:

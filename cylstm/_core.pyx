@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: freethreading_compatible=True
 """The bindings: check every array, fill the C structs once, call the core.
 
 All validation of arrays is here, before any memory is touched: the C core trusts its caller.
@@ -23,6 +24,18 @@ cnp.import_array()
 # Work that takes about 50 microseconds: below it, letting go of the GIL costs more than it gives.
 cdef size_t GIL_PACK_BYTES = 256 << 10, GIL_STEP_WEIGHTS = 64 << 10
 cdef double GIL_FLOPS_SIMD = 2.5e6, GIL_FLOPS_SCALAR = 2.5e5
+
+# What threads of Python share and change without a lock, where there is no GIL to be one.
+cdef extern from "<stdatomic.h>" nogil:
+    ctypedef int atomic_int
+    ctypedef uintptr_t atomic_uintptr_t
+    ctypedef int memory_order
+    const memory_order memory_order_relaxed, memory_order_release
+    int exchange "atomic_exchange" (atomic_int *shared, int value)
+    uintptr_t exchange_pointer "atomic_exchange" (atomic_uintptr_t *shared, uintptr_t value)
+    void store "atomic_store_explicit" (atomic_int *shared, int value, memory_order order)
+    void store_pointer "atomic_store_explicit" (atomic_uintptr_t *shared, uintptr_t value,
+                                                memory_order order)
 
 include "_kernels.pxi"
 
@@ -75,54 +88,48 @@ cdef extern from *:
 
 cdef class Spare:
     """One piece of memory that nobody uses, kept for the next that asks for about as much: what
-    the system hands out anew it must first fill with zeros, which costs as much as writing it."""
+    the system hands out anew it must first fill with zeros, which costs as much as writing it.
 
-    cdef void *base
-    cdef readonly size_t size
+    A piece begins with its size.
+    """
+
+    cdef atomic_uintptr_t piece
 
     cdef void *take(self, size_t size) noexcept:
-        """The memory kept, or NULL where it is too small or far too large, and then let go."""
-        cdef void *base = self.base
-        if not size <= self.size <= 2 * size:
-            self.drop()
-            return NULL
-        self.base, self.size = NULL, 0
-        return base
+        """What is kept, or NULL where it is too small or far too large, and then let go."""
+        cdef void *piece = <void *>exchange_pointer(&self.piece, 0)
+        if piece == NULL or size <= (<size_t *>piece)[0] <= 2 * size:
+            return piece
+        free(piece)
+        return NULL
 
-    cdef void keep(self, void *base, size_t size) noexcept:
-        """Keep it, or what is here already: the larger."""
-        if size > self.size:
-            base, self.base, self.size = self.base, base, size
-        free(base)
-
-    cdef void drop(self) noexcept:
-        free(self.base)
-        self.base, self.size = NULL, 0
+    cdef void keep(self, void *piece) noexcept:
+        """Keep it, or nothing where it is NULL, and let go what was kept."""
+        free(<void *>exchange_pointer(&self.piece, <uintptr_t>piece))
 
     def __dealloc__(self):
-        free(self.base)
+        self.keep(NULL)
 
 
 @cython.no_gc
 cdef class Memory:
     """Memory for the core, aligned; with the object it is freed, or goes to the spare."""
 
-    cdef void *base
+    cdef void *piece
     cdef void *start
     cdef readonly size_t size
     cdef Spare spare
 
     def __cinit__(self, size_t size, Spare spare=None):
-        self.spare, self.size = spare, size
+        self.size, self.spare = size, spare
         if spare is not None:
-            self.size = spare.size
-            self.base = spare.take(size)
-        if self.base == NULL:
-            self.size = size
-            self.base = malloc(size + _c.CYLSTM_ALIGN)
-        if self.base == NULL:
-            raise MemoryError(f"no memory for {size} bytes")
-        self.start = <void *>((<uintptr_t>self.base + _c.CYLSTM_ALIGN - 1)
+            self.piece = spare.take(size)
+        if self.piece == NULL:
+            self.piece = malloc(sizeof(size_t) + _c.CYLSTM_ALIGN + size)
+            if self.piece == NULL:
+                raise MemoryError(f"no memory for {size} bytes")
+            (<size_t *>self.piece)[0] = size
+        self.start = <void *>((<uintptr_t>self.piece + sizeof(size_t) + _c.CYLSTM_ALIGN - 1)
                               & ~<uintptr_t>(_c.CYLSTM_ALIGN - 1))
         use_huge_pages(self.start, size)
 
@@ -137,10 +144,10 @@ cdef class Memory:
         return array
 
     def __dealloc__(self):
-        if self.spare is None or self.base == NULL:
-            free(self.base)
+        if self.spare is None:
+            free(self.piece)
         else:
-            self.spare.keep(self.base, self.size)
+            self.spare.keep(self.piece)
 
 
 cdef class Dims:
@@ -178,9 +185,8 @@ cdef class Dims:
         ctx.poll_arg = NULL
 
     cdef int fill_context(self, _c.cylstm_context *ctx, int threads, bint polled) except -1:
-        global _last
         self.pack_context(ctx, threads)
-        _last = self.kernels
+        store_pointer(&_last, <uintptr_t>self.kernels, memory_order_relaxed)
         if polled and _answers_signals():
             ctx.poll = _poll
         if _force_blas:
@@ -215,7 +221,7 @@ cdef class Packed:
     cdef object flat
     cdef Memory forward
     cdef Memory backward
-    cdef bint has_backward
+    cdef atomic_int has_backward
     cdef object lock
 
     def __cinit__(self, Dims dims not None, cnp.ndarray flat not None, tuple spare=None,
@@ -244,7 +250,8 @@ cdef class Packed:
     @property
     def memory(self):
         """The memory of both packs, without the weights that this object keeps alive."""
-        return self.forward, self.backward
+        with self.lock:
+            return self.forward, self.backward
 
     cdef void *for_backward(self, int threads) except NULL:
         cdef _c.cylstm_context ctx
@@ -390,7 +397,7 @@ def forward(Packed packed not None, x, states, lengths, threads, bint batch_firs
     cdef int n = _threads(threads)
     p.check(packed, x, states, lengths, batch_first)
     p.allocate(out)
-    packed.dims.tapes.drop()
+    packed.dims.tapes.keep(NULL)
     p.run(n)
     return p.y, (p.h_n, p.c_n)
 

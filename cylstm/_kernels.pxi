@@ -36,8 +36,8 @@ ISA_AVAILABLE = _usable_isas()
 cdef bint _force_blas = GEMM == "blas"
 cdef _c.cylstm_sgemm *_sgemm = NULL
 cdef _c.cylstm_dgemm *_dgemm = NULL
-cdef int _default_threads = 1
-cdef const _c.cylstm_kernels *_last = NULL
+cdef atomic_int _default_threads = 1
+cdef atomic_uintptr_t _last = 0
 _blas_lock = threading.Lock()
 
 
@@ -54,9 +54,9 @@ cdef void *_capsule(object module, str name) except NULL:
 cdef int _load_blas() except -1:
     """Take the BLAS out of SciPy, at first need: its import costs more than ours."""
     global _sgemm, _dgemm
-    if _sgemm != NULL:
-        return 0
     with _blas_lock:
+        if _sgemm != NULL:
+            return 0
         try:
             from scipy.linalg import cython_blas
         except ImportError as error:
@@ -82,7 +82,8 @@ def _pool_helpers():
 
 def _last_kernels():
     """Name of the kernel set that the last computing call handed to the core, for tests."""
-    return None if _last == NULL else _c.cylstm_kernels_isa(_last).decode()
+    cdef const _c.cylstm_kernels *last = <const _c.cylstm_kernels *><uintptr_t>_last
+    return None if last == NULL else _c.cylstm_kernels_isa(last).decode()
 
 
 def _activation(str name, cnp.ndarray x not None, isa=None):

@@ -15,7 +15,8 @@ cdef class Stream:
     cdef Memory memory
     cdef _c.cylstm_plan *plan
     cdef Py_ssize_t N
-    cdef bint batched, busy
+    cdef bint batched
+    cdef atomic_int busy
     cdef object threads
     cdef int max_threads
 
@@ -36,13 +37,19 @@ cdef class Stream:
 
     cdef inline int take(self) except -1:
         """Enter the stream, with the weights that the LSTM has now."""
-        if self.busy:
+        if exchange(&self.busy, True):
             raise RuntimeError("this stream is in use by another thread; make one for each")
-        weights = self.lstm._weights
-        if weights is not self.weights:
-            self.weights, self.packed = weights, weights.packed
-        self.busy = True
+        try:
+            weights = self.lstm._weights
+            if weights is not self.weights:
+                self.weights, self.packed = weights, weights.packed
+        except BaseException:
+            self.leave()
+            raise
         return 0
+
+    cdef inline void leave(self) noexcept:
+        store(&self.busy, False, memory_order_release)
 
     cdef inline bint plain(self, object value, int ndim, Py_ssize_t rows, Py_ssize_t width,
                            bint write) noexcept:
@@ -89,7 +96,7 @@ cdef class Stream:
             else:
                 _c.cylstm_plan_run(self.plan, &ctx, packed, T, active, rows, source, target)
         finally:
-            self.busy = False
+            self.leave()
         return 0
 
     def step(self, x_t, out=None, active=None):
@@ -195,7 +202,7 @@ cdef class Stream:
         cdef cnp.ndarray c = np.empty((d.L, self.N, d.H), d.dtype)
         self.take()
         _c.cylstm_plan_get_states(self.plan, cnp.PyArray_DATA(h), cnp.PyArray_DATA(c))
-        self.busy = False
+        self.leave()
         return (h, c) if self.batched else (h[:, 0], c[:, 0])
 
     @state.setter
@@ -208,7 +215,7 @@ cdef class Stream:
         cdef cnp.ndarray c = _check_whole(value[1], "c", d, (d.L, *middle, d.H))
         self.take()
         _c.cylstm_plan_set_states(self.plan, cnp.PyArray_DATA(h), cnp.PyArray_DATA(c))
-        self.busy = False
+        self.leave()
 
     def reset(self, indices=None):
         """Set the state to zero: of all streams, or of those named by `indices`."""
@@ -222,7 +229,7 @@ cdef class Stream:
             row = <size_t *>cnp.PyArray_DATA(rows)
             for k in range(cnp.PyArray_DIM(rows, 0)):
                 _c.cylstm_plan_reset_row(self.plan, row[k])
-        self.busy = False
+        self.leave()
 
     def __reduce__(self):
         return _restore_stream, (self.lstm, self.batch_size, self.threads, self.state)

@@ -92,7 +92,7 @@ class LSTM(Module):
         self.dropout = dropout
         dtype = check_dtype(dtype)
         self._seed = _seed(seed)
-        self._calls = itertools.count()
+        self._calls = itertools.count()  # next is atomic, without a GIL from CPython 3.14 on
         count = self._count_weights()
         if count * 16 >= 2**62:  # in Python's integers, which don't overflow
             raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 import cylstm
@@ -16,6 +18,14 @@ def isa() -> str:
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def default_threads() -> Iterator[None]:
+    """For tests that change the default: it comes back."""
+    before = cylstm.get_num_threads()
+    yield
+    cylstm.set_num_threads(before)
 
 
 def pytest_report_header() -> str:

@@ -201,12 +201,13 @@ def test_references(name: str) -> None:
         call()
     gc.collect()
     counts, blocks = [sys.getrefcount(a) for a in things], sys.getallocatedblocks()
-    for _ in range(100):
+    for _ in range(300):
         call()
     gc.collect()
-    assert sys.getallocatedblocks() - blocks < 50
+    # Without a GIL up to a hundred blocks wait for all threads to have looked away.
+    assert sys.getallocatedblocks() - blocks < 150
     for thing, now, before in zip(things, map(sys.getrefcount, things), counts, strict=True):
-        assert abs(now - before) < 50, type(thing)
+        assert abs(now - before) < 150, type(thing)
 
 
 def test_results_are_held_by_their_owner_alone() -> None:

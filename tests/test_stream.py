@@ -668,6 +668,35 @@ def test_two_threads_in_one_stream() -> None:
     assert any(all_refused(long_block(stream, seconds)) for seconds in (0.3, 1, 3))
 
 
+@pytest.mark.parametrize("H", [3, 300])
+def test_one_stream_many_threads(H: int) -> None:
+    """Every step is either taken whole or refused."""
+    lstm = cylstm.LSTM(3, H, seed=1)
+    stream, alone = lstm.stream(), lstm.stream()
+    x, start = np.ones(3, np.float32), threading.Barrier(4)
+    taken = [0] * 4
+
+    def work(k: int) -> None:
+        out = np.empty(H, np.float32)
+        start.wait()
+        for _ in range(500):
+            try:
+                stream.step(x, out)
+                taken[k] += 1
+            except RuntimeError:
+                pass
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(taken) > 0
+    for _ in range(sum(taken)):
+        alone.step(x)
+    assert_same(list(stream.state), list(alone.state))
+
+
 def test_each_thread_its_own_stream() -> None:
     """Streams of one LSTM know nothing of one another."""
     p = make_problem(22, 200, 12, input_size=16, hidden_size=96)

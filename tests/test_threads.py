@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,14 +35,6 @@ from helpers import (
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and fork")
 linux = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
 own_products = pytest.mark.skipif(not bits_promised(), reason="a BLAS has threads of its own")
-
-
-@pytest.fixture
-def default_threads() -> Iterator[None]:
-    """For tests that change the default: it comes back."""
-    before = cylstm.get_num_threads()
-    yield
-    cylstm.set_num_threads(before)
 
 
 def output(code: str, *arguments: str, **more: Any) -> str:
@@ -391,6 +382,7 @@ def test_others_run_beside_a_long_call() -> None:
         watcher.join()
 
 
+@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is no GIL")
 def test_small_calls_keep_the_gil(isa: str) -> None:
     """A thread that takes it whenever it is let go, and is never given it otherwise, gets none."""
     H = 35 if isa == "scalar" else 120  # a little less than what is worth it
