@@ -103,7 +103,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--modes",
         type=words,
         default=("forward", "step", "training"),
-        help="forward,step,training: T = 1 is measured as step, all else as the other two",
+        help="forward,step,training: the forward pass of T = 1 is measured as step",
     )
     add("--peers", type=words, help=f"engines beside cylstm ({','.join(peers.ENGINES)})")
     add("--dtype", choices=TOLERANCE, default="float32")

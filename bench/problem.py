@@ -55,8 +55,8 @@ class Shape:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """A shape of one time step is a stream's step; any other is a block to run and to learn."""
-        return ("step",) if self.T == 1 else ("forward", "training")
+        """The forward pass of one time step is a stream's step."""
+        return ("step" if self.T == 1 else "forward", "training")
 
     def __str__(self) -> str:
         extra = f" L{self.num_layers}" if self.num_layers > 1 else ""
