@@ -15,6 +15,7 @@ cimport numpy as cnp
 from cylstm cimport _c
 
 import os
+import sys
 import threading
 
 import numpy as np
@@ -24,6 +25,8 @@ cnp.import_array()
 # Work that takes about 50 microseconds: below it, letting go of the GIL costs more than it gives.
 cdef size_t GIL_PACK_BYTES = 256 << 10, GIL_STEP_WEIGHTS = 64 << 10
 cdef double GIL_FLOPS_SIMD = 2.5e6, GIL_FLOPS_SCALAR = 2.5e5
+# The most memory that a system can give. Not far beyond it, a size in bytes wraps.
+cdef double MOST_BYTES = sys.maxsize
 
 # What threads of Python share and change without a lock, where there is no GIL to be one.
 cdef extern from "<stdatomic.h>" nogil:
@@ -86,6 +89,7 @@ cdef extern from *:
     void use_huge_pages(void *start, size_t size) noexcept nogil
 
 
+@cython.auto_pickle(False)  # a pointer is of no use elsewhere, and clang won't compile the code
 cdef class Spare:
     """One piece of memory that nobody uses, kept for the next that asks for about as much: what
     the system hands out anew it must first fill with zeros, which costs as much as writing it.
@@ -196,6 +200,18 @@ cdef class Dims:
             else:
                 ctx.dgemm = _dgemm
         return 0
+
+    cdef bint fits(self, double T, double B, bint kept, int threads):
+        """Whether what the core takes for a call surely has a size: in doubles, which don't
+        overflow. `kept` is for a tape and its backward."""
+        cdef double L = self.L, D = self.D, inputs = self.inputs, R = self.R
+        cdef double H = self.H + 32  # with padding
+        cdef double reals = (8 if kept else 4) * L * D * H * B  # states
+        reals += (48 * threads + 256) * 4 * H                   # merged inputs
+        reals += min(L, 3) * D * R * T * B                      # y, and what is between layers
+        if kept:
+            reals += L * D * (5 * self.H + R) * T * B + (10 * H + inputs) * (B + 512)
+        return reals * (self.c.bits // 8) < MOST_BYTES
 
     cdef bint releases_gil(self, double rows):
         return _c.cylstm_forward_flops(&self.c, rows) >= self.gil_flops
@@ -309,7 +325,7 @@ cdef class Problem:
         b[0] = cnp.PyArray_STRIDE(array, 1 - time) // size if self.batched else 0
 
     cdef int check(self, Packed packed, object x, object states, object lengths,
-                   bint batch_first) except -1:
+                   bint batch_first, int threads, bint kept) except -1:
         cdef Dims dims = packed.dims
         self.packed, self.dims, self.batch_first = packed, dims, batch_first
         cdef cnp.ndarray a = _as_array(x, "x", dims)
@@ -327,10 +343,8 @@ cdef class Problem:
                              f"{cnp.PyArray_DIM(a, n - 1)}, expected input_size {dims.inputs}")
         if self.T == 0:
             raise ValueError(f"x has shape {(<object>a).shape}: no time steps, expected at least 1")
-        # in Python's integers, which don't overflow: the largest array that a call may need
-        reals = 5 * dims.L * dims.D * dims.H + dims.D * dims.R + dims.inputs  # of one step of a row
-        if int(self.T) * self.B * int(reals) >> 58:
-            raise ValueError(f"x has shape {(<object>a).shape}: too large, an array of the call "
+        if not dims.fits(<double>self.T, <double>self.B, kept, threads):
+            raise ValueError(f"x has shape {(<object>a).shape}: too large, the arrays of the call "
                              "would not fit the address space")
         if lengths is not None:
             self.lengths = _check_lengths(lengths, self.T, self.B, self.batched)
@@ -395,7 +409,7 @@ def forward(Packed packed not None, x, states, lengths, threads, bint batch_firs
     """Inference: (y, (h_n, c_n)), new arrays but for `out`. See LSTM.__call__."""
     cdef Problem p = Problem()
     cdef int n = _threads(threads)
-    p.check(packed, x, states, lengths, batch_first)
+    p.check(packed, x, states, lengths, batch_first, n, False)
     p.allocate(out)
     packed.dims.tapes.keep(NULL)
     p.run(n)
@@ -451,7 +465,7 @@ cdef class Tape:
         `draw_key` gives the key of this call's dropout, once everything else is in order."""
         cdef Problem p = Problem()
         cdef int n = _threads(threads)
-        p.check(packed, x, states, lengths, batch_first)
+        p.check(packed, x, states, lengths, batch_first, n, True)
         p.x = np.array(p.x, order="C", subok=False)
         if p.h_0 is not None:
             p.h_0 = (<object>p.h_0).copy()

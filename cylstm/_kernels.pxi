@@ -72,7 +72,7 @@ def _set_default_threads(int n):
 
 
 def _get_default_threads():
-    return _default_threads
+    return <int>_default_threads  # some clangs can't cast to the atomic type, as Cython's code does
 
 
 def _pool_helpers():

@@ -26,6 +26,9 @@ cdef class Stream:
         self.N = batch_size if self.batched else 1
         self.lstm, self.dims, self.threads = lstm, dims, threads
         self.max_threads = _threads(threads)
+        if not dims.fits(16 if dims.L > 1 else 0, self.N, False, self.max_threads):  # a block of 16
+            raise ValueError(f"batch_size is {self.N}: too large, the states would not fit the "
+                             "address space")
         dims.fill_context(&ctx, self.max_threads, False)
         self.memory = Memory(_c.cylstm_plan_size(&ctx, &dims.c, self.N))
         self.plan = _c.cylstm_plan_init(&ctx, &dims.c, self.N, self.memory.start)

@@ -6,6 +6,7 @@ import itertools
 import math
 import operator
 import os
+import sys
 from functools import partial
 from typing import Any
 
@@ -94,7 +95,8 @@ class LSTM(Module):
         self._seed = _seed(seed)
         self._calls = itertools.count()  # next is atomic, without a GIL from CPython 3.14 on
         count = self._count_weights()
-        if count * 16 >= 2**62:  # in Python's integers, which don't overflow
+        # in Python's integers, which don't overflow; packed, they are up to 14 times as many
+        if 8 * count * dtype.itemsize > sys.maxsize:
             raise ValueError(
                 f"{self._sizes()} make {count} weights, too many for the address space"
             )

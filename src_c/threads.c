@@ -90,21 +90,26 @@ static inline void pause_cpu(void)
 #endif
 }
 
+static int64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
 /* Spin until `*number` differs from `old` (or equals `want`, if that is not 0), for a
  * bounded time. Returns whether it did. */
 static int spin(_Atomic uint64_t *number, uint64_t old, uint64_t want)
 {
-    struct timespec start = {0}, now;
+    int64_t start = 0;
     for (unsigned n = 0;; n++) {
         const uint64_t seen = atomic_load_explicit(number, memory_order_acquire);
         if (want ? seen == want : seen != old) return 1;
         pause_cpu();
         if (n % SPINS_PER_LOOK) continue;
-        clock_gettime(CLOCK_MONOTONIC, &now);
+        const int64_t now = now_us();
         if (!n) start = now;
-        if ((now.tv_sec - start.tv_sec) * 1000000L + (now.tv_nsec - start.tv_nsec) / 1000 >=
-            SPIN_TIME)
-            return 0;
+        if (now - start >= SPIN_TIME) return 0;
     }
 }
 
@@ -114,13 +119,6 @@ static void wake_caller(void)
     pthread_mutex_lock(&pool.caller_mutex);
     pthread_cond_signal(&pool.caller_wake);
     pthread_mutex_unlock(&pool.caller_mutex);
-}
-
-static int64_t now_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 /* A helper that holds its share for far longer than the caller took for its own has lost its

@@ -215,7 +215,7 @@ def test_safetensors_is_needed_only_here(file: Path, monkeypatch: pytest.MonkeyP
         ({"class": "LSTM"}, {}, "in_features"),
         ({"config": None}, {}, "Expecting value"),
         ({"config": "{"}, {}, "Expecting property name"),
-        ({"config": "[" * 100_000}, {}, "recursion"),
+        ({"config": "[" * 100_000}, {}, "recursion|Expecting"),  # by the depth of Python's stack
         ({"config": "3"}, {}, "its configuration is 3, expected a JSON object"),
         ({"config": "{}"}, {}, "is float32, its configuration None"),
         ({"config": '{"dtype": "float32"}'}, {}, "in_features"),
@@ -232,7 +232,7 @@ def test_safetensors_is_needed_only_here(file: Path, monkeypatch: pytest.MonkeyP
         ({}, {"bias": np.zeros(3, "f")}, r"bias has shape \(3,\), expected \(2,\)"),
         ({}, {"bias": np.zeros(2)}, "bias is float64, its configuration 'float32'"),
         ({}, {"bias": np.zeros(2, "e")}, "bias has dtype F16, expected F32 or F64"),
-        ({}, {"bias": np.zeros(2, int)}, "bias has dtype I64, expected F32 or F64"),
+        ({}, {"bias": np.zeros(2, np.int64)}, "bias has dtype I64, expected F32 or F64"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit(

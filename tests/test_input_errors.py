@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -406,12 +407,22 @@ def test_set_num_threads(threads: Any) -> None:
 
 
 def test_results_beyond_any_memory() -> None:
-    """Sizes whose product does not fit into 64 bits: an error, and no attempt."""
+    """Sizes whose product does not fit into an address: an error, and no attempt."""
     row = np.zeros((1, 1, 1), np.float32)
+    bits = 8 * np.dtype(np.uintp).itemsize
+    half = 2 ** (bits // 2 - 2)
     lstm = cylstm.LSTM(1, 33)
-    for shape in ((2**59, 1, 1), (1, 2**59, 1), (2**30, 2**29, 1)):
+    for shape in ((2 ** (bits - 5), 1, 1), (1, 2 ** (bits - 5), 1), (half, half // 2, 1)):
         for call in both(lstm, np.broadcast_to(row, shape)):
             refused(call, error=(ValueError, MemoryError))
+
+
+def test_a_tape_beyond_any_memory() -> None:
+    """Much longer than x and y: its size in bytes wraps to that of a row."""
+    lstm = cylstm.LSTM(1, 1024, proj_size=1)
+    rows = sys.maxsize // (5 * 1024 * 4 // 2) + 1
+    x = np.broadcast_to(np.zeros((1, 1, 1), np.float32), (rows, 1, 1))
+    refused(lambda: lstm.forward(x), error=(ValueError, MemoryError))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ ZEROS = np.zeros((2, 3))
         (lambda: mse(ZEROS, ZEROS[:1]), ValueError, r"target has shape \(1, 3\)"),
         (lambda: mse(ZEROS, ZEROS.astype("f")), TypeError, "target has dtype float32, expected"),
         (lambda: mse(ZEROS.astype("e"), ZEROS), TypeError, "prediction has dtype float16"),
-        (lambda: mse(ZEROS.astype(int), ZEROS), TypeError, "prediction has dtype int64"),
+        (lambda: mse(ZEROS.astype(np.int64), ZEROS), TypeError, "prediction has dtype int64"),
         (lambda: mse([1.0], [2.0]), TypeError, "must be a NumPy array, got list"),  # type: ignore
         (lambda: mse(ZEROS, ZEROS, "avg"), ValueError, "reduction must be one of .* got 'avg'"),
         (

@@ -362,7 +362,7 @@ def in_state(change: Any) -> Any:
             r"0.bias.exp_avg has shape \(8,\), expected \(7,\)",
         ),
         (
-            in_state(lambda s: s.update({"0.bias.exp_avg": np.zeros(7, int)})),
+            in_state(lambda s: s.update({"0.bias.exp_avg": np.zeros(7, np.int64)})),
             TypeError,
             "0.bias.exp_avg is int64, expected float64",
         ),
@@ -575,7 +575,7 @@ def test_clip_refusals() -> None:
         (None, 1.0, TypeError, "expected a mapping of gradients, got NoneType"),
         ([grads, None], 1.0, TypeError, "expected a mapping of gradients, got NoneType"),
         ({**grads, "b": None}, 1.0, TypeError, "arrays of floats, got NoneType"),
-        ({**grads, "b": np.ones(3, int)}, 1.0, TypeError, "arrays of floats, got int64"),
+        ({**grads, "b": np.ones(3, np.int64)}, 1.0, TypeError, "arrays of floats, got int64"),
         (read_only, 1.0, ValueError, "read-only"),
     ):
         with pytest.raises(error, match=text):

@@ -435,7 +435,7 @@ X_T: Refusals = {
     "number": (TypeError, 1.0, ("float", "float32")),
     "text": (TypeError, "x", ("str", "float32")),
     "float64": (TypeError, np.zeros((4, 3)), ("float64", "float32")),
-    "integers": (TypeError, np.zeros((4, 3), int), ("int64", "float32")),
+    "integers": (TypeError, np.zeros((4, 3), np.int64), ("int64", "float32")),
     "bytes swapped": (TypeError, np.zeros((4, 3), ">f4"), (">f4", "byte order")),
     "masked": (TypeError, np.ma.zeros((4, 3), "f4"), ("mask", "filled")),
     "unbatched": (ValueError, f32(3), ("(3,)", "(4, 3)")),

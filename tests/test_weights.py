@@ -289,7 +289,7 @@ def test_load_narrows_only_when_told() -> None:
 @pytest.mark.parametrize(
     "bias, text",
     [
-        (np.zeros(2, int), "bias is int64"),
+        (np.zeros(2, np.int64), "bias is int64"),
         (np.zeros(2, bool), "bias is bool"),
         (np.zeros(2, complex), "bias is complex128"),
         (np.zeros(2, ">f8"), "bias is >f8"),
