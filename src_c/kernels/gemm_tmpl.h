@@ -5,8 +5,11 @@
  * finishes it: that keeps the gate math out of the register allocation of the sum.
  */
 
-/* What surely stays in the L2 cache of a core. */
-enum { L2_BYTES = 384 << 10 };
+enum {
+    L2_BYTES = 384 << 10, /* what surely stays in the L2 cache of a core */
+    PAGE_BYTES = 4096,
+    FETCH_AHEAD = 24 /* in k, some 80 ns */
+};
 
 ALWAYS_INLINE real *row_of(const struct cylstm_rows *m, size_t r)
 {
@@ -14,10 +17,12 @@ ALWAYS_INLINE real *row_of(const struct cylstm_rows *m, size_t r)
 }
 
 /* Add k in [from, to) of one term to the accumulators. The order, broadcasts first, then
- * vector, then row, is the one that gcc and clang both keep in registers. */
+ * vector, then row, is the one that gcc and clang both keep in registers. `far`: ask in time for the
+ * last row; where rows are columns of a matrix, the others lie beside it or in the line of the tile
+ * before. A narrow tile does not, as its loads take longer than its sums. */
 ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct cylstm_term *t,
                              size_t row, const real *w, ptrdiff_t w_k, size_t from, size_t to,
-                             const int R, const int NV)
+                             const int R, const int NV, const int far)
 {
     const real *a[MAX_TILE_ROWS];
     UNROLL for (int r = 0; r < R; r++) a[r] = row_of(&t->a, row + (size_t)r);
@@ -25,6 +30,7 @@ ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct 
     w += (ptrdiff_t)from * w_k;
     for (ptrdiff_t k = (ptrdiff_t)from * t->a_k; k != a_end; k += t->a_k, w += w_k) {
         vf b[MAX_TILE_ROWS];
+        if (far && NV == PANEL_VECTORS) FETCH(a[R - 1] + k + FETCH_AHEAD * t->a_k);
         UNROLL for (int r = 0; r < R; r++) b[r] = v_set1(a[r][k]);
         UNROLL for (int v = 0; v < NV; v++) {
             const vf wv = v_load(w + v * VL);
@@ -54,8 +60,8 @@ ALWAYS_INLINE void fetch_row(const struct cylstm_product *p, size_t panel, size_
     }
 }
 
-/* sums (R, 4 VL) = init + both terms, for R rows of one panel. `far`: ask in time for what the end
- * of the tile meets. Rows take turns, each under its part of the longer sum, since asking for all of
+/* sums (R, 4 VL) = init + both terms, for R rows of one panel. `far`: ask in time for what the tile
+ * and its end meet. Rows take turns, each under its part of the longer sum, since asking for all of
  * them at once would hold up the loads of the sum. */
 ALWAYS_INLINE void tile(const struct cylstm_product *p, size_t panel, size_t row, real *sums,
                         const int R, const int NV, const int far)
@@ -73,7 +79,7 @@ ALWAYS_INLINE void tile(const struct cylstm_product *p, size_t panel, size_t row
         const size_t K = term->K, part = fetches ? K / (size_t)R + 1 : K;
         for (size_t k = 0, r = row; k < K; k += part, r++) {
             if (fetches) fetch_row(p, panel, r, NV);
-            tile_term(acc, term, row, w, p->w_k, k, K - k < part ? K : k + part, R, NV);
+            tile_term(acc, term, row, w, p->w_k, k, K - k < part ? K : k + part, R, NV, far);
         }
     }
     UNROLL for (int r = 0; r < R; r++)
@@ -105,7 +111,7 @@ ALWAYS_INLINE void tile_pair(const struct cylstm_product *p, size_t panel, real 
     UNROLL for (int v = 0; v < N; v++) v_store(sums + v * VL, acc[v]);
 }
 
-/* One instance of the tile per height and width, and for what its end meets. */
+/* One instance of the tile per height and width, and for what it meets. */
 #define TILE(R, NV) \
     static void tile_##R##x##NV(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
     { tile(p, panel, row, sums, R, NV, 0); } \
@@ -135,9 +141,11 @@ TILE_PAIR(1) TILE_PAIR(2) TILE_PAIR(3) TILE_PAIR(4)
 typedef void tile_pair_fn(const struct cylstm_product *p, size_t panel, real *sums);
 static tile_pair_fn *const tile_pairs[PANEL_VECTORS] = {tile_pair_1, tile_pair_2, tile_pair_3, tile_pair_4};
 
-/* Whether the end of a tile meets memory that may lie beyond L2: as much as it adds or tapes. */
-static int ends_far(const struct cylstm_product *p)
+/* Whether a tile meets memory that may lie beyond L2: what is added, a tape, or columns of a matrix
+ * where the next k is a page on, which the hardware does not foresee. */
+static int reaches_far(const struct cylstm_product *p)
 {
+    if (p->term[0].a_k * (ptrdiff_t)sizeof(real) >= PAGE_BYTES) return 1;
     return p->addend.base || (p->finish != CYLSTM_STORE && p->cell.tape.base);
 }
 
@@ -227,7 +235,7 @@ static void product(const struct cylstm_product *p)
     }
     _Alignas(64) real sums[MAX_TILE_ROWS * PANEL_VECTORS * VL];
     const size_t count = p->panel_end - p->panel_begin, together = panels_together(p);
-    const int far = ends_far(p);
+    const int far = reaches_far(p);
     const size_t tile_count = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
     for (size_t first = 0; first < count; first += together) {
         const size_t end = count - first < together ? count : first + together;
