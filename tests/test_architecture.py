@@ -149,8 +149,8 @@ def c_files(folder: Path = SRC_C) -> list[Path]:
 
 
 def c_name(path: Path) -> str:
-    """The name by which C_LEVELS knows a file: pack_tmpl.h is a part of pack."""
-    return "kernels" if path.parent.name == "kernels" else path.stem.removesuffix("_tmpl")
+    """The name by which C_LEVELS knows a file."""
+    return "kernels" if path.parent.name == "kernels" else path.stem
 
 
 def relative(path: Path) -> str:

@@ -157,6 +157,11 @@ struct cylstm_kernels {
      * elsewhere (BLAS). `sums` is overwritten. */
     void (*finish)(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
                    void *sums);
+    /* A vector of a panel from n <= VL rows of K reals, `stride` apart: out[k * 4 VL + lane] =
+     * rows[lane * stride + k] for each k, and 0 in lanes n to `lanes`. */
+    void (*transpose)(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out);
+    /* The sums of n <= VL pairs. */
+    void (*sum_biases)(const void *b_ih, const void *b_hh, size_t n, void *out);
     void (*dropout)(const struct cylstm_dropout *d, uint64_t index, size_t count, const void *in,
                     void *out);
     void (*adam)(const struct cylstm_adam_terms *terms, const struct cylstm_update *update,

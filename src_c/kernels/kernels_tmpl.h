@@ -11,6 +11,7 @@
 #include "dropout_tmpl.h"
 #include "gemm_tmpl.h"
 #include "optim_tmpl.h"
+#include "pack_tmpl.h"
 
 const struct cylstm_kernels KERNELS = {
     .isa = ISA_NAME,
@@ -19,6 +20,8 @@ const struct cylstm_kernels KERNELS = {
     .tile_rows = TILE_ROWS,
     .product = product,
     .finish = finish,
+    .transpose = transpose,
+    .sum_biases = sum_biases,
     .dropout = dropout,
     .adam = adam,
     .sgd = sgd,

@@ -40,6 +40,11 @@ ALWAYS_INLINE vf v_copysign(vf x, vf s) {
 ALWAYS_INLINE vf v_pow2(vf t) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23));
 }
+ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
+    const vf l = _mm256_unpacklo_ps(a, b), h = _mm256_unpackhi_ps(a, b); /* of each half */
+    *low = _mm256_permute2f128_ps(l, h, 0x20);
+    *high = _mm256_permute2f128_ps(l, h, 0x31);
+}
 
 #else
 
@@ -79,6 +84,11 @@ ALWAYS_INLINE vf v_copysign(vf x, vf s) {
 }
 ALWAYS_INLINE vf v_pow2(vf t) {
     return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t), 52));
+}
+ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
+    const vf l = _mm256_unpacklo_pd(a, b), h = _mm256_unpackhi_pd(a, b); /* of each half */
+    *low = _mm256_permute2f128_pd(l, h, 0x20);
+    *high = _mm256_permute2f128_pd(l, h, 0x31);
 }
 
 #endif

@@ -39,6 +39,11 @@ ALWAYS_INLINE vf v_copysign(vf x, vf s) {
 ALWAYS_INLINE vf v_pow2(vf t) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23));
 }
+ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
+    const __m512i l = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    *low = _mm512_permutex2var_ps(a, l, b);
+    *high = _mm512_permutex2var_ps(a, _mm512_add_epi32(l, _mm512_set1_epi32(8)), b);
+}
 
 #else
 
@@ -77,6 +82,11 @@ ALWAYS_INLINE vf v_copysign(vf x, vf s) {
 }
 ALWAYS_INLINE vf v_pow2(vf t) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t), 52));
+}
+ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
+    const __m512i l = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    *low = _mm512_permutex2var_pd(a, l, b);
+    *high = _mm512_permutex2var_pd(a, _mm512_add_epi64(l, _mm512_set1_epi64(4)), b);
 }
 
 #endif

@@ -10,6 +10,7 @@
  *   v_sqrt                of normal numbers
  *   v_min, v_max          the second operand where it is NaN
  *   v_copysign(x, s)      |x| with the sign of s
+ *   v_zip(a, b, &l, &h)   a[0], b[0], a[1], b[1], ...: the first half to l, the second to h
  *   V_ROUND, v_pow2       where t = x + V_ROUND, t - V_ROUND is the integer n nearest to x, and
  *                         v_pow2(t) is 2^n for n in [-127, 128] (64 bits: [-1023, 1024]): 0 at the
  *                         lowest n, infinity at the highest
@@ -78,6 +79,10 @@ ALWAYS_INLINE real root_of(real a) {
 }
 ALWAYS_INLINE vf v_sqrt(vf a) { LANES(root_of(A)); }
 ALWAYS_INLINE vf v_pow2(vf a) { LANES(real_of(bits_of(A) << MANTISSA_BITS)); }
+ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
+    EACH_LANE low->lane[l] = (l % 2 ? b : a).lane[l / 2];
+    EACH_LANE high->lane[l] = (l % 2 ? b : a).lane[(VL + l) / 2];
+}
 
 #undef LANES
 #undef A

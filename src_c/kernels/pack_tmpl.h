@@ -1,0 +1,45 @@
+/* pack_tmpl.h -- a vector of a panel from rows of raw weights: a transposition, and the sum of the biases.
+ *
+ * Both only move or add, lane by lane, so that every set packs the same numbers.
+ */
+
+/* out[k][lane] = row[lane][k] for VL values of k. `whole`: all lanes hold a row and all k are there;
+ * else lanes from n on are zero, and `count` values of k and `lanes` lanes are written.
+ *
+ * Zipping the first half of the vectors with the second is a perfect shuffle of all their elements:
+ * done log2(VL) times it turns the index (lane, k) into (k, lane). */
+ALWAYS_INLINE void transpose_block(const real *rows, size_t stride, size_t n, size_t count,
+                                   size_t lanes, real *out, const int whole)
+{
+    vf r[VL];
+    UNROLL for (int l = 0; l < VL; l++)
+        r[l] = whole ? v_load(rows + (size_t)l * stride)
+               : (size_t)l < n ? v_load_n(rows + (size_t)l * stride, count)
+                               : v_zero();
+    UNROLL for (int round = 1; round < VL; round *= 2) {
+        vf zipped[VL];
+        UNROLL for (int l = 0; l < VL / 2; l++)
+            v_zip(r[l], r[l + VL / 2], &zipped[2 * l], &zipped[2 * l + 1]);
+        UNROLL for (int l = 0; l < VL; l++) r[l] = zipped[l];
+    }
+    if (whole)
+        UNROLL for (int k = 0; k < VL; k++) v_store(out + k * PANEL_VECTORS * VL, r[k]);
+    else
+        for (size_t k = 0; k < count; k++) v_store_n(out + k * PANEL_VECTORS * VL, r[k], lanes);
+}
+
+static void transpose(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out)
+{
+    const real *from = rows;
+    real *to = out;
+    size_t k = 0;
+    if (n == VL && lanes == VL)
+        for (; K - k >= VL; k += VL) transpose_block(from + k, stride, VL, VL, VL, to + k * PANEL_VECTORS * VL, 1);
+    for (; k < K; k += VL)
+        transpose_block(from + k, stride, n, valid(k, K), lanes, to + k * PANEL_VECTORS * VL, 0);
+}
+
+static void sum_biases(const void *b_ih, const void *b_hh, size_t n, void *out)
+{
+    v_store_n(out, v_add(v_load_n(b_ih, n), v_load_n(b_hh, n)), n);
+}
