@@ -52,6 +52,7 @@ bench: $(STAMPS)/cylstm $(STAMPS)/group-bench
 
 C_FORMATTED = $(filter-out src_c/kernels/vec_%,$(C_SOURCES) $(C_HEADERS)) $(wildcard tests/*.c bench/*.c examples/*/*.c)
 STUBTEST    = --allowlist tools/stubtest.allow --ignore-unused-allowlist --ignore-disjoint-bases
+INCLUDES    = import numpy, sysconfig; print('-I' + numpy.get_include(), '-I' + sysconfig.get_path('include'))
 C_CHECK     = -std=c11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only
 
 lint: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-lint
@@ -62,7 +63,8 @@ lint: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-lint
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint cylstm # it calls pycodestyle by name
 	$(VENV)/bin/clang-format --dry-run -Werror $(C_FORMATTED)
 	$(CC) $(C_CHECK) $(C_SOURCES)
-	@if command -v clang >/dev/null; then set -x; clang $(C_CHECK) $(C_SOURCES); \
+	@if command -v clang >/dev/null; then set -ex; clang $(C_CHECK) $(C_SOURCES); \
+	clang -std=c11 -fsyntax-only -w -Isrc_c $$($(PY) -c "$(INCLUDES)") build/cython/cylstm/_core.c; \
 	else echo "*** SKIPPED: clang is not installed; its warnings were not checked ***"; fi
 
 inner-loops: $(STAMPS)/group-wheels # for zig

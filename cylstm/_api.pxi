@@ -32,7 +32,7 @@ cdef api void *cylstm_stream_enter(object stream, int version, int bits, Py_ssiz
     except BaseException:
         free(held)
         raise
-    held.stream, held.plan, held.packed = <PyObject *>stream, s.plan, s.packed.forward.start
+    held.stream, held.plan, held.packed = <PyObject *>stream, s.plan, s.panels
     Py_INCREF(stream)
     return held
 

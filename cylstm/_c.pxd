@@ -64,6 +64,7 @@ cdef extern from "cylstm.h" nogil:
         void *h_n
         void *c_n
         cylstm_tape *tape
+        const void *raw
 
     size_t cylstm_forward_scratch(const cylstm_context *ctx, const cylstm_dims *dims,
                                   const cylstm_sequence *seq)

@@ -84,16 +84,19 @@ class Dims:
     @property
     def dtype(self) -> np.dtype[Any]: ...
 
+class Pack: ...
+
 class Packed:
     def __new__(
         cls,
         dims: Dims,
         flat: _Array,
-        spare: tuple[Memory, Memory | None] | None = None,
+        spare: tuple[Memory | None, Memory | None] | None = None,
+        before: Packed | None = None,
         threads: int = 1,
     ) -> Self: ...
     @property
-    def memory(self) -> tuple[Memory, Memory | None]: ...
+    def memory(self) -> tuple[Memory | None, Memory | None]: ...
 
 class Problem: ...
 

@@ -229,62 +229,85 @@ cpdef int _threads(object threads) except -1:
     return n
 
 
+@cython.auto_pickle(False)
+cdef class Pack:
+    """The panels of one direction, once they are made."""
+
+    cdef bint backward
+    cdef Memory memory
+    cdef atomic_int made, used
+
+
 cdef class Packed:
-    """One block of weights as the kernels read it. Immutable once made, but for the backward
-    panels, which are added at first need."""
+    """One block of weights as the kernels read it: each of its two packs is made at first need.
+
+    A call of one step uses each weight once. The first to use these reads them raw, for in training
+    it may be the only one; whoever comes next has them packed.
+    """
 
     cdef Dims dims
-    cdef object flat
-    cdef Memory forward
-    cdef Memory backward
-    cdef atomic_int has_backward
+    cdef cnp.ndarray flat
+    cdef Pack forward, backward
     cdef object lock
 
     def __cinit__(self, Dims dims not None, cnp.ndarray flat not None, tuple spare=None,
-                  int threads=1):
-        """Pack `flat` for the forward pass, into `spare`: `memory` of another, now unread."""
-        cdef _c.cylstm_context ctx
-        dims.pack_context(&ctx, threads)
-        if spare is not None:
-            self.forward, self.backward = spare
-        else:
-            self.forward = Memory(_c.cylstm_packed_size(&ctx, &dims.c))
-        self.dims = dims
-        self.flat = flat
-        self.lock = threading.Lock()
+                  Packed before=None, int threads=1):
+        """Take `flat`. The packs will go into `spare`: `memory` of another, now unread. If the
+        block `before` this one was packed for the forward pass, so is this at once: no call waits.
+        """
         if flat.dtype != dims.dtype or flat.shape[0] != <Py_ssize_t>_c.cylstm_raw_count(&dims.c):
             raise ValueError(f"flat holds {flat.size} {flat.dtype}, expected all weights, "
                              f"{dims.dtype}")
-        cdef const void *raw = cnp.PyArray_DATA(flat)
-        cdef void *packed = self.forward.start
-        if self.forward.size < GIL_PACK_BYTES:
-            _c.cylstm_pack_weights(&ctx, &dims.c, raw, packed)
-        else:
-            with nogil:
-                _c.cylstm_pack_weights(&ctx, &dims.c, raw, packed)
+        self.dims, self.flat, self.lock = dims, flat, threading.Lock()
+        self.forward, self.backward = Pack(), Pack()
+        self.backward.backward = True
+        if spare is not None:
+            self.forward.memory, self.backward.memory = spare
+        if before is not None and before.forward.made:
+            self.read(self.forward, False, threads)
 
     @property
     def memory(self):
         """The memory of both packs, without the weights that this object keeps alive."""
         with self.lock:
-            return self.forward, self.backward
+            return self.forward.memory, self.backward.memory
 
-    cdef void *for_backward(self, int threads) except NULL:
-        cdef _c.cylstm_context ctx
-        cdef const void *raw
-        cdef void *packed
-        if self.has_backward:
-            return self.backward.start
+    cdef const void *read(self, Pack pack, bint once, int threads) except? NULL:
+        """The panels of `pack`, made if need be. NULL: none, for a call of one step (`once`)."""
+        if pack.made:
+            return pack.memory.start
+        if once and not exchange(&pack.used, True):
+            return NULL
         with self.lock:
-            if not self.has_backward:
-                self.dims.pack_context(&ctx, threads)
-                if self.backward is None:
-                    self.backward = Memory(_c.cylstm_packed_backward_size(&ctx, &self.dims.c))
-                raw, packed = cnp.PyArray_DATA(self.flat), self.backward.start
-                with nogil:
-                    _c.cylstm_pack_backward(&ctx, &self.dims.c, raw, packed)
-                self.has_backward = True
-        return self.backward.start
+            if not pack.made:
+                self.make(pack, threads)
+                pack.made = True
+        return pack.memory.start
+
+    cdef int make(self, Pack pack, int threads) except -1:
+        cdef _c.cylstm_context ctx
+        cdef const _c.cylstm_dims *dims = &self.dims.c
+        self.dims.pack_context(&ctx, threads)
+        if pack.memory is None:
+            pack.memory = Memory(_c.cylstm_packed_backward_size(&ctx, dims) if pack.backward
+                                 else _c.cylstm_packed_size(&ctx, dims))
+        cdef const void *raw = cnp.PyArray_DATA(self.flat)
+        cdef void *packed = pack.memory.start
+        cdef bint backward = pack.backward
+        if pack.memory.size < GIL_PACK_BYTES:
+            pack_weights(&ctx, dims, backward, raw, packed)
+        else:
+            with nogil:
+                pack_weights(&ctx, dims, backward, raw, packed)
+        return 0
+
+
+cdef void pack_weights(const _c.cylstm_context *ctx, const _c.cylstm_dims *dims, bint backward,
+                       const void *raw, void *packed) noexcept nogil:
+    if backward:
+        _c.cylstm_pack_backward(ctx, dims, raw, packed)
+    else:
+        _c.cylstm_pack_weights(ctx, dims, raw, packed)
 
 
 include "_arrays.pxi"
@@ -394,8 +417,10 @@ cdef class Problem:
         dims.fill_context(&ctx, threads, release)
         if self.B == 0:
             return 0
+        cdef Packed weights = self.packed
+        cdef const void *packed = weights.read(weights.forward, self.T == 1, threads)
+        self.seq.raw = cnp.PyArray_DATA(weights.flat) if packed == NULL else NULL
         cdef Memory scratch = Memory(_c.cylstm_forward_scratch(&ctx, &dims.c, &self.seq))
-        cdef void *packed = self.packed.forward.start
         if release:
             with nogil:
                 _c.cylstm_forward(&ctx, &dims.c, packed, &self.seq, scratch.start)
@@ -549,16 +574,19 @@ cdef class Tape:
         cdef bint release = dims.releases_gil(2 * p.rows)
         dims.fill_context(&ctx, n, release)
         cdef Memory scratch
-        cdef void *packed
+        cdef Packed weights = p.packed
+        cdef const void *packed
+        cdef _c.cylstm_sequence seq = p.seq  # a copy: other threads may be going backward too
         if p.B:
-            packed = p.packed.for_backward(n)
-            scratch = Memory(_c.cylstm_backward_scratch(&ctx, &dims.c, &p.seq))
+            packed = weights.read(weights.backward, p.T == 1, n)
+            seq.raw = cnp.PyArray_DATA(weights.flat) if packed == NULL else NULL
+            scratch = Memory(_c.cylstm_backward_scratch(&ctx, &dims.c, &seq))
             if release:
                 with nogil:
-                    _c.cylstm_backward(&ctx, &dims.c, packed, &p.seq, &g, scratch.start)
+                    _c.cylstm_backward(&ctx, &dims.c, packed, &seq, &g, scratch.start)
                 _raise_pending()
             else:
-                _c.cylstm_backward(&ctx, &dims.c, packed, &p.seq, &g, scratch.start)
+                _c.cylstm_backward(&ctx, &dims.c, packed, &seq, &g, scratch.start)
         return Gradients(dx, dh_0, dc_0, self.wrap(dweights))
 
 

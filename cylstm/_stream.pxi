@@ -12,6 +12,7 @@ cdef class Stream:
     cdef Dims dims
     cdef object lstm, weights
     cdef Packed packed
+    cdef const void *panels
     cdef Memory memory
     cdef _c.cylstm_plan *plan
     cdef Py_ssize_t N
@@ -30,6 +31,8 @@ cdef class Stream:
             raise ValueError(f"batch_size is {self.N}: too large, the states would not fit the "
                              "address space")
         dims.fill_context(&ctx, self.max_threads, False)
+        self.take()  # weights that have not been packed are packed now and not in a step
+        self.leave()
         self.memory = Memory(_c.cylstm_plan_size(&ctx, &dims.c, self.N))
         self.plan = _c.cylstm_plan_init(&ctx, &dims.c, self.N, self.memory.start)
 
@@ -45,7 +48,9 @@ cdef class Stream:
         try:
             weights = self.lstm._weights
             if weights is not self.weights:
-                self.weights, self.packed = weights, weights.packed
+                self.packed = weights.packed
+                self.panels = self.packed.read(self.packed.forward, False, self.max_threads)
+                self.weights = weights
         except BaseException:
             self.leave()
             raise
@@ -88,11 +93,11 @@ cdef class Stream:
             threads = _default_threads
         cdef const void *source = cnp.PyArray_DATA(x)
         cdef void *target = cnp.PyArray_DATA(y)
-        cdef void *packed
+        cdef const void *packed
         self.take()
         try:
             self.dims.fill_context(&ctx, threads, False)
-            packed = self.packed.forward.start
+            packed = self.panels
             if release:
                 with nogil:
                     _c.cylstm_plan_run(self.plan, &ctx, packed, T, active, rows, source, target)

@@ -169,7 +169,8 @@ class LSTM(Module):
         }
 
     def _install(self, weights: Weights, threads: int = 1) -> None:
-        weights.packed = _core.Packed(self._dims, weights.flat, weights.packed, threads)
+        before = self._weights.packed if hasattr(self, "_weights") else None
+        weights.packed = _core.Packed(self._dims, weights.flat, weights.packed, before, threads)
         super()._install(weights)
 
     def __call__(

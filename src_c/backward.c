@@ -13,6 +13,7 @@
  * depend on the shapes alone, so the bits of a gradient do not depend on the threads.
  */
 #include "sequence.h"
+#include "weights.h"
 
 #include <string.h>
 
@@ -37,17 +38,18 @@ struct backward {
     struct cylstm_call call;
     const struct cylstm_dims *dims;
     const struct cylstm_sequence *seq;
-    const void *packed;
+    struct cylstm_weights weights;
+    void **panels; /* (threads): room for weights that have not been packed */
     struct cylstm_order order;
     struct pass *pass; /* (L * D) */
     size_t chunk_steps, chunk_rows;
-    size_t *start;  /* (chunk_steps + 1): first row of each step in the chunk */
-    void *dgates;   /* (chunk_rows, 4H) padded */
-    void *z;        /* the inputs of a chunk's steps, as panels (chunk_rows, 4 VL): x, then h */
-    void *ones;     /* (chunk_rows) */
-    void *dweights; /* the caller's */
-    void *dh, *m;   /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
-    ptrdiff_t *dx_offset;             /* (chunk_rows): rows of dx */
+    size_t *start; /* (chunk_steps + 1): first row of each step in the chunk */
+    void *dgates;  /* (chunk_rows, 4H) padded */
+    void *z;       /* the inputs of a chunk's steps, as panels (chunk_rows, 4 VL): x, then h */
+    void *ones;    /* (chunk_rows) */
+    const struct cylstm_gradients *grads; /* the caller's */
+    void *dh, *m;         /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
+    ptrdiff_t *dx_offset; /* (chunk_rows): rows of dx */
     ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
     void *between[2];                 /* (block, B, D*R): dy of inner layers */
     size_t block;
@@ -62,10 +64,10 @@ struct backward {
     size_t step;                 /* unit split: the step */
 };
 
-static size_t width_of(const struct backward *b) { return PANEL_VECTORS * b->call.kernels->lanes; }
+static size_t width_of(const struct backward *b) { return cylstm_panel_width(b->call.kernels); }
 static size_t panels_of(const struct backward *b, size_t columns)
 {
-    return (columns + width_of(b) - 1) / width_of(b);
+    return cylstm_panels_of(b->call.kernels, columns);
 }
 static size_t stride_of(const struct backward *b, size_t n)
 {
@@ -84,6 +86,12 @@ static struct cylstm_rows padded_rows(const struct backward *b, void *base, size
 {
     return (struct cylstm_rows){cylstm_at(base, b->call.real_size, (ptrdiff_t)(r0 * stride)), NULL,
                                 (ptrdiff_t)stride};
+}
+
+static void multiply(struct backward *b, int caller, size_t share, const struct pass *p,
+                     const struct cylstm_matrix *matrix, const struct cylstm_product *g)
+{
+    cylstm_multiply_weights(&b->call, caller, g, &b->weights, &p->l, matrix, b->panels[share]);
 }
 
 /* ------------------------------------------------------------------ one step back */
@@ -105,7 +113,7 @@ static struct cylstm_product recurrent_product(const struct backward *b, const s
         .term[0] = {.a = dgates,
                     .a_k = 1,
                     .K = 4 * p->l.H,
-                    .w = cylstm_at(b->packed, b->call.real_size, (ptrdiff_t)p->l.hh_t)},
+                    .w = cylstm_at(b->weights.packed, b->call.real_size, (ptrdiff_t)p->l.hh_t.at)},
     };
 }
 
@@ -140,8 +148,8 @@ static struct cylstm_rows dgates_after(const struct backward *b, const struct pa
 
 /* dh of step s for rows [r0, r1): a product for the rows that go on after s, and dh_n for those
  * that end here. Finished by the cell, or stored where it must first be projected. */
-static void step_back(struct backward *b, int caller, const struct pass *p, size_t s, size_t r0,
-                      size_t r1, struct cylstm_range panels)
+static void step_back(struct backward *b, int caller, size_t share, const struct pass *p, size_t s,
+                      size_t r0, size_t r1, struct cylstm_range panels)
 {
     const size_t size = b->call.real_size;
     const size_t active = cylstm_active_rows(&b->order, r1, s);
@@ -168,13 +176,13 @@ static void step_back(struct backward *b, int caller, const struct pass *p, size
             g.finish = CYLSTM_CELL_BACKWARD;
             g.cell = cell_of_step(b, p, s, from);
         }
-        cylstm_multiply(&b->call, caller, &g);
+        multiply(b, caller, share, p, &p->l.hh_t, &g);
     }
 }
 
 /* dm = dh W_hr, finished by the cell. */
-static void project_back(struct backward *b, int caller, const struct pass *p, size_t s, size_t r0,
-                         size_t r1, struct cylstm_range panels)
+static void project_back(struct backward *b, int caller, size_t share, const struct pass *p,
+                         size_t s, size_t r0, size_t r1, struct cylstm_range panels)
 {
     const size_t active = cylstm_active_rows(&b->order, r1, s), width = width_of(b);
     if (active <= r0) return;
@@ -190,11 +198,11 @@ static void project_back(struct backward *b, int caller, const struct pass *p, s
                                      b->start[s - b->step_begin] + r0),
                     .a_k = 1,
                     .K = p->l.P,
-                    .w = cylstm_at(b->packed, b->call.real_size, (ptrdiff_t)p->l.hr_t)},
+                    .w = cylstm_at(b->weights.packed, b->call.real_size, (ptrdiff_t)p->l.hr_t.at)},
         .finish = CYLSTM_CELL_BACKWARD,
         .cell = cell_of_step(b, p, s, r0),
     };
-    cylstm_multiply(&b->call, caller, &g);
+    multiply(b, caller, share, p, &p->l.hr_t, &g);
 }
 
 static void run_rows(void *arg, size_t share, int caller)
@@ -203,10 +211,10 @@ static void run_rows(void *arg, size_t share, int caller)
     const struct pass *p = b->now;
     const struct cylstm_range rows = cylstm_share_rows(&b->order, b->split.rows, share);
     for (size_t s = b->step_end; s-- > b->step_begin && !cylstm_stopped(&b->call);) {
-        step_back(b, caller, p, s, rows.begin, rows.end,
+        step_back(b, caller, share, p, s, rows.begin, rows.end,
                   (struct cylstm_range){0, panels_of(b, p->l.R)});
         if (p->l.P)
-            project_back(b, caller, p, s, rows.begin, rows.end,
+            project_back(b, caller, share, p, s, rows.begin, rows.end,
                          (struct cylstm_range){0, panels_of(b, p->l.H)});
     }
 }
@@ -214,14 +222,14 @@ static void run_rows(void *arg, size_t share, int caller)
 static void run_units(void *arg, size_t share, int caller)
 {
     struct backward *b = arg;
-    step_back(b, caller, b->now, b->step, 0, b->order.B,
+    step_back(b, caller, share, b->now, b->step, 0, b->order.B,
               cylstm_share(panels_of(b, b->now->l.R), b->shares, share));
 }
 
 static void run_projected(void *arg, size_t share, int caller)
 {
     struct backward *b = arg;
-    project_back(b, caller, b->now, b->step, 0, b->order.B,
+    project_back(b, caller, share, b->now, b->step, 0, b->order.B,
                  cylstm_share(panels_of(b, b->now->l.H), b->shares, share));
 }
 
@@ -292,17 +300,21 @@ static void gather_inputs(void *arg, size_t share, int caller)
     }
 }
 
-/* dx = dgates W_ih for a share of the chunk's rows; the second direction adds to the first. */
+/* dx = dgates W_ih for a share of the chunk's rows, or of the inputs where rows are too few; the
+ * second direction adds to the first. */
 static void input_gradient(struct backward *b, int caller, size_t share, size_t shares)
 {
     const struct pass *p = b->now;
-    const size_t width = width_of(b);
-    const struct cylstm_range mine =
-        cylstm_share(b->start[b->step_end - b->step_begin], shares, share);
+    const size_t width = width_of(b), rows = b->start[b->step_end - b->step_begin];
+    const int few = rows < shares;
+    const struct cylstm_range mine = cylstm_share(rows, few ? 1 : shares, few ? 0 : share),
+                              panels = cylstm_share(panels_of(b, p->l.I), few ? shares : 1,
+                                                    few ? share : 0);
     if (!p->dx.base) return;
     struct cylstm_product g = {
         .rows = mine.end - mine.begin,
-        .panel_end = panels_of(b, p->l.I),
+        .panel_begin = panels.begin,
+        .panel_end = panels.end,
         .columns = p->l.I,
         .w_panel = (ptrdiff_t)(4 * p->l.H * width),
         .w_k = (ptrdiff_t)width,
@@ -310,13 +322,13 @@ static void input_gradient(struct backward *b, int caller, size_t share, size_t 
         .term[0] = {.a = padded_rows(b, b->dgates, stride_of(b, 4 * p->l.H), mine.begin),
                     .a_k = 1,
                     .K = 4 * p->l.H,
-                    .w = cylstm_at(b->packed, b->call.real_size, (ptrdiff_t)p->l.ih_t)},
+                    .w = cylstm_at(b->weights.packed, b->call.real_size, (ptrdiff_t)p->l.ih_t.at)},
         .finish = CYLSTM_STORE,
         .out = {p->dx.base, b->dx_offset + mine.begin, 0},
         .out_panel = (ptrdiff_t)width,
     };
     if (b->direction) g.addend = g.out;
-    cylstm_multiply(&b->call, caller, &g);
+    multiply(b, caller, share, p, &p->l.ih_t, &g);
 }
 
 /* out (rows, columns) += a^T w over the rows of the chunk, for a share of the rows. The first
@@ -334,7 +346,8 @@ static void weight_gradient(struct backward *b, int caller, struct cylstm_range 
         .init = zeros,
         .term[0] = term,
         .finish = CYLSTM_STORE,
-        .out = {cylstm_at(b->dweights, b->call.real_size, (ptrdiff_t)(raw + mine.begin * columns)),
+        .out = {cylstm_at(b->grads->dweights, b->call.real_size,
+                          (ptrdiff_t)(raw + mine.begin * columns)),
                 NULL, (ptrdiff_t)columns},
         .out_panel = (ptrdiff_t)width_of(b),
     };
@@ -478,19 +491,25 @@ static void run(struct backward *b)
     }
 }
 
-/* dh_0 = dgates_0 W_hh and dc_0; rows without a step pass dh_n and dc_n on. */
-static void first_states(struct backward *b, const struct pass *p, void *dh_0, void *dc_0)
+/* dh_0 = dgates_0 W_hh, for a share of its units, and dc_0; rows without a step pass dh_n and dc_n
+ * on. */
+static void first_states(void *arg, size_t share, int caller)
 {
-    const size_t size = b->call.real_size, R = p->l.R, H = p->l.H;
-    const size_t active = cylstm_active_rows(&b->order, b->order.B, 0);
+    struct backward *b = arg;
+    const struct pass *p = b->now;
+    const size_t size = b->call.real_size, R = p->l.R, H = p->l.H, B = b->order.B,
+                 n = b->layer * b->dims->directions + b->direction;
+    void *dh_0 = cylstm_at(b->grads->dh_0, size, (ptrdiff_t)(n * B * R)),
+         *dc_0 = cylstm_at(b->grads->dc_0, size, (ptrdiff_t)(n * B * H));
+    const size_t active = cylstm_active_rows(&b->order, B, 0);
     struct cylstm_product g =
-        recurrent_product(b, p, padded_rows(b, p->next, stride_of(b, 4 * p->l.H), 0), active,
-                          (struct cylstm_range){0, panels_of(b, R)});
+        recurrent_product(b, p, padded_rows(b, p->next, stride_of(b, 4 * H), 0), active,
+                          cylstm_share(panels_of(b, R), b->shares, share));
     g.finish = CYLSTM_STORE;
     g.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
     g.out_panel = (ptrdiff_t)width_of(b);
-    cylstm_multiply(&b->call, 1, &g);
-    for (size_t r = 0; r < b->order.B; r++) {
+    multiply(b, caller, share, p, &p->l.hh_t, &g);
+    for (size_t r = 0; share == 0 && r < B; r++) {
         if (r >= active)
             memcpy(cylstm_at(dh_0, size, b->r0_offset[r]),
                    cylstm_at(p->dh, size, (ptrdiff_t)(r * stride_of(b, R))), R * size);
@@ -501,7 +520,17 @@ static void first_states(struct backward *b, const struct pass *p, void *dh_0, v
 
 /* ----------------------------------------------------------------------- the whole call */
 
-static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+static void carve_panels(struct cylstm_arena *arena, const struct cylstm_context *ctx,
+                         const struct cylstm_dims *dims, struct backward *b)
+{
+    const size_t threads = ctx->threads > 1 ? (size_t)ctx->threads : 1,
+                 room = b->weights.raw ? cylstm_panel_room(ctx->kernels, dims, 1) : 0;
+    b->panels = cylstm_carve(arena, threads, sizeof *b->panels);
+    for (size_t n = 0; n < threads; n++) {
+        void *panels = cylstm_carve(arena, room, 1);
+        if (arena->base) b->panels[n] = panels;
+    }
+}
 
 static void carve_backward(struct cylstm_arena *arena, const struct cylstm_context *ctx,
                            const struct cylstm_dims *dims, const struct cylstm_sequence *seq,
@@ -510,6 +539,7 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     const struct cylstm_kernels *k = ctx->kernels;
     const size_t L = dims->layers, D = dims->directions, B = seq->B, size = cylstm_real_size(k);
     b->dims = dims;
+    b->weights.raw = seq->raw;
     b->seq = seq;
     b->call.ctx = ctx;
     b->call.kernels = k;
@@ -524,7 +554,7 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     size_t z = 0;
     for (size_t n = 0; n < L * D; n++) {
         struct pass p = {.l = cylstm_find_layer(k, dims, n / D, n % D)};
-        z = max_size(z, panels_of(b, p.l.I) + panels_of(b, p.l.R));
+        z = cylstm_larger(z, panels_of(b, p.l.I) + panels_of(b, p.l.R));
         p.dh = cylstm_carve(arena, B * cylstm_stride(k, p.l.R), size);
         p.dc = cylstm_carve(arena, B * cylstm_stride(k, p.l.H), size);
         p.next = cylstm_carve(arena, B * cylstm_stride(k, 4 * p.l.H), size);
@@ -538,6 +568,7 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
         dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->proj), size) : NULL;
     b->m = dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->hidden), size)
                       : NULL;
+    carve_panels(arena, ctx, dims, b);
     b->dx_offset = cylstm_carve(arena, b->chunk_rows, sizeof(ptrdiff_t));
     b->r0_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
     b->c0_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
@@ -626,29 +657,30 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
                      const struct cylstm_gradients *grads, void *scratch)
 {
     struct cylstm_arena arena = {scratch, 0};
-    struct backward b = {.packed = packed_backward};
+    struct backward b = {.weights.packed = seq->raw ? NULL : packed_backward};
     carve_backward(&arena, ctx, dims, seq, &b);
     cylstm_begin_call(&b.call, ctx);
     cylstm_sort_rows(&b.order, seq);
     place_walks(&b, grads);
     load_states(&b, grads);
     const size_t LD = dims->layers * dims->directions, size = b.call.real_size, B = seq->B;
-    b.dweights = grads->dweights;
+    b.grads = grads;
     if (!b.order.T) memset(grads->dweights, 0, cylstm_raw_count(dims) * size);
     const size_t R = cylstm_hidden_width(dims), weights = dims->hidden * (4 * R + dims->proj);
     b.split = cylstm_split_work(ctx, dims, B, b.order.T, panels_of(&b, R), weights, 0);
     b.team = cylstm_begin_team(b.split.threads, b.split.small);
     b.shares = (size_t)b.team.threads;
     run(&b);
-    cylstm_end_team(&b.team);
     for (size_t n = 0; n < LD && !cylstm_stopped(&b.call); n++) {
-        const struct pass *p = &b.pass[n];
-        first_states(&b, p, cylstm_at(grads->dh_0, size, (ptrdiff_t)(n * B * p->l.R)),
-                     cylstm_at(grads->dc_0, size, (ptrdiff_t)(n * B * p->l.H)));
+        const struct pass *p = b.now = &b.pass[n];
+        b.layer = n / dims->directions;
+        b.direction = n % dims->directions;
+        cylstm_run_phase(&b.team, first_states, &b, b.shares);
         if (dims->bias) /* both biases are added to the same sums */
             memcpy(cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw_b_hh),
                    cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw_b_ih), 4 * p->l.H * size);
     }
+    cylstm_end_team(&b.team);
     if (grads->dx)
         cylstm_clear_padding(seq, grads->dx, grads->dx_t, grads->dx_b, dims->input, size);
     cylstm_end_call(&b.call);

@@ -150,6 +150,9 @@ struct cylstm_sequence {
     ptrdiff_t y_t, y_b;
     void *h_n, *c_n;          /* (L*D, B, R), (L*D, B, H): states after the last valid step */
     struct cylstm_tape *tape; /* NULL: inference */
+    /* NULL, or the raw weights: then they are read and packed ones, which may be NULL, are not.
+     * Right where T is 1 and the weights soon change: packing them takes longer than the step. */
+    const void *raw;
 };
 
 size_t cylstm_forward_scratch(const struct cylstm_context *ctx, const struct cylstm_dims *dims,

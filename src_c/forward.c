@@ -12,6 +12,7 @@
  * Nothing here computes: this file moves pointers, and the kernels do the arithmetic.
  */
 #include "sequence.h"
+#include "weights.h"
 
 #include <string.h>
 
@@ -38,12 +39,13 @@ struct pass {
 struct lane {
     void *xg;          /* (merge_rows, columns) padded: merged input products, in panel order */
     ptrdiff_t *offset; /* (merge_rows): where their rows of x start */
+    void *panels;      /* for weights that have not been packed */
 };
 
 struct forward {
     struct cylstm_call call;
     const struct cylstm_dims *dims;
-    const void *packed;
+    struct cylstm_weights weights;
     const struct cylstm_tape *tape;
     struct cylstm_order order;
     struct pass *pass; /* (L * D) */
@@ -76,33 +78,34 @@ static struct cylstm_rows state_rows(const struct forward *f, void *state, size_
 
 static size_t xg_stride(const struct forward *f, const struct pass *p)
 {
-    return p->l.columns + f->call.kernels->lanes;
+    return p->l.gates.columns + f->call.kernels->lanes;
 }
 
 /* The gates' product, as far as it is the same for a step and for merged inputs. */
 static struct cylstm_product gates_product(const struct forward *f, const struct pass *p,
                                            size_t rows, struct cylstm_range panels)
 {
-    const size_t width = PANEL_VECTORS * f->call.kernels->lanes;
-    const void *w = cylstm_at(f->packed, f->call.real_size, (ptrdiff_t)p->l.gates);
+    const size_t width = cylstm_panel_width(f->call.kernels);
+    const struct cylstm_matrix *gates = &p->l.gates;
+    const void *w = cylstm_at(f->weights.packed, f->call.real_size, (ptrdiff_t)gates->at);
     return (struct cylstm_product){
         .rows = rows,
         .panel_begin = panels.begin,
         .panel_end = panels.end,
-        .columns = p->l.columns,
-        .w_panel = (ptrdiff_t)(p->l.K * width),
+        .columns = gates->columns,
+        .w_panel = (ptrdiff_t)(gates->K * width),
         .w_k = (ptrdiff_t)width,
         .init = w, /* the row of biases */
-        .init_panel = (ptrdiff_t)(p->l.K * width),
+        .init_panel = (ptrdiff_t)(gates->K * width),
         .term[0] = {.a_k = 1, .K = p->l.I, .w = cylstm_at(w, f->call.real_size, (ptrdiff_t)width)},
     };
 }
 
 /* One step of rows [r0, r0 + n): from x, or from the sums `xg` (n, columns) where they are given. */
-static void step(struct forward *f, int caller, const struct pass *p, size_t s, size_t r0, size_t n,
-                 struct cylstm_range panels, const void *xg)
+static void step(struct forward *f, int caller, const struct pass *p, const struct lane *lane,
+                 size_t s, size_t r0, size_t n, struct cylstm_range panels, const void *xg)
 {
-    const size_t size = f->call.real_size, width = PANEL_VECTORS * f->call.kernels->lanes;
+    const size_t size = f->call.real_size, width = cylstm_panel_width(f->call.kernels);
     const size_t now = (s + f->parity) & 1;
     struct cylstm_product g = gates_product(f, p, n, panels);
     if (xg) {
@@ -117,7 +120,7 @@ static void step(struct forward *f, int caller, const struct pass *p, size_t s, 
         .a = state_rows(f, p->h[now], p->l.R, r0, f->h_offset),
         .a_k = 1,
         .K = p->l.R,
-        .w = cylstm_at(f->packed, size, (ptrdiff_t)(p->l.gates + (1 + p->l.I) * width)),
+        .w = cylstm_at(f->weights.packed, size, (ptrdiff_t)(p->l.gates.at + (1 + p->l.I) * width)),
     };
     /* Every other step takes the panels last to first: a sweep that does not fit its cache
      * then finds its most recent part still there. */
@@ -132,14 +135,14 @@ static void step(struct forward *f, int caller, const struct pass *p, size_t s, 
         g.cell.y = cylstm_walk_rows(&p->y, size, r0, s);
     }
     g.cell.tape = cylstm_walk_rows(&p->tape, size, r0, s);
-    cylstm_multiply(&f->call, caller, &g);
+    cylstm_multiply_weights(&f->call, caller, &g, &f->weights, &p->l, &p->l.gates, lane->panels);
 }
 
 /* h = W_hr m for rows [r0, r0 + n) of step s, and its copy to y. */
-static void project(struct forward *f, int caller, const struct pass *p, size_t s, size_t r0,
-                    size_t n, struct cylstm_range panels)
+static void project(struct forward *f, int caller, const struct pass *p, const struct lane *lane,
+                    size_t s, size_t r0, size_t n, struct cylstm_range panels)
 {
-    const size_t size = f->call.real_size, width = PANEL_VECTORS * f->call.kernels->lanes;
+    const size_t size = f->call.real_size, width = cylstm_panel_width(f->call.kernels);
     const struct cylstm_rows h =
         state_rows(f, p->h[!((s + f->parity) & 1)], p->l.R, r0, f->h_offset);
     const struct cylstm_rows y = cylstm_walk_rows(&p->y, size, r0, s);
@@ -154,12 +157,12 @@ static void project(struct forward *f, int caller, const struct pass *p, size_t 
         .term[0] = {.a = state_rows(f, p->m, p->l.H, r0, NULL),
                     .a_k = 1,
                     .K = p->l.H,
-                    .w = cylstm_at(f->packed, size, (ptrdiff_t)p->l.hr)},
+                    .w = cylstm_at(f->weights.packed, size, (ptrdiff_t)p->l.hr.at)},
         .finish = CYLSTM_STORE,
         .out = h,
         .out_panel = (ptrdiff_t)width,
     };
-    cylstm_multiply(&f->call, caller, &project);
+    cylstm_multiply_weights(&f->call, caller, &project, &f->weights, &p->l, &p->l.hr, lane->panels);
     const size_t first = panels.begin * width,
                  end = panels.end * width < p->l.P ? panels.end * width : p->l.P;
     for (size_t r = 0; r < n; r++)
@@ -172,14 +175,12 @@ static void project(struct forward *f, int caller, const struct pass *p, size_t 
 
 static struct cylstm_range gate_panels(const struct forward *f, const struct pass *p)
 {
-    const size_t width = PANEL_VECTORS * f->call.kernels->lanes;
-    return (struct cylstm_range){0, (p->l.columns + width - 1) / width};
+    return (struct cylstm_range){0, cylstm_panels_of(f->call.kernels, p->l.gates.columns)};
 }
 
 static struct cylstm_range projection_panels(const struct forward *f, const struct pass *p)
 {
-    const size_t width = PANEL_VECTORS * f->call.kernels->lanes;
-    return (struct cylstm_range){0, (p->l.P + width - 1) / width};
+    return (struct cylstm_range){0, cylstm_panels_of(f->call.kernels, p->l.P)};
 }
 
 /* ------------------------------------------------------- the merged input product */
@@ -211,14 +212,15 @@ static size_t list_rows(const struct forward *f, const struct pass *p, struct la
 }
 
 static void merge_inputs(struct forward *f, int caller, const struct pass *p,
-                         const struct lane *lane, size_t rows, struct cylstm_range panels)
+                         const struct lane *lane, size_t rows, struct cylstm_range panels,
+                         void *room)
 {
     struct cylstm_product g = gates_product(f, p, rows, panels);
     g.term[0].a = (struct cylstm_rows){p->x.base, lane->offset, 0};
     g.finish = CYLSTM_STORE;
     g.out = (struct cylstm_rows){lane->xg, NULL, (ptrdiff_t)xg_stride(f, p)};
-    g.out_panel = (ptrdiff_t)(PANEL_VECTORS * f->call.kernels->lanes);
-    cylstm_multiply(&f->call, caller, &g);
+    g.out_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
+    cylstm_multiply_weights(&f->call, caller, &g, &f->weights, &p->l, &p->l.gates, room);
 }
 
 /* ------------------------------------------------ rows and directions, split by thread */
@@ -235,15 +237,16 @@ static void run_steps(struct forward *f, int caller, const struct pass *p, struc
         const size_t n = end - r0;
         if (s == chunk.end && is_merged(f, p, n, f->step_end - s)) {
             chunk = (struct cylstm_range){s, chunk_end(f, n, s, f->step_end)};
-            merge_inputs(f, caller, p, lane, list_rows(f, p, lane, chunk, r0, r1), all);
+            merge_inputs(f, caller, p, lane, list_rows(f, p, lane, chunk, r0, r1), all,
+                         lane->panels);
             done = 0;
         }
         const int merged = s < chunk.end;
         if (!merged) chunk.end = s + 1;
-        step(f, caller, p, s, r0, n, all,
+        step(f, caller, p, lane, s, r0, n, all,
              merged ? cylstm_at(lane->xg, f->call.real_size, (ptrdiff_t)(done * xg_stride(f, p)))
                     : NULL);
-        if (p->l.P) project(f, caller, p, s, r0, n, projected);
+        if (p->l.P) project(f, caller, p, lane, s, r0, n, projected);
         done += n;
     }
 }
@@ -292,7 +295,7 @@ static void drop_all(void *arg, size_t share, int caller)
 
 /* ------------------------------------------------------------- units, split by thread */
 
-/* The lane of the caller is everybody's here: each thread fills its own panels of xg. */
+/* The xg of the first lane is everybody's here: each thread fills its own panels of it. */
 static void run_units(void *arg, size_t share, int caller)
 {
     struct forward *f = arg;
@@ -302,11 +305,12 @@ static void run_units(void *arg, size_t share, int caller)
     const size_t s = f->step_begin, n = cylstm_active_rows(&f->order, f->order.B, s);
     const void *xg = NULL;
     if (f->chunk_rows) {
-        if (s == f->chunk.begin) merge_inputs(f, caller, p, f->lane, f->chunk_rows[1], panels);
+        if (s == f->chunk.begin)
+            merge_inputs(f, caller, p, f->lane, f->chunk_rows[1], panels, f->lane[share].panels);
         xg = cylstm_at(f->lane->xg, f->call.real_size,
                        (ptrdiff_t)(f->chunk_rows[0] * xg_stride(f, p)));
     }
-    step(f, caller, p, s, 0, n, panels, xg);
+    step(f, caller, p, &f->lane[share], s, 0, n, panels, xg);
 }
 
 static void run_projected(void *arg, size_t share, int caller)
@@ -316,7 +320,8 @@ static void run_projected(void *arg, size_t share, int caller)
     const struct cylstm_range panels =
         cylstm_share(projection_panels(f, p).end, (size_t)f->split.threads, share);
     const size_t s = f->step_begin;
-    project(f, caller, p, s, 0, cylstm_active_rows(&f->order, f->order.B, s), panels);
+    project(f, caller, p, &f->lane[share], s, 0, cylstm_active_rows(&f->order, f->order.B, s),
+            panels);
 }
 
 /* All steps of one pass from f->step_begin to `end`, a phase for each. */
@@ -410,9 +415,9 @@ static void run(struct forward *f, size_t T)
     const size_t L = f->dims->layers, D = f->dims->directions;
     const struct pass *last = &f->pass[(L - 1) * D];
     const size_t threads = f->call.ctx->threads > 1 ? (size_t)f->call.ctx->threads : 1;
-    const size_t K = is_merged(f, last, f->order.B / threads, T) ? last->l.R : last->l.K;
+    const size_t K = is_merged(f, last, f->order.B / threads, T) ? last->l.R : last->l.gates.K;
     f->split = cylstm_split_work(f->call.ctx, f->dims, f->order.B, T, gate_panels(f, last).end,
-                                 last->l.columns * K + last->l.P * last->l.H, 1);
+                                 last->l.gates.columns * K + last->l.P * last->l.H, 1);
     f->team = cylstm_begin_team(f->split.threads, f->split.small);
     const size_t together = D == 1 ? L : 1; /* layers that share a block */
     for (size_t layer = 0; layer < L; layer += together) {
@@ -453,6 +458,7 @@ static void carve_pass(struct cylstm_arena *arena, const struct cylstm_kernels *
 static void carve_lanes(struct cylstm_arena *arena, const struct cylstm_dims *dims,
                         struct forward *f)
 {
+    const size_t panels = f->weights.raw ? cylstm_panel_room(f->call.kernels, dims, 0) : 0;
     const struct cylstm_kernels *k = f->call.kernels;
     const int blas = f->call.ctx->sgemm || f->call.ctx->dgemm;
     f->lanes = blas || f->call.ctx->threads < 1 ? 1 : (size_t)f->call.ctx->threads;
@@ -464,6 +470,7 @@ static void carve_lanes(struct cylstm_arena *arena, const struct cylstm_dims *di
             arena, f->merge_rows * (cylstm_round_up(4 * dims->hidden, k->lanes) + k->lanes),
             cylstm_real_size(k));
         lane.offset = cylstm_carve(arena, f->merge_rows, sizeof(ptrdiff_t));
+        lane.panels = cylstm_carve(arena, panels, 1);
         if (arena->base) f->lane[n] = lane;
     }
 }
@@ -476,6 +483,7 @@ static void carve_forward(struct cylstm_arena *arena, const struct cylstm_contex
     const size_t L = dims->layers, D = dims->directions, size = cylstm_real_size(ctx->kernels);
     const size_t width = D * cylstm_hidden_width(dims);
     f->dims = dims;
+    f->weights.raw = seq->raw;
     f->tape = seq->tape;
     f->call.ctx = ctx;
     f->call.kernels = ctx->kernels;
@@ -575,7 +583,7 @@ void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *
                     const void *packed, const struct cylstm_sequence *seq, void *scratch)
 {
     struct cylstm_arena arena = {scratch, 0};
-    struct forward f = {.packed = packed};
+    struct forward f = {.weights.packed = seq->raw ? NULL : packed};
     carve_forward(&arena, ctx, dims, seq, &f);
     cylstm_begin_call(&f.call, ctx);
     cylstm_sort_rows(&f.order, seq);
@@ -731,7 +739,7 @@ void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx,
         *ctx; /* threads, BLAS and poll may change; the memory was laid out once */
     if ((size_t)now.threads > f->lanes) now.threads = (int)f->lanes;
     cylstm_begin_call(&f->call, &now);
-    f->packed = packed;
+    f->weights.packed = packed;
     f->order = (struct cylstm_order){.B = active ? rows : plan->B, .T = T};
     f->h_offset = f->c_offset = NULL;
     if (active) {

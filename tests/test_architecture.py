@@ -31,7 +31,7 @@ C_LEVELS = [
     {"cpu"},
     {"layout", "threads"},
     {"dispatch", "gemm", "pack"},
-    {"sequence"},
+    {"sequence", "weights"},
     {"forward", "backward", "optim"},
 ]
 PUBLIC_HEADER = "cylstm.h"  # the words that all C files above the kernels share

@@ -47,9 +47,13 @@ ALWAYS_INLINE void fetch_row(const struct cylstm_product *p, size_t panel, size_
         const real *add = row_of(&p->addend, row) + first;
         UNROLL for (int v = 0; v < NV; v++) FETCH(add + v * VL);
     }
-    if (p->finish == CYLSTM_CELL_FORWARD) {
+    if (p->finish == CYLSTM_STORE) {
+        const real *out = row_of(&p->out, row) + (ptrdiff_t)panel * p->out_panel;
+        UNROLL for (int v = 0; v < NV; v++) FETCH_TO_WRITE(out + v * VL);
+    } else if (p->finish == CYLSTM_CELL_FORWARD) {
         const real *tape = row_of(&p->cell.tape, row) + panel * VL;
         for (size_t n = 0; n < TAPE_VECTORS; n++) FETCH_TO_WRITE(tape + n * H);
+        if (p->cell.y.base) FETCH_TO_WRITE(row_of(&p->cell.y, row) + panel * VL);
     } else if (p->finish == CYLSTM_CELL_BACKWARD) {
         const real *tape = row_of(&p->cell.tape, row) + first;
         for (size_t n = 0; n < TAPE_VECTORS; n++)
@@ -141,12 +145,13 @@ TILE_PAIR(1) TILE_PAIR(2) TILE_PAIR(3) TILE_PAIR(4)
 typedef void tile_pair_fn(const struct cylstm_product *p, size_t panel, real *sums);
 static tile_pair_fn *const tile_pairs[PANEL_VECTORS] = {tile_pair_1, tile_pair_2, tile_pair_3, tile_pair_4};
 
-/* Whether a tile meets memory that may lie beyond L2: what is added, a tape, or columns of a matrix
- * where the next k is a page on, which the hardware does not foresee. */
+/* Whether a tile meets memory that may lie beyond L2: what is added, a tape, a large result, or
+ * columns of a matrix where the next k is a page on, which the hardware does not foresee. */
 static int reaches_far(const struct cylstm_product *p)
 {
-    if (p->term[0].a_k * (ptrdiff_t)sizeof(real) >= PAGE_BYTES) return 1;
-    return p->addend.base || (p->finish != CYLSTM_STORE && p->cell.tape.base);
+    if (p->term[0].a_k * (ptrdiff_t)sizeof(real) >= PAGE_BYTES || p->addend.base) return 1;
+    return p->finish == CYLSTM_STORE ? p->rows * p->columns * sizeof(real) > L2_BYTES
+                                     : p->cell.tape.base != NULL;
 }
 
 /* Vectors of a panel that hold columns. */
