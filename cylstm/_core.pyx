@@ -263,7 +263,7 @@ cdef class Packed:
         self.backward.backward = True
         if spare is not None:
             self.forward.memory, self.backward.memory = spare
-        if before is not None and before.forward.made:
+        if before is not None and before.forward.made != 0:
             self.read(self.forward, False, threads)
 
     @property
