@@ -66,6 +66,7 @@ cdef extern from "cylstm.h" nogil:
         cylstm_tape *tape
         const void *raw
 
+    int cylstm_reads_raw(const cylstm_context *ctx, const cylstm_dims *dims, size_t T, size_t B)
     size_t cylstm_forward_scratch(const cylstm_context *ctx, const cylstm_dims *dims,
                                   const cylstm_sequence *seq)
     void cylstm_forward(const cylstm_context *ctx, const cylstm_dims *dims, const void *packed,

@@ -231,7 +231,7 @@ cpdef int _threads(object threads) except -1:
 
 @cython.auto_pickle(False)
 cdef class Pack:
-    """The panels of one direction, once they are made."""
+    """The panels for calls, or those for backward, once they are made."""
 
     cdef bint backward
     cdef Memory memory
@@ -242,7 +242,7 @@ cdef class Packed:
     """One block of weights as the kernels read it: each of its two packs is made at first need.
 
     A call of one step uses each weight once. The first to use these reads them raw, for in training
-    it may be the only one; whoever comes next has them packed.
+    it may be the only one (`once`); whoever comes next has them packed.
     """
 
     cdef Dims dims
@@ -272,8 +272,13 @@ cdef class Packed:
         with self.lock:
             return self.forward.memory, self.backward.memory
 
+    @property
+    def made(self):
+        """Whether there is a pack for calls, and one for backward."""
+        return self.forward.made != 0, self.backward.made != 0
+
     cdef const void *read(self, Pack pack, bint once, int threads) except? NULL:
-        """The panels of `pack`, made if need be. NULL: none, for a call of one step (`once`)."""
+        """The panels of `pack`, made if need be. NULL: read raw weights."""
         if pack.made:
             return pack.memory.start
         if once and not exchange(&pack.used, True):
@@ -418,8 +423,12 @@ cdef class Problem:
         if self.B == 0:
             return 0
         cdef Packed weights = self.packed
-        cdef const void *packed = weights.read(weights.forward, self.T == 1, threads)
-        self.seq.raw = cnp.PyArray_DATA(weights.flat) if packed == NULL else NULL
+        cdef bint once = _c.cylstm_reads_raw(&ctx, &dims.c, self.T, self.B)
+        cdef const void *packed = weights.read(weights.forward, once, threads)
+        self.seq.raw = NULL
+        if packed == NULL:
+            self.seq.raw = cnp.PyArray_DATA(weights.flat)
+            release = release or cnp.PyArray_NBYTES(weights.flat) >= <Py_ssize_t>GIL_PACK_BYTES
         cdef Memory scratch = Memory(_c.cylstm_forward_scratch(&ctx, &dims.c, &self.seq))
         if release:
             with nogil:
@@ -575,10 +584,12 @@ cdef class Tape:
         dims.fill_context(&ctx, n, release)
         cdef Memory scratch
         cdef Packed weights = p.packed
+        cdef bint once
         cdef const void *packed
         cdef _c.cylstm_sequence seq = p.seq  # a copy: other threads may be going backward too
         if p.B:
-            packed = weights.read(weights.backward, p.T == 1, n)
+            once = _c.cylstm_reads_raw(&ctx, &dims.c, p.T, p.B)
+            packed = weights.read(weights.backward, once, n)
             seq.raw = cnp.PyArray_DATA(weights.flat) if packed == NULL else NULL
             scratch = Memory(_c.cylstm_backward_scratch(&ctx, &dims.c, &seq))
             if release:

@@ -150,10 +150,15 @@ struct cylstm_sequence {
     ptrdiff_t y_t, y_b;
     void *h_n, *c_n;          /* (L*D, B, R), (L*D, B, H): states after the last valid step */
     struct cylstm_tape *tape; /* NULL: inference */
-    /* NULL, or the raw weights: then they are read and packed ones, which may be NULL, are not.
-     * Right where T is 1 and the weights soon change: packing them takes longer than the step. */
+    /* NULL, or the raw weights: then these are read, until the call ends, and no packed ones.
+     * Scratch sizes depend on it; backward need not have what forward had. */
     const void *raw;
 };
+
+/* Whether a call of T steps and B rows should read raw weights, if it is the only one to read them:
+ * a step takes less time than packing. The bits are the same either way. */
+int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t T,
+                     size_t B);
 
 size_t cylstm_forward_scratch(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                               const struct cylstm_sequence *seq);

@@ -187,7 +187,7 @@ static struct cylstm_range projection_panels(const struct forward *f, const stru
 
 static int is_merged(const struct forward *f, const struct pass *p, size_t rows, size_t steps)
 {
-    if (steps < 2 || p->l.I < MERGE_INPUTS) return 0;
+    if (f->weights.raw || steps < 2 || p->l.I < MERGE_INPUTS) return 0;
     const int blas = f->call.ctx->sgemm || f->call.ctx->dgemm; /* more rows suit it always */
     return blas ? rows <= f->merge_rows : rows < f->call.kernels->tile_rows;
 }

@@ -1,6 +1,7 @@
 /* gemm.c -- every product of the library goes through here, to a packed kernel or to BLAS.
  *
- * BLAS reads the packed panels as they are: a panel is a row-major matrix (K, 4 VL).
+ * BLAS reads panels as they are: a panel is a row-major matrix (K, 4 VL), packed or a part of
+ * a raw one.
  * Its sums come out in panel order too, and the kernel set finishes them.
  */
 #include "gemm.h"

@@ -1,4 +1,4 @@
-/* pack.c -- weights into panel order, once. */
+/* pack.c -- weights into panel order: all of them, or a panel. */
 #include "cpu.h"
 #include "layout.h"
 #include "threads.h"

@@ -1,6 +1,8 @@
 /* weights.c -- products with weights that may not have been packed. */
 #include "weights.h"
 
+enum { RAW_ROWS = 8 }; /* more of them hide what packing takes, and threads would all do it */
+
 size_t cylstm_panel_room(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
                          int backward)
 {
@@ -11,6 +13,18 @@ size_t cylstm_panel_room(const struct cylstm_kernels *kernels, const struct cyls
                                       : cylstm_larger(l.gates.K, l.hr.K));
     }
     return PANELS_IN_HAND * K * cylstm_panel_width(kernels) * cylstm_real_size(kernels);
+}
+
+int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t T,
+                     size_t B)
+{
+    const double threads = ctx->threads > 1 ? ctx->threads : 1;
+    const struct cylstm_kernels *k = ctx->kernels;
+    return T == 1 && B <= RAW_ROWS &&
+           threads * (double)cylstm_panel_room(k, dims, 0) <=
+               (double)cylstm_packed_size(ctx, dims) &&
+           threads * (double)cylstm_panel_room(k, dims, 1) <=
+               (double)cylstm_packed_backward_size(ctx, dims);
 }
 
 static const void *moved(const void *pointer, uintptr_t by)
@@ -45,6 +59,7 @@ void cylstm_multiply_weights(struct cylstm_call *call, int caller,
         cylstm_multiply(call, caller, product);
         return;
     }
+    if (!product->rows) return;
     const size_t panel = matrix->K * cylstm_panel_width(call->kernels),
                  in_hand = product->rows == 1 ? PANELS_IN_HAND : 1;
     size_t first = multiply_in_place(call, caller, product, weights->raw, matrix);

@@ -1,8 +1,8 @@
-/* weights.h -- the weights that a call reads: packed, or raw ones that are packed panel by
- * panel when their turn comes.
+/* weights.h -- the weights that a call reads: packed, or raw.
  *
  * In a call of one step each weight is used once. A pack made for it alone would be written
- * to memory and read again; a panel at a time never leaves the cache. The bits are the same.
+ * to memory and read again. So panels are packed when their turn comes, and do not leave the
+ * cache; those that stand in the raw matrix as they are, are read there. The bits are the same.
  */
 #ifndef CYLSTM_WEIGHTS_H
 #define CYLSTM_WEIGHTS_H
@@ -20,8 +20,8 @@ struct cylstm_weights {
 size_t cylstm_panel_room(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
                          int backward);
 
-/* Run a product with the weights of `matrix`. Its `w`, and a gate's `init`, point into `packed`
- * (wherever that would lie, where it is NULL); `room` is the calling thread's own. */
+/* Run a product with the weights of `matrix`. Its `w`, and with raw gates its `init`, point into
+ * `packed` (to where they would be, where it is NULL); `room` is the calling thread's own. */
 void cylstm_multiply_weights(struct cylstm_call *call, int caller,
                              const struct cylstm_product *product,
                              const struct cylstm_weights *weights, const struct cylstm_layer *l,

@@ -12,20 +12,18 @@ import cylstm
 from helpers import Problem, all_grads, assert_same, make_problem
 
 NETS: dict[str, dict[str, Any]] = {
-    "one panel": dict(input_size=3, hidden_size=7),
-    "no whole panels": dict(input_size=17, hidden_size=50, num_layers=3),
-    "no bias": dict(input_size=130, hidden_size=131, bias=False),
+    "no whole panels": dict(input_size=17, hidden_size=50, num_layers=4, bidirectional=True),
+    "no bias": dict(input_size=330, hidden_size=331, bias=False),
     "whole panels": dict(input_size=64, hidden_size=192, num_layers=2),
-    "both directions": dict(input_size=70, hidden_size=65, num_layers=2, bidirectional=True),
-    "projection": dict(input_size=1, hidden_size=150, num_layers=2, proj_size=70),
-    "all": dict(input_size=33, hidden_size=66, num_layers=2, bidirectional=True, proj_size=65),
+    "projection": dict(input_size=1, hidden_size=350, num_layers=2, proj_size=170),
+    "all": dict(input_size=133, hidden_size=166, num_layers=2, bidirectional=True, proj_size=165),
 }
 
 
 def packs(lstm: Any) -> tuple[bool, bool]:
     """Whether there is a pack for calls, and one for backward."""
-    forward, backward = lstm._weights.packed.memory
-    return forward is not None, backward is not None
+    made: tuple[bool, bool] = lstm._weights.packed.made
+    return made
 
 
 def training_step(p: Problem, lstm: Any, threads: int) -> list[Any]:
@@ -53,9 +51,9 @@ def test_work_for_several_threads_reads_raw_too() -> None:
     """Enough of it that helpers take a share: units, rows and directions."""
     for net, B in (
         (dict(input_size=640, hidden_size=640), 1),
-        (dict(input_size=300, hidden_size=310), 65),
-        (dict(input_size=600, hidden_size=610, bidirectional=True), 2),
-        (dict(input_size=600, hidden_size=900, proj_size=410), 1),
+        (dict(input_size=300, hidden_size=310), 8),
+        (dict(input_size=600, hidden_size=610, bidirectional=True, num_layers=2), 2),
+        (dict(input_size=600, hidden_size=900, proj_size=410, bias=False), 1),
     ):
         p = make_problem(5, 1, B, dtype="float32", **net)
         lstms = [p.lstm() for _ in range(4)]
@@ -67,8 +65,17 @@ def test_work_for_several_threads_reads_raw_too() -> None:
             assert_same(found, packed)
 
 
+def test_few_weights_or_many_rows_are_packed() -> None:
+    """Where packing takes little beside the step, or the panels in hand as much memory as all."""
+    for B, net in ((1, dict(input_size=3, hidden_size=2)), (9, NETS["whole panels"])):
+        p = make_problem(3, 1, B, dtype="float32", **net)
+        lstm = p.lstm()
+        training_step(p, lstm, 1)
+        assert packs(lstm) == (True, True)
+
+
 def test_who_packs() -> None:
-    p = make_problem(1, 4, 2, dtype="float32", input_size=5, hidden_size=9)
+    p = make_problem(1, 4, 2, dtype="float32", input_size=130, hidden_size=140)
     lstm = p.lstm()
     assert packs(lstm) == (False, False)
     lstm(p.x)
@@ -90,7 +97,7 @@ def test_who_packs() -> None:
 @pytest.mark.parametrize("T", [1, 2])
 def test_an_update_packs_if_calls_did(T: int) -> None:
     """No call of a model in use has to wait, and training by single steps has no pack to make."""
-    p = make_problem(2, T, 1, dtype="float32", input_size=5, hidden_size=9)
+    p = make_problem(2, T, 1, dtype="float32", input_size=130, hidden_size=140)
     lstm = p.lstm()
     adam = cylstm.optim.Adam(lstm, lr=1e-3)
     for _ in range(4):
@@ -105,7 +112,7 @@ def test_an_update_packs_if_calls_did(T: int) -> None:
 
 def test_training_by_single_steps() -> None:
     """Raw, step after step, in memory that is used again: the weights of training that packs."""
-    p = make_problem(4, 1, 2, dtype="float32", input_size=21, hidden_size=37, num_layers=2)
+    p = make_problem(4, 1, 2, dtype="float32", input_size=121, hidden_size=137, num_layers=2)
     raw, packed = p.lstm(), p.lstm()
     packed.stream()
     for lstm in (raw, packed):
@@ -140,7 +147,7 @@ def test_first_calls_at_once() -> None:
 
 
 def test_rows_of_no_length(dtype: str) -> None:
-    p = make_problem(7, 1, 3, [0, 1, 0], dtype=dtype, input_size=5, hidden_size=33)
+    p = make_problem(7, 1, 3, [0, 1, 0], dtype=dtype, input_size=105, hidden_size=133)
     lstm = p.lstm()
     first = training_step(p, lstm, 1)
     assert packs(lstm) == (False, False)

@@ -44,13 +44,13 @@ MARK = "<!-- what follows is written by tools/wheels.py --page -->\n"
 SOURCE, TESTS = WORK / "source", WORK / "tests"
 HOST = platform.machine()
 
-# What an emulator gets through in minutes: the goldens of both passes, streams, activations. No
-# test that starts a process, which would not be emulated; and no stream of one unit, for which
-# NumPy's AVX2 code gives a wrong reference under qemu 7.2 (with NPY_DISABLE_CPU_FEATURES=X86_V3
-# they pass too).
+# What an emulator gets through in minutes: the goldens of both passes, streams, activations,
+# weights read raw. No test that starts a process, which would not be emulated; and no stream of one
+# unit, for which NumPy's AVX2 code gives a wrong reference under qemu 7.2 (with
+# NPY_DISABLE_CPU_FEATURES=X86_V3 they pass too).
 CORE_TESTS = "golden or configuration or kernels_that_ran or special"
-CORE_TESTS += " or (steps_are_the_sequence and not unit)"
-CORE_SUITE = [f"tests/test_{name}.py" for name in ("isa", "forward", "backward")]
+CORE_TESTS += " or (steps_are_the_sequence and not unit) or single_steps"
+CORE_SUITE = [f"tests/test_{name}.py" for name in ("isa", "forward", "backward", "packing")]
 CORE_SUITE += ["tests/test_stream.py", "tests/test_activation.py", "-k", CORE_TESTS]
 LIMIT = 480  # seconds for a suite
 
