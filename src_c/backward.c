@@ -667,7 +667,8 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     b.grads = grads;
     if (!b.order.T) memset(grads->dweights, 0, cylstm_raw_count(dims) * size);
     const size_t R = cylstm_hidden_width(dims), weights = dims->hidden * (4 * R + dims->proj);
-    b.split = cylstm_split_work(ctx, dims, B, b.order.T, panels_of(&b, R), weights, 0);
+    const double rows = (double)B * (double)b.order.T + ROWS_FOR_WEIGHTS;
+    b.split = cylstm_split_work(ctx, dims, B, rows, panels_of(&b, R), weights, 0);
     b.team = cylstm_begin_team(b.split.threads, b.split.small);
     b.shares = (size_t)b.team.threads;
     run(&b);

@@ -416,7 +416,8 @@ static void run(struct forward *f, size_t T)
     const struct pass *last = &f->pass[(L - 1) * D];
     const size_t threads = f->call.ctx->threads > 1 ? (size_t)f->call.ctx->threads : 1;
     const size_t K = is_merged(f, last, f->order.B / threads, T) ? last->l.R : last->l.gates.K;
-    f->split = cylstm_split_work(f->call.ctx, f->dims, f->order.B, T, gate_panels(f, last).end,
+    const double rows = (double)f->order.B * (double)T + (f->weights.raw ? ROWS_FOR_WEIGHTS : 0);
+    f->split = cylstm_split_work(f->call.ctx, f->dims, f->order.B, rows, gate_panels(f, last).end,
                                  last->l.gates.columns * K + last->l.P * last->l.H, 1);
     f->team = cylstm_begin_team(f->split.threads, f->split.small);
     const size_t together = D == 1 ? L : 1; /* layers that share a block */

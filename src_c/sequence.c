@@ -69,7 +69,7 @@ struct cylstm_walk cylstm_make_walk(const struct cylstm_order *order, size_t rea
 }
 
 struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
-                                      const struct cylstm_dims *dims, size_t B, size_t steps,
+                                      const struct cylstm_dims *dims, size_t B, double rows,
                                       size_t panels, size_t weights, int split_directions)
 {
     const double R = (double)cylstm_hidden_width(dims), H = (double)dims->hidden;
@@ -78,7 +78,7 @@ struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
     size_t n = ctx->threads > 1 ? (size_t)ctx->threads : 1;
     struct cylstm_split split = {.threads = 1, .directions = 1, .rows = 1};
     const int blas = ctx->sgemm || ctx->dgemm; /* which has threads of its own */
-    const double flops = cylstm_forward_flops(dims, (double)B * (double)steps);
+    const double flops = cylstm_forward_flops(dims, rows);
     if (n < 2 || blas || flops < PARALLEL_CALL_FLOPS) return split;
     split.small = flops < WAKING_CALL_FLOPS;
     if (split_directions && dims->directions == 2 && n % 2 == 0) split.directions = 2;

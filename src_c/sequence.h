@@ -112,10 +112,14 @@ struct cylstm_split {
     size_t directions, rows; /* shares of each, where units are not split; else 1 */
 };
 
-/* `panels` bounds the shares of units, `weights` is how many every step of a pass reads, and
- * `split_directions` says whether the two directions of a layer may run side by side. */
+/* What packing all weights or writing their gradients takes beside the work of a call, as rows. */
+enum { ROWS_FOR_WEIGHTS = 4 };
+
+/* `rows` is the work of the call, `panels` bounds the shares of units, `weights` is how many every
+ * step of a pass reads, and `split_directions` says whether the two directions of a layer may run
+ * side by side. */
 struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
-                                      const struct cylstm_dims *dims, size_t B, size_t steps,
+                                      const struct cylstm_dims *dims, size_t B, double rows,
                                       size_t panels, size_t weights, int split_directions);
 
 /* The rows of share j, so that the shares hold about as many valid steps each. */
