@@ -122,7 +122,7 @@ helpers = tasks() - before
 assert len(helpers) == cylstm._core._pool_helpers() == 2
 print("blocked", *(field(task, "SigBlk") for task in helpers))
 
-def measure(name, call, tries=20):
+def measure(name, call, tries=100):
     for _ in range(tries):  # kept from working, helpers are left alone for a while
         asleep = times_asleep()
         call()
