@@ -14,8 +14,7 @@ ALWAYS_INLINE void transpose_block(const real *rows, size_t stride, size_t n, si
                                    size_t lanes, real *out, const int whole)
 {
     vf r[VL];
-    if (whole)
-        UNROLL for (int l = 0; l < VL; l++) FETCH(rows + REALS_AHEAD + (size_t)l * stride);
+    if (whole) UNROLL for (int l = 0; l < VL; l++) FETCH(rows + REALS_AHEAD + (size_t)l * stride);
     UNROLL for (int l = 0; l < VL; l++)
         r[l] = whole ? v_load(rows + (size_t)l * stride)
                : (size_t)l < n ? v_load_n(rows + (size_t)l * stride, count)
