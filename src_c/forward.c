@@ -185,6 +185,7 @@ static struct cylstm_range projection_panels(const struct forward *f, const stru
 
 /* ------------------------------------------------------- the merged input product */
 
+/* Raw weights are not: each of the two products would pack whole panels. */
 static int is_merged(const struct forward *f, const struct pass *p, size_t rows, size_t steps)
 {
     if (f->weights.raw || steps < 2 || p->l.I < MERGE_INPUTS) return 0;
@@ -212,15 +213,14 @@ static size_t list_rows(const struct forward *f, const struct pass *p, struct la
 }
 
 static void merge_inputs(struct forward *f, int caller, const struct pass *p,
-                         const struct lane *lane, size_t rows, struct cylstm_range panels,
-                         void *room)
+                         const struct lane *lane, size_t rows, struct cylstm_range panels)
 {
     struct cylstm_product g = gates_product(f, p, rows, panels);
     g.term[0].a = (struct cylstm_rows){p->x.base, lane->offset, 0};
     g.finish = CYLSTM_STORE;
     g.out = (struct cylstm_rows){lane->xg, NULL, (ptrdiff_t)xg_stride(f, p)};
     g.out_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
-    cylstm_multiply_weights(&f->call, caller, &g, &f->weights, &p->l, &p->l.gates, room);
+    cylstm_multiply(&f->call, caller, &g);
 }
 
 /* ------------------------------------------------ rows and directions, split by thread */
@@ -237,8 +237,7 @@ static void run_steps(struct forward *f, int caller, const struct pass *p, struc
         const size_t n = end - r0;
         if (s == chunk.end && is_merged(f, p, n, f->step_end - s)) {
             chunk = (struct cylstm_range){s, chunk_end(f, n, s, f->step_end)};
-            merge_inputs(f, caller, p, lane, list_rows(f, p, lane, chunk, r0, r1), all,
-                         lane->panels);
+            merge_inputs(f, caller, p, lane, list_rows(f, p, lane, chunk, r0, r1), all);
             done = 0;
         }
         const int merged = s < chunk.end;
@@ -305,8 +304,7 @@ static void run_units(void *arg, size_t share, int caller)
     const size_t s = f->step_begin, n = cylstm_active_rows(&f->order, f->order.B, s);
     const void *xg = NULL;
     if (f->chunk_rows) {
-        if (s == f->chunk.begin)
-            merge_inputs(f, caller, p, f->lane, f->chunk_rows[1], panels, f->lane[share].panels);
+        if (s == f->chunk.begin) merge_inputs(f, caller, p, f->lane, f->chunk_rows[1], panels);
         xg = cylstm_at(f->lane->xg, f->call.real_size,
                        (ptrdiff_t)(f->chunk_rows[0] * xg_stride(f, p)));
     }

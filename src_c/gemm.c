@@ -1,8 +1,7 @@
 /* gemm.c -- every product of the library goes through here, to a packed kernel or to BLAS.
  *
  * BLAS reads panels as they are: a panel is a row-major matrix (K, 4 VL), packed or a part of
- * a raw one.
- * Its sums come out in panel order too, and the kernel set finishes them.
+ * a raw one. Its sums come out in panel order too, and the kernel set finishes them.
  */
 #include "gemm.h"
 
@@ -101,7 +100,7 @@ static void blas_term(const struct cylstm_call *call, const struct cylstm_term *
 static void blas_product(const struct cylstm_call *call, const struct cylstm_product *p)
 {
     _Alignas(CYLSTM_ALIGN) char sums[BLAS_ROWS * PANEL_VECTORS * MAX_VL * sizeof(float)];
-    const size_t size = call->real_size, width = PANEL_VECTORS * call->kernels->lanes;
+    const size_t size = call->real_size, width = cylstm_panel_width(call->kernels);
     for (size_t panel = p->panel_begin; panel < p->panel_end; panel++) {
         const size_t left = p->columns - panel * width, columns = left < width ? left : width;
         const size_t lanes =
@@ -145,7 +144,7 @@ void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_p
     }
     const double panel_flops = 2.0 * (double)product->rows *
                                (double)(product->term[0].K + product->term[1].K) *
-                               (double)(PANEL_VECTORS * call->kernels->lanes);
+                               (double)cylstm_panel_width(call->kernels);
     const double part_flops = PART_FLOPS_PER_LANE * (double)call->kernels->lanes;
     struct cylstm_product part = *product;
     do { /* helpers too must stop */

@@ -113,6 +113,16 @@ def realtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "realtime"
 
 
+def test_core_by_itself(tmp_path: Path) -> None:
+    """tests/threads.c: three callers and their helpers, packed weights and raw, without Python."""
+    if not CC:
+        pytest.skip("there is no C compiler")
+    sources = [ROOT / "tests" / "threads.c", *sorted((ROOT / "src_c").rglob("*.c"))]
+    flags: list[str | Path] = ["-std=c11", "-O1", "-I", ROOT / "src_c", "-pthread"]
+    run(CC, *flags, "-o", tmp_path / "threads", *sources, cwd=tmp_path)
+    assert " 0 differ" in run(tmp_path / "threads", cwd=tmp_path)
+
+
 SIZES: list[dict[str, Any]] = [
     dict(input_size=40, hidden_size=33),
     dict(input_size=3, hidden_size=20, num_layers=3, bias=False, proj_size=7),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from helpers import Problem, all_grads, assert_same, make_problem
+from helpers import TOLERANCES, Problem, all_grads, assert_same, make_problem, rel
 
 NETS: dict[str, dict[str, Any]] = {
     "no whole panels": dict(input_size=17, hidden_size=50, num_layers=4, bidirectional=True),
@@ -42,6 +42,11 @@ def test_one_step_reads_weights_raw_once(
     lstm = p.lstm()
     first = training_step(p, lstm, threads)
     assert packs(lstm) == (False, False)
+    tape, grads = p.reference()
+    want = [tape.y, tape.h_n, tape.c_n, *all_grads(grads)]
+    got = [*first[:3], *first[4:]]  # without the gates
+    errors = [rel(a, b) for a, b in zip(got, want, strict=True)]
+    assert max(errors[:3]) < TOLERANCES[dtype][0] and max(errors[3:]) < TOLERANCES[dtype][1]
     second = training_step(p, lstm, threads)
     assert packs(lstm) == (True, True)
     assert_same(first, second)
