@@ -1,0 +1,156 @@
+"""One call: its arrays, checked; signals; inference. Part of `_core.pyx`."""
+
+
+cdef extern from "Python.h":
+    # Cython's own declaration would print the exception here, where none can be raised.
+    int check_signals "PyErr_CheckSignals" () noexcept
+
+
+cdef int _poll(void *arg) noexcept nogil:
+    with gil:
+        return check_signals() != 0
+
+
+cdef bint _answers_signals() except -1:
+    """Whether this is the thread in which Python runs signal handlers.
+
+    The others may not be polled: Python ends a daemon thread that asks for the GIL while the
+    interpreter shuts down, and helpers would go on in the memory of a call that is no more.
+    """
+    return threading.get_ident() == threading.main_thread().ident
+
+
+cdef int _raise_pending() except -1:
+    return -1 if PyErr_Occurred() != NULL else 0
+
+
+cdef class Problem:
+    """One call's arrays, checked: what forward and backward have in common."""
+
+    cdef Dims dims
+    cdef Packed packed
+    cdef _c.cylstm_sequence seq
+    cdef Py_ssize_t T, B
+    cdef bint batched, batch_first
+    cdef cnp.ndarray x, h_0, c_0, y, h_n, c_n
+    cdef cnp.ndarray lengths
+    cdef double rows
+
+    cdef tuple outer(self, Py_ssize_t width):
+        """The shape of x or y."""
+        if not self.batched:
+            return (self.T, width)
+        if self.batch_first:
+            return (self.B, self.T, width)
+        return (self.T, self.B, width)
+
+    cdef tuple state(self, Py_ssize_t width):
+        """The shape of a state."""
+        cdef Py_ssize_t n = self.dims.L * self.dims.D
+        if not self.batched:
+            return (n, width)
+        return (n, self.B, width)
+
+    cdef void strides(self, cnp.ndarray array, ptrdiff_t *t, ptrdiff_t *b) noexcept:
+        """Strides in elements by time and batch."""
+        cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
+        cdef int time = 1 if self.batched and self.batch_first else 0
+        t[0] = cnp.PyArray_STRIDE(array, time) // size
+        b[0] = cnp.PyArray_STRIDE(array, 1 - time) // size if self.batched else 0
+
+    cdef int check(self, Packed packed, object x, object states, object lengths,
+                   bint batch_first, int threads, bint kept) except -1:
+        cdef Dims dims = packed.dims
+        self.packed, self.dims, self.batch_first = packed, dims, batch_first
+        cdef cnp.ndarray a = _as_array(x, "x", dims)
+        cdef int n = cnp.PyArray_NDIM(a)
+        if n != 2 and n != 3:
+            raise ValueError(f"x has shape {(<object>a).shape}, expected "
+                             f"{'(B, T, I)' if batch_first else '(T, B, I)'} or unbatched (T, I) "
+                             f"with I = {dims.inputs}")
+        self.batched = n == 3
+        cdef int time = 1 if self.batched and batch_first else 0
+        self.T = cnp.PyArray_DIM(a, time)
+        self.B = cnp.PyArray_DIM(a, 1 - time) if self.batched else 1
+        if cnp.PyArray_DIM(a, n - 1) != dims.inputs:
+            raise ValueError(f"x has shape {(<object>a).shape}, whose last size is "
+                             f"{cnp.PyArray_DIM(a, n - 1)}, expected input_size {dims.inputs}")
+        if self.T == 0:
+            raise ValueError(f"x has shape {(<object>a).shape}: no time steps, expected at least 1")
+        if not dims.fits(<double>self.T, <double>self.B, kept, threads):
+            raise ValueError(f"x has shape {(<object>a).shape}: too large, the arrays of the call "
+                             "would not fit the address space")
+        if lengths is not None:
+            self.lengths = _check_lengths(lengths, self.T, self.B, self.batched)
+            self.rows = float((<object>self.lengths).sum())
+        else:
+            self.rows = <double>self.T * <double>self.B
+        if states is not None:
+            if not isinstance(states, (tuple, list)) or len(states) != 2:
+                raise TypeError(f"states is a {type(states).__name__}, expected None or a tuple "
+                                "(h_0, c_0)")
+            self.h_0 = _check_whole(states[0], "h_0", dims, self.state(dims.R))
+            self.c_0 = _check_whole(states[1], "c_0", dims, self.state(dims.H))
+        self.x = _rows_of(a)
+        return 0
+
+    cdef int allocate(self, object out=None) except -1:
+        """Outputs, and the struct that points to everything."""
+        cdef Dims dims = self.dims
+        shape = self.outer(dims.D * dims.R)
+        if out is None:
+            self.y = np.empty(shape, dims.dtype)
+        else:
+            self.y = _check_out(out, dims, shape)
+            self.x = _apart(self.x, self.y)
+            if self.h_0 is not None:
+                self.h_0, self.c_0 = _apart(self.h_0, self.y), _apart(self.c_0, self.y)
+        self.h_n = np.empty(self.state(dims.R), dims.dtype)
+        self.c_n = np.empty(self.state(dims.H), dims.dtype)
+        self.seq.T, self.seq.B = self.T, self.B
+        self.seq.lengths = NULL
+        if self.lengths is not None:
+            self.seq.lengths = <const size_t *>cnp.PyArray_DATA(self.lengths)
+        self.seq.x = cnp.PyArray_DATA(self.x)
+        self.strides(self.x, &self.seq.x_t, &self.seq.x_b)
+        self.seq.h_0 = NULL if self.h_0 is None else cnp.PyArray_DATA(self.h_0)
+        self.seq.c_0 = NULL if self.c_0 is None else cnp.PyArray_DATA(self.c_0)
+        self.seq.y = cnp.PyArray_DATA(self.y)
+        self.strides(self.y, &self.seq.y_t, &self.seq.y_b)
+        self.seq.h_n = cnp.PyArray_DATA(self.h_n)
+        self.seq.c_n = cnp.PyArray_DATA(self.c_n)
+        return 0
+
+    cdef int run(self, int threads) except -1:
+        cdef _c.cylstm_context ctx
+        cdef Dims dims = self.dims
+        cdef bint release = dims.releases_gil(self.rows)
+        dims.fill_context(&ctx, threads, release)
+        if self.B == 0:
+            return 0
+        cdef Packed weights = self.packed
+        cdef bint once = _c.cylstm_reads_raw(&ctx, &dims.c, self.T, self.B)
+        cdef const void *packed = weights.read(weights.forward, once, threads)
+        self.seq.raw = NULL
+        if packed == NULL:
+            self.seq.raw = cnp.PyArray_DATA(weights.flat)
+            release = release or cnp.PyArray_NBYTES(weights.flat) >= <Py_ssize_t>GIL_PACK_BYTES
+        cdef Memory scratch = Memory(_c.cylstm_forward_scratch(&ctx, &dims.c, &self.seq))
+        if release:
+            with nogil:
+                _c.cylstm_forward(&ctx, &dims.c, packed, &self.seq, scratch.start)
+            _raise_pending()
+        else:
+            _c.cylstm_forward(&ctx, &dims.c, packed, &self.seq, scratch.start)
+        return 0
+
+
+def forward(Packed packed not None, x, states, lengths, threads, bint batch_first, out):
+    """Inference: (y, (h_n, c_n)), new arrays but for `out`. See LSTM.__call__."""
+    cdef Problem p = Problem()
+    cdef int n = _threads(threads)
+    p.check(packed, x, states, lengths, batch_first, n, False)
+    p.allocate(out)
+    packed.dims.tapes.keep(NULL)
+    p.run(n)
+    return p.y, (p.h_n, p.c_n)

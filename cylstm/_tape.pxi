@@ -1,0 +1,149 @@
+"""One forward pass, kept for its backward. Part of `_core.pyx`."""
+
+
+cdef object _frozen(cnp.ndarray array):
+    """A view through a read-only buffer: its `writeable` flag can't be set again."""
+    return np.asarray(memoryview(array).toreadonly())
+
+
+class Gradients:
+    """The gradients of one backward pass.
+
+    Attributes
+    ----------
+    x : array of the shape of x, or None where it was not asked for
+    h_0, c_0 : arrays of the shapes of h_n and c_n
+    weights : mapping with the names, shapes and order of `LSTM.state_dict()`
+    """
+
+    __slots__ = ("c_0", "h_0", "weights", "x")
+
+    def __init__(self, x, h_0, c_0, weights):
+        self.x, self.h_0, self.c_0, self.weights = x, h_0, c_0, weights
+
+
+cdef class Tape:
+    """One forward pass, kept for its backward: outputs, gates and cells.
+
+    Attributes
+    ----------
+    y, h_n, c_n : read-only arrays, as `LSTM.__call__` returns them
+    gates : read-only array (L*D, T, B, 4, H), the gates i, f, g, o of every step after their
+        activations; unbatched without B
+    cells : read-only array (L*D, T, B, H), c of every step
+
+    gates and cells are time-major whatever `batch_first` says, and zero past each length.
+    """
+
+    cdef Problem p
+    cdef _c.cylstm_tape tape
+    cdef Memory memory
+    cdef object wrap
+    cdef readonly object y, h_n, c_n, gates, cells
+
+    def __cinit__(self, Packed packed not None, wrap, x, states, lengths, threads,
+                  bint batch_first, double dropout, draw_key):
+        """Run the forward pass. `wrap` makes a mapping of a flat array of weight gradients, and
+        `draw_key` gives the key of this call's dropout, once everything else is in order."""
+        cdef Problem p = Problem()
+        cdef int n = _threads(threads)
+        p.check(packed, x, states, lengths, batch_first, n, True)
+        p.x = np.array(p.x, order="C", subok=False)
+        if p.h_0 is not None:
+            p.h_0 = (<object>p.h_0).copy()
+            p.c_0 = (<object>p.c_0).copy()
+        p.allocate()
+        cdef Dims dims = p.dims
+        cdef Py_ssize_t LD = dims.L * dims.D, rows = p.T * p.B, width = dims.D * dims.R
+        cdef size_t real_size = dims.c.bits // 8, cells = LD * rows * 5 * dims.H * real_size
+        cells += -cells % _c.CYLSTM_ALIGN
+        self.memory = Memory(cells + (dims.L - 1) * rows * width * real_size, dims.tapes)
+        self.tape.cells = self.memory.start
+        self.tape.hidden = <char *>self.memory.start + cells
+        self.tape.dropout = dropout
+        self.tape.dropout_key = draw_key() if dropout > 0 else 0
+        p.seq.tape = &self.tape
+        p.run(n)
+        self.p = p
+        self.wrap = wrap
+        view = _frozen(self.memory.array((LD, p.T, p.B, 5, dims.H), dims.typenum))
+        if not p.batched:
+            view = view[:, :, 0]
+        self.gates, self.cells = view[..., :4, :], view[..., 4, :]
+        self.y, self.h_n, self.c_n = _frozen(p.y), _frozen(p.h_n), _frozen(p.c_n)
+
+    def backward(self, dy=None, dh_n=None, dc_n=None, *, threads=None, bint need_x=True):
+        """Return the exact gradients of a loss, given its gradients by y, h_n and c_n.
+
+        May be called again, with the same or other gradients: nothing is used up. The weights
+        are those that the forward pass ran with, whatever the LSTM holds by now.
+
+        Parameters
+        ----------
+        dy : array of the shape of y, or None for zeros. What stands past a length is ignored.
+        dh_n, dc_n : arrays of the shapes of h_n and c_n, or None for zeros
+        threads : int or None
+        need_x : bool
+            False leaves out the gradient of x, which then is None; it is a quarter to a third of
+            the work, and the first layer of a model has no use for it.
+
+        Returns
+        -------
+        Gradients : .x, .h_0, .c_0, .weights
+
+        Raises
+        ------
+        ValueError
+            All three gradients are None, or one has the wrong shape.
+        TypeError
+            A gradient has the wrong dtype or byte order.
+        """
+        cdef Problem p = self.p
+        cdef Dims dims = p.dims
+        cdef _c.cylstm_gradients g
+        cdef _c.cylstm_context ctx
+        cdef int n = _threads(threads)
+        cdef cnp.ndarray dy_rows, dh_whole, dc_whole, dx = None, dh_0, dc_0, dweights
+        if dy is None and dh_n is None and dc_n is None:
+            raise ValueError("backward was given no gradient: expected dy, dh_n or dc_n")
+        g.dy = g.dh_n = g.dc_n = g.dx = NULL
+        g.dy_t = g.dy_b = g.dx_t = g.dx_b = 0
+        if dy is not None:
+            dy_rows = _check(dy, "dy", dims, p.outer(dims.D * dims.R))
+            g.dy = cnp.PyArray_DATA(dy_rows)
+            p.strides(dy_rows, &g.dy_t, &g.dy_b)
+        if dh_n is not None:
+            dh_whole = _check_whole(dh_n, "dh_n", dims, p.state(dims.R))
+            g.dh_n = cnp.PyArray_DATA(dh_whole)
+        if dc_n is not None:
+            dc_whole = _check_whole(dc_n, "dc_n", dims, p.state(dims.H))
+            g.dc_n = cnp.PyArray_DATA(dc_whole)
+        dh_0 = np.empty(p.state(dims.R), dims.dtype)
+        dc_0 = np.empty(p.state(dims.H), dims.dtype)
+        new = np.zeros if p.B == 0 else np.empty
+        dweights = new(_c.cylstm_raw_count(&dims.c), dims.dtype)
+        if need_x:
+            dx = np.empty(p.outer(dims.inputs), dims.dtype)
+            g.dx = cnp.PyArray_DATA(dx)
+            p.strides(dx, &g.dx_t, &g.dx_b)
+        g.dh_0, g.dc_0 = cnp.PyArray_DATA(dh_0), cnp.PyArray_DATA(dc_0)
+        g.dweights = cnp.PyArray_DATA(dweights)
+        cdef bint release = dims.releases_gil(2 * p.rows)
+        dims.fill_context(&ctx, n, release)
+        cdef Memory scratch
+        cdef Packed weights = p.packed
+        cdef bint once
+        cdef const void *packed
+        cdef _c.cylstm_sequence seq = p.seq  # a copy: other threads may be going backward too
+        if p.B:
+            once = _c.cylstm_reads_raw(&ctx, &dims.c, p.T, p.B)
+            packed = weights.read(weights.backward, once, n)
+            seq.raw = cnp.PyArray_DATA(weights.flat) if packed == NULL else NULL
+            scratch = Memory(_c.cylstm_backward_scratch(&ctx, &dims.c, &seq))
+            if release:
+                with nogil:
+                    _c.cylstm_backward(&ctx, &dims.c, packed, &seq, &g, scratch.start)
+                _raise_pending()
+            else:
+                _c.cylstm_backward(&ctx, &dims.c, packed, &seq, &g, scratch.start)
+        return Gradients(dx, dh_0, dc_0, self.wrap(dweights))
