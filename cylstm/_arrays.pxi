@@ -1,30 +1,40 @@
 """Arrays in: right dtype, right shape, rows contiguous, or a clear error. Part of `_core.pyx`."""
 
 
-cdef cnp.ndarray _as_array(object value, str name, Dims dims):
-    """Any array-like as an array of the right dtype, or an error that says what is wrong."""
-    cdef str kind = type(value).__name__
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a {kind}, whose mask would be ignored; expected a {dims.dtype} "
-                        "array, such as its filled(0), with lengths")
-    if not isinstance(value, np.ndarray):
-        try:
-            value = None if value is None else np.asarray(value)
-        except Exception as error:
-            raise TypeError(f"{name} is a {kind} that can't be read as a {dims.dtype} array: "
-                            f"{error}") from None
-        if value is None:
-            raise TypeError(f"{name} is None (NoneType), expected a {dims.dtype} array")
-        kind = f"a {kind} that reads as"
+cpdef bint is_masked(object value):
+    """Whether this is a masked array. Who has one has imported `numpy.ma`, which takes longer than
+    all of this package and is not imported to find out."""
+    ma = sys.modules.get("numpy.ma")
+    return ma is not None and isinstance(value, getattr(ma, "MaskedArray", ()))
+
+
+cpdef cnp.ndarray as_floats(object value, str name, object dtype):
+    """Any array-like as a plain array of this dtype, of float32 or float64 where it is None, or an
+    error that says what is wrong. Nothing is copied or converted."""
+    cdef str kind, expected = "float32 or float64" if dtype is None else str(dtype)
+    cdef cnp.ndarray array
+    if type(value) is np.ndarray:
+        array, kind = value, "an array of"
     else:
-        kind = "an array of"
-    cdef cnp.ndarray array = value
-    if array.dtype.num != dims.typenum:
-        raise TypeError(f"{name} is {kind} {array.dtype}, expected {dims.dtype}; "
-                        f"numpy.asarray({name}, '{dims.dtype}') converts it")
+        kind = type(value).__name__
+        if is_masked(value):
+            raise TypeError(f"{name} is a {kind}, whose mask would be ignored; expected a "
+                            f"{expected} array, such as its filled(0)")
+        if value is None:
+            raise TypeError(f"{name} is None (NoneType), expected a {expected} array")
+        try:
+            array = np.asarray(value)  # of a subclass the buffer, whatever it says of itself
+        except Exception as error:
+            raise TypeError(f"{name} is a {kind} that can't be read as a {expected} array: "
+                            f"{error}") from None
+        kind = "an array of" if isinstance(value, np.ndarray) else f"a {kind} that reads as"
+    cdef int num = cnp.PyArray_TYPE(array)
+    if num not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) if dtype is None else num != dtype.num:
+        raise TypeError(f"{name} is {kind} {array.dtype}, expected {expected}; "
+                        f"numpy.asarray({name}, '{dtype or 'float32'}') converts it")
     if not array.dtype.isnative:
         raise TypeError(f"{name} is {array.dtype.str}, which is in the other byte order; "
-                        f"expected native {dims.dtype}")
+                        f"expected native {expected}")
     return array
 
 
@@ -44,7 +54,7 @@ cdef cnp.ndarray _rows_of(cnp.ndarray array):
 
 cdef cnp.ndarray _check(object value, str name, Dims dims, tuple shape):
     """An array of exactly this shape, rows contiguous."""
-    cdef cnp.ndarray array = _as_array(value, name, dims)
+    cdef cnp.ndarray array = as_floats(value, name, dims.dtype)
     if (<object>array).shape != shape:
         raise ValueError(f"{name} has shape {(<object>array).shape}, expected {shape}")
     return _rows_of(array)
@@ -93,7 +103,7 @@ cdef object _check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batc
         array = np.asanyarray(lengths)
     except ValueError as error:
         raise ValueError(f"lengths is {lengths!r}, expected integers ({B},): {error}") from None
-    if isinstance(array, np.ma.MaskedArray):
+    if is_masked(array):
         raise TypeError("lengths is a MaskedArray, whose mask would be ignored; expected integers")
     if array.size == 0 and isinstance(lengths, (list, tuple)):
         array = array.astype(np.intp)

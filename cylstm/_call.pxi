@@ -62,7 +62,7 @@ cdef class Problem:
                    bint batch_first, int threads, bint kept) except -1:
         cdef Dims dims = packed.dims
         self.packed, self.dims, self.batch_first = packed, dims, batch_first
-        cdef cnp.ndarray a = _as_array(x, "x", dims)
+        cdef cnp.ndarray a = as_floats(x, "x", dims.dtype)
         cdef int n = cnp.PyArray_NDIM(a)
         if n != 2 and n != 3:
             raise ValueError(f"x has shape {(<object>a).shape}, expected "

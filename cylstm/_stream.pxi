@@ -160,7 +160,7 @@ cdef class Stream:
         if active is not None:
             indices = self.check_indices("active", active)
             rows = cnp.PyArray_DIM(indices, 0)
-        x = _as_array(block, "block", self.dims)
+        x = as_floats(block, "block", self.dims.dtype)
         if cnp.PyArray_NDIM(x) != (3 if self.batched else 2):
             raise ValueError(f"block has shape {(<object>x).shape}, expected "
                              f"{'(T, N, I)' if self.batched else '(T, I)'} with I = "
@@ -186,7 +186,7 @@ cdef class Stream:
         except ValueError as error:
             raise ValueError(
                 f"{name} is {value!r}, expected one axis of indices: {error}") from None
-        if isinstance(indices, np.ma.MaskedArray):
+        if is_masked(indices):
             raise TypeError(f"{name} is a MaskedArray, whose mask would be ignored; expected "
                             "integer indices, such as its compressed()")
         if indices.size == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import _core
+from . import _checks, _core
 
 
 def _read(*path: str) -> str:
@@ -55,11 +55,7 @@ def set_num_threads(n: int) -> None:
     TypeError, ValueError
         `n` is no integer, or not from 1 to 256.
     """
-    if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(f"n is {n!r}, expected an integer")
-    if not 1 <= n <= 256:
-        raise ValueError(f"n is {n}, expected 1 to 256")
-    _core._set_default_threads(n)
+    _core._set_default_threads(_checks.integer("n", n, 1, 256))
 
 
 def get_num_threads() -> int:

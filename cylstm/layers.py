@@ -10,15 +10,13 @@ import sys
 from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import DTypeLike
 
-from . import _core
-from .weights import Array, Module, Spec, WeightGrads, Weights, check_dtype
+from . import _checks, _core
+from .weights import Array, Module, Spec, WeightGrads, Weights
 
 States = tuple[Array, Array]
 
-MAX_SIZE = 2**31 - 1  # of every size: BLAS counts in C ints
 MAX_LAYERS = 2**16  # a stack's weights are listed by name
 
 
@@ -79,19 +77,19 @@ class LSTM(Module):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        self.input_size = _size("input_size", input_size, 1)
-        self.hidden_size = _size("hidden_size", hidden_size, 1)
-        self.num_layers = _size("num_layers", num_layers, 1, MAX_LAYERS)
-        self.proj_size = _size("proj_size", proj_size, 0)
+        self.input_size = _checks.integer("input_size", input_size)
+        self.hidden_size = _checks.integer("hidden_size", hidden_size)
+        self.num_layers = _checks.integer("num_layers", num_layers, most=MAX_LAYERS)
+        self.proj_size = _checks.integer("proj_size", proj_size, 0)
         if self.proj_size >= self.hidden_size:
             raise ValueError(
                 f"proj_size is {proj_size}, expected less than hidden_size {hidden_size}"
             )
-        self.bias = _flag("bias", bias)
-        self.batch_first = _flag("batch_first", batch_first)
-        self.bidirectional = _flag("bidirectional", bidirectional)
+        self.bias = _checks.flag("bias", bias)
+        self.batch_first = _checks.flag("batch_first", batch_first)
+        self.bidirectional = _checks.flag("bidirectional", bidirectional)
         self.dropout = dropout
-        dtype = check_dtype(dtype)
+        dtype = _checks.float_dtype(dtype)
         self._seed = _seed(seed)
         self._calls = itertools.count()  # next is atomic, without a GIL from CPython 3.14 on
         count = self._count_weights()
@@ -119,11 +117,7 @@ class LSTM(Module):
 
     @dropout.setter
     def dropout(self, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-            raise TypeError(f"dropout is {value!r}, expected a number from 0 to 1")
-        if not 0 <= value <= 1:
-            raise ValueError(f"dropout is {value!r}, expected a number from 0 to 1")
-        self._dropout = float(value)
+        self._dropout = _checks.number("dropout", value, most=1)
 
     def _sizes(self) -> str:
         return (
@@ -267,26 +261,8 @@ class LSTM(Module):
                 "the end of the sequence"
             )
         if batch_size is not None:
-            batch_size = _size("batch_size", batch_size, 1)
+            batch_size = _checks.integer("batch_size", batch_size)
         return _core.Stream(self, self._dims, batch_size, threads)
-
-
-def _size(name: str, value: Any, least: int, most: int = MAX_SIZE) -> int:
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} is {value!r}, expected an integer")
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, expected an integer") from None
-    if not least <= size <= most:
-        raise ValueError(f"{name} is {size}, expected {least} to {most}")
-    return size
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} is {value!r}, expected a bool, True or False")
-    return bool(value)
 
 
 def _seed(seed: Any) -> int:

@@ -6,9 +6,10 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
-from .weights import Array, Module, Spec, WeightGrads, Weights, aligned_empty, check_dtype
+from . import _checks
+from .weights import Array, Module, Spec, WeightGrads, Weights, aligned_empty
 
 
 def _product(x: Array, weight: Array) -> Array:
@@ -52,7 +53,7 @@ class LinearTape:
         self._weights = weights
         self.y = y
 
-    def backward(self, dy: Array) -> LinearGrads:
+    def backward(self, dy: ArrayLike) -> LinearGrads:
         """Return the gradients of a loss whose gradient with respect to `y` is `dy`.
 
         May be called again. dx = dy W, dW = dy^T x, db = sum of dy over all rows.
@@ -60,11 +61,9 @@ class LinearTape:
         Raises
         ------
         ValueError, TypeError
-            `dy` has not the shape or the dtype of `y`.
+            `dy` does not have the shape or the dtype of `y`.
         """
-        dy = _checked("dy", dy, self.y.dtype)
-        if dy.shape != self.y.shape:
-            raise ValueError(f"dy has shape {dy.shape}, expected that of y, {self.y.shape}")
+        dy = _checks.array("dy", dy, self.y.dtype, self.y.shape)
         views = self._weights.views()
         weight = views["weight"]
         n_out, n_in = weight.shape
@@ -101,13 +100,13 @@ class Linear(Module):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        self.in_features = _checked_size("in_features", in_features)
-        self.out_features = _checked_size("out_features", out_features)
-        self.bias = bool(bias)
+        self.in_features = _checks.integer("in_features", in_features)
+        self.out_features = _checks.integer("out_features", out_features)
+        self.bias = _checks.flag("bias", bias)
         spec: Spec = (("weight", (self.out_features, self.in_features)),)
         if self.bias:
             spec += (("bias", (self.out_features,)),)
-        super().__init__(spec, check_dtype(dtype), 1 / sqrt(self.in_features), seed)
+        super().__init__(spec, _checks.float_dtype(dtype), 1 / sqrt(self.in_features), seed)
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -117,21 +116,21 @@ class Linear(Module):
             "dtype": self.dtype.name,
         }
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: ArrayLike) -> Array:
         """Return y (..., out_features) for x (..., in_features) of the module's dtype.
 
         Raises ValueError or TypeError if x has another last axis or another dtype.
         """
         return self._apply(self._checked_x(x), self._weights)
 
-    def forward(self, x: Array) -> LinearTape:
+    def forward(self, x: ArrayLike) -> LinearTape:
         """Return a tape with `y` as from a call, whose `backward` gives the gradients."""
         x = np.array(self._checked_x(x), order="C")  # the tape's own
         weights = self._weights
         return LinearTape(x, weights, self._apply(x, weights))
 
-    def _checked_x(self, x: Array) -> Array:
-        x = _checked("x", x, self.dtype)
+    def _checked_x(self, value: ArrayLike) -> Array:
+        x = _checks.array("x", value, self.dtype)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"x has shape {x.shape}, expected (..., {self.in_features})")
         return x
@@ -142,19 +141,3 @@ class Linear(Module):
         if self.bias:
             y += views["bias"]
         return y.reshape(*x.shape[:-1], self.out_features)
-
-
-def _checked(name: str, x: Array, dtype: np.dtype[Any]) -> Array:
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy array, got {type(x).__name__}")
-    if x.dtype != dtype:
-        raise TypeError(f"{name} has dtype {x.dtype}, expected {dtype}")
-    return x
-
-
-def _checked_size(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return int(value)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .weights import DTYPES, Array
+from . import _checks
+from .weights import Array
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def mse(prediction: Array, target: Array, reduction: str = "mean") -> tuple[float | Array, Array]:
+def mse(
+    prediction: ArrayLike, target: ArrayLike, reduction: str = "mean"
+) -> tuple[float | Array, Array]:
     """Squared error, as torch.nn.functional.mse_loss.
 
     Parameters
@@ -32,13 +33,9 @@ def mse(prediction: Array, target: Array, reduction: str = "mean") -> tuple[floa
     ValueError, TypeError
         Unequal shapes or dtypes, another dtype, an unknown reduction.
     """
-    _check_floats("prediction", prediction)
-    _check_floats("target", target)
-    _check_reduction(reduction)
-    if target.shape != prediction.shape:
-        raise ValueError(f"target has shape {target.shape}, expected {prediction.shape}")
-    if target.dtype != prediction.dtype:
-        raise TypeError(f"target has dtype {target.dtype}, expected {prediction.dtype}")
+    prediction = _checks.array("prediction", prediction, None)
+    target = _checks.array("target", target, prediction.dtype, prediction.shape)
+    _checks.choice("reduction", reduction, REDUCTIONS)
     error = np.atleast_1d(prediction - target)
     squares = np.square(error)
     count = max(error.size, 1) if reduction == "mean" else 1
@@ -50,7 +47,7 @@ def mse(prediction: Array, target: Array, reduction: str = "mean") -> tuple[floa
 
 
 def cross_entropy(
-    logits: Array, targets: ArrayLike, reduction: str = "mean", ignore_index: int = -100
+    logits: ArrayLike, targets: ArrayLike, reduction: str = "mean", ignore_index: int = -100
 ) -> tuple[float | Array, Array]:
     """Minus the log of the softmax at the target class.
 
@@ -77,23 +74,19 @@ def cross_entropy(
     ValueError, TypeError
         Shapes that do not fit, another dtype, a target out of range, an unknown reduction.
     """
-    _check_floats("logits", logits)
-    _check_reduction(reduction)
-    targets = np.asarray(targets)
-    if targets.dtype.kind not in "iu":
-        raise TypeError(f"targets must be integers, got dtype {targets.dtype}")
+    logits = _checks.array("logits", logits, None)
+    _checks.choice("reduction", reduction, REDUCTIONS)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits has shape {logits.shape}, expected (..., C) with C at least 1")
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(f"targets has shape {targets.shape}, expected {logits.shape[:-1]}")
+    targets = _checks.integers("targets", targets, logits.shape[:-1])
     n_classes = logits.shape[-1]
     ignored = targets == ignore_index
     outside = ~ignored & ((targets < 0) | (targets >= n_classes))
     if outside.any():
         where = tuple(int(i) for i in np.argwhere(outside)[0])
         raise ValueError(
-            f"target {targets[where]} at index {where} is not one of {n_classes} classes "
-            f"(0 to {n_classes - 1}) nor ignore_index {ignore_index}"
+            f"targets holds {targets[where]} at index {where}, expected 0 to {n_classes - 1}, "
+            f"the classes of logits, or ignore_index {ignore_index}"
         )
 
     ignored = ignored.reshape(-1)
@@ -128,15 +121,3 @@ def _reduced(values: Array, count: int, reduction: str) -> float:
     if reduction == "sum":
         return total
     return total / count if count else float("nan")
-
-
-def _check_floats(name: str, value: Any) -> None:
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy array, got {type(value).__name__}")
-    if value.dtype not in DTYPES:
-        raise TypeError(f"{name} has dtype {value.dtype}, expected float32 or float64")
-
-
-def _check_reduction(reduction: str) -> None:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}")

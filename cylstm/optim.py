@@ -10,13 +10,12 @@ Equations: the documentation of torch.optim.SGD, Adam (Kingma and Ba, 2015, algo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf, isfinite, isnan, sqrt
-from numbers import Real
+from math import inf, isfinite, sqrt
 from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _checks, _core
 from .weights import (
     Array,
     Module,
@@ -189,12 +188,7 @@ class Optimizer:
         if saved["type"] != type(self).__name__:
             raise ValueError(f"expected the state of {type(self).__name__}, got {saved['type']!r}")
         step, hyper = saved["step"], saved["hyper"]
-        if (
-            isinstance(step, bool)
-            or not isinstance(step, (int, np.integer))
-            or not (0 <= step < 2**63)
-        ):
-            raise ValueError(f"step must be a number of steps, got {step!r}")
+        step = _checks.integer("step", step, 0, 2**63 - 1)
         if not isinstance(hyper, Mapping) or set(hyper) != set(self._hyper):
             raise ValueError(f"expected the hyperparameters {sorted(self._hyper)}, got {hyper!r}")
 
@@ -205,7 +199,7 @@ class Optimizer:
         except BaseException:
             self._hyper = before
             raise
-        self._step, self._state = int(step), state
+        self._step, self._state = step, state
 
     def _loaded(self, saved: Any) -> list[list[Array]]:
         if not isinstance(saved, Mapping):
@@ -264,11 +258,11 @@ class SGD(Optimizer):
     @staticmethod
     def _checked_hyper(hyper: dict[str, Any]) -> dict[str, Any]:
         checked_hyper: dict[str, Any] = {
-            "lr": _number("lr", hyper["lr"]),
-            "momentum": _number("momentum", hyper["momentum"]),
-            "dampening": _number("dampening", hyper["dampening"], low=-inf),
-            "weight_decay": _number("weight_decay", hyper["weight_decay"]),
-            "nesterov": bool(hyper["nesterov"]),
+            "lr": _checks.number("lr", hyper["lr"]),
+            "momentum": _checks.number("momentum", hyper["momentum"]),
+            "dampening": _checks.number("dampening", hyper["dampening"], -inf),
+            "weight_decay": _checks.number("weight_decay", hyper["weight_decay"]),
+            "nesterov": _checks.flag("nesterov", hyper["nesterov"]),
         }
         if hyper["nesterov"] and (not checked_hyper["momentum"] or checked_hyper["dampening"]):
             raise ValueError("nesterov needs a momentum above 0 and a dampening of 0")
@@ -318,12 +312,15 @@ class Adam(Optimizer):
         try:
             beta1, beta2 = hyper["betas"]
         except (TypeError, ValueError):
-            raise ValueError(f"betas must be two numbers, got {hyper['betas']!r}") from None
+            raise ValueError(f"betas is {hyper['betas']!r}, expected two numbers") from None
         return {
-            "lr": _number("lr", hyper["lr"]),
-            "betas": (_number("betas[0]", beta1, below=1), _number("betas[1]", beta2, below=1)),
-            "eps": _number("eps", hyper["eps"]),
-            "weight_decay": _number("weight_decay", hyper["weight_decay"]),
+            "lr": _checks.number("lr", hyper["lr"]),
+            "betas": (
+                _checks.number("betas[0]", beta1, below=1),
+                _checks.number("betas[1]", beta2, below=1),
+            ),
+            "eps": _checks.number("eps", hyper["eps"]),
+            "weight_decay": _checks.number("weight_decay", hyper["weight_decay"]),
         }
 
     def _kinds(self) -> tuple[str, ...]:
@@ -384,7 +381,7 @@ def clip_grad_norm(grads: Any, max_norm: float, *, error_if_nonfinite: bool = Fa
     norm : float
         Before scaling, over all arrays together, summed in float64; 0.0 where there are none.
     """
-    max_norm = _number("max_norm", max_norm, finite=False)
+    max_norm = _checks.number("max_norm", max_norm, finite=False)
     arrays = []
     for mapping in _as_list(grads):
         if not isinstance(mapping, Mapping):
@@ -425,15 +422,3 @@ def _as_list(grads: Any) -> list[Any]:
         return [grads.weights]
     several: Iterable[Any] = grads if isinstance(grads, (list, tuple)) else [grads]
     return [getattr(one, "weights", one) for one in several]
-
-
-def _number(
-    name: str, value: Any, low: float = 0.0, below: float = inf, finite: bool = True
-) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
-    if isnan(number) or number < low or (finite and not (isfinite(number) and number < below)):
-        limits = f"at least {low:g}" if below == inf else f"in [{low:g}, {below:g})"
-        raise ValueError(f"{name} must be {limits}, got {value!r}")
-    return number

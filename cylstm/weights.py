@@ -20,15 +20,15 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
+
+from . import _core
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Array = NDArray[Any]
 Spec = tuple[tuple[str, tuple[int, ...]], ...]  # (name, shape) of each array, in order
-
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def aligned_empty(size: int, dtype: np.dtype[Any]) -> Array:
@@ -137,23 +137,12 @@ class WeightGrads(dict[str, Array]):
         return WeightGrads(self.spec, self._flat.copy())
 
 
-def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """Return `dtype` as a NumPy dtype, or raise ValueError if no module computes in it."""
-    try:
-        found = None if dtype is None else np.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or found not in DTYPES:  # (None equals float64 to NumPy)
-        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
-    return found
-
-
 def as_array(value: Any) -> Array:
     """Return an array or a torch tensor as an array; bfloat16 becomes float32, which is exact."""
     if hasattr(value, "detach") and hasattr(value, "numpy"):  # a torch tensor, without its import
         value = value.detach().cpu()
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
-    array = np.asarray(value)
+    array: Array = np.asanyarray(value)  # what is masked stays so, to be refused
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
@@ -170,6 +159,8 @@ def mismatches(spec: Spec, mapping: Mapping[str, Any]) -> list[str]:
             value = mapping[name]
             if not isinstance(value, np.ndarray):
                 wrong.append(f"{name} is a {type(value).__name__}, expected an array {shape}")
+            elif _core.is_masked(value):
+                wrong.append(f"{name} is a {type(value).__name__}, whose mask would be ignored")
             elif value.shape != shape:
                 wrong.append(f"{name} has shape {value.shape}, expected {shape}")
     return wrong

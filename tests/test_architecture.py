@@ -21,6 +21,7 @@ SRC_C = ROOT / "src_c"
 # From the ground up; a file uses what stands in a line below its own. A new file goes into a line.
 PYTHON_LEVELS = [
     {"_core"},
+    {"_checks"},
     {"config", "embed", "weights"},
     {"layers", "linear"},
     {"losses", "optim", "files", "convert"},

@@ -222,7 +222,7 @@ def test_safetensors_is_needed_only_here(file: Path, monkeypatch: pytest.MonkeyP
         ({"config": '{"in_features": 3, "out_features": 2, "dtype": "float64"}'}, {},
          "is float32, its configuration 'float64'"),
         ({"config": '{"in_features": 3, "out_features": "2", "dtype": "float32"}'}, {},
-         "out_features must be an int"),
+         "out_features is '2', expected an integer"),
         ({"config": '{"in_features": 4, "out_features": 2, "dtype": "float32"}'}, {},
          r"weight has shape \(2, 3\), expected \(2, 4\)"),
         ({"config": '{"in_features": 3, "out_features": 2, "bias": false, "dtype": "float32"}'}, {},

@@ -305,6 +305,15 @@ def test_load_refuses_what_is_no_float(bias: Any, text: str, cast: bool) -> None
     assert module._weights is before
 
 
+def test_load_refuses_masked_arrays() -> None:
+    """What they mask would become weights."""
+    module = linear()
+    state = {"weight": np.ma.zeros((2, 3)), "bias": np.zeros(2)}
+    with pytest.raises(ValueError, match="weight is a MaskedArray, whose mask would be ignored"):
+        module.load_state_dict(state)
+    assert module.state_dict()["bias"].tolist() == [7, 8]
+
+
 def test_load_names_all_that_is_wrong() -> None:
     module = Linear(3, 2, dtype="float32")
     before = module._weights
