@@ -2,6 +2,7 @@
 # make demo          the forecasting example; CSV=file COLUMN=name for your own data
 # make test-oracles  against PyTorch, ONNX Runtime and Keras, then the light suite on every ISA and on BLAS
 # make bench         against other engines; ARGS=--help for what can be chosen
+# make bench-kernels single kernels and calls of every ISA; ARGS='-k step' for some of them
 # make lint          formatters, linters, types, stubs, C warnings;  make format rewrites
 # make asan          the light suite under AddressSanitizer and UBSan
 # make inner-loops   what compilers make of the kernels' innermost loops, and how fast CPUs could run them
@@ -31,7 +32,7 @@ LIGHT = $(PY) -m pytest tests --ignore=tests/oracles
 ANY_KERNELS = $(addprefix --ignore=tests/test_,architecture.py docs.py embed.py import.py)
 
 .DELETE_ON_ERROR:
-.PHONY: test demo test-oracles bench lint inner-loops format asan tsan ulp footprint check-wheel cross wheels clean
+.PHONY: test demo test-oracles bench bench-kernels lint inner-loops format asan tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
@@ -47,6 +48,9 @@ test-oracles: $(STAMPS)/cylstm $(STAMPS)/group-oracles
 
 bench: $(STAMPS)/cylstm $(STAMPS)/group-bench
 	$(PY) -m bench.compare $(ARGS)
+
+bench-kernels: $(STAMPS)/cylstm $(STAMPS)/group-bench
+	$(PY) -m pytest bench/test_kernels.py $(ARGS)
 
 # --- checks without running the library
 

@@ -1,7 +1,7 @@
 """Single kernels and single calls, by pytest-benchmark, for the one who changes them:
 
-python -m pytest bench/test_kernels.py --benchmark-autosave
-python -m pytest bench/test_kernels.py --benchmark-compare -k "avx2 and step"
+make bench-kernels ARGS="--benchmark-autosave"
+make bench-kernels ARGS="--benchmark-compare -k 'avx2 and step'"
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytest_benchmark  # noqa: F401  (an error where it is missing, not a skip)
 
 import cylstm
 from cylstm import _core
-
-pytest.importorskip("pytest_benchmark")
 
 ISAS = list(cylstm.show_config()["isa_available"])
 LAYERS = [(100, 1, 64, 64), (100, 1, 256, 256), (100, 8, 128, 128), (50, 32, 256, 256)]

@@ -60,7 +60,7 @@ cdef int _load_blas() except -1:
         try:
             from scipy.linalg import cython_blas
         except ImportError as error:
-            raise ImportError("CYLSTM_GEMM=blas needs SciPy: pip install scipy") from error
+            raise ImportError("CYLSTM_GEMM=blas needs SciPy: pip install cylstm[blas]") from error
         _dgemm = <_c.cylstm_dgemm *>_capsule(cython_blas, "dgemm")
         _sgemm = <_c.cylstm_sgemm *>_capsule(cython_blas, "sgemm")
     return 0

@@ -112,6 +112,14 @@ def test_python_needs_numpy_alone(path: Path) -> None:
     assert foreign(absolute_imports(path)) <= IMPORTED | IMPORTED_LAZILY
 
 
+def test_the_package_brings_numpy_alone() -> None:
+    """What else it can use is an extra, named after what it is for."""
+    project = (ROOT / "pyproject.toml").read_text()
+    (dependencies,) = re.findall(r"^dependencies = \[(.*?)\]", project, re.M | re.S)
+    assert re.findall(r'"([\w-]+)', dependencies) == ["numpy"]
+    assert re.search(r'^blas = \["scipy', project, re.M)
+
+
 def test_reference_imports_numpy_alone() -> None:
     names = absolute_imports(ROOT / "cylstm" / "reference.py")
     typing_only = {"__future__", "collections.abc", "typing", "numpy.typing"}

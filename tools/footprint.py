@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,6 @@ class Engine(NamedTuple):
     requirement: str | None  # None: NumPy alone
     load: str
     step: str | None  # one step of an LSTM; None where there is no model to step
-    dependencies: bool = True
 
 
 CYLSTM_STEP = """
@@ -60,7 +60,7 @@ session.run(None, {i.name: numpy.zeros(i.shape, "float32") for i in session.get_
 ENGINES = [
     Engine("NumPy", None, "", None),
     Engine("cylstm", "cylstm", "import cylstm", CYLSTM_STEP),
-    Engine("cylstm without SciPy", "cylstm", "import cylstm", CYLSTM_STEP, False),
+    Engine("cylstm[blas]", "cylstm[blas]", "import cylstm", CYLSTM_STEP),
     Engine("LiteRT", "ai-edge-litert", "import ai_edge_litert.interpreter", None),
     Engine("ONNX Runtime", "onnxruntime", "import onnxruntime", ONNX_STEP),
     Engine("PyTorch", "torch==2.13.0", "import torch", TORCH_STEP),
@@ -117,8 +117,7 @@ def install(engine: Engine, home: Path) -> Row:
     download += ["--find-links", WORK / "cylstm"]
     pip(*download, "numpy")
     if engine.requirement:
-        alone = [] if engine.dependencies else ["--no-deps"]
-        pip(*download, *alone, engine.requirement)
+        pip(*download, engine.requirement)
     files = sorted(wheels.glob("*.whl"))
     if for_gpus := [file.name for file in files if file.name.startswith("nvidia_")]:
         raise Skipped(
@@ -131,7 +130,7 @@ def install(engine: Engine, home: Path) -> Row:
     others = [file for file in files if not is_numpy(file)]
     if others:
         pip(*into, *others)
-    own = (engine.requirement or "numpy").split("==")[0].replace("-", "_")
+    own = re.split(r"\[|==", engine.requirement or "numpy")[0].replace("-", "_")
     version = next(file.name.split("-")[1] for file in files if file.name.startswith(f"{own}-"))
     return {
         "version": version,
@@ -207,9 +206,7 @@ def table(rows: list[Row], runs: int) -> str:
         shown.append(number(row["import"], 1e-3, "ms"))
         shown += [number(row.get(key), 1e6, "MB") for key in ("loaded", "stepped")]
         lines.append(f"| {' | '.join([row['engine'], *shown])} |")
-    versions = [
-        f"{row['engine']} {row['version']}" for row in rows if "without" not in row["engine"]
-    ]
+    versions = [f"{row['engine']} {row['version']}" for row in rows if "[" not in row["engine"]]
     text = f"""
         Sizes are those of the wheels and of what they unpack to, with all that a package depends
         on but NumPy; import is the time of the statement after that of NumPy; memory is what is
