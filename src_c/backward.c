@@ -1,405 +1,18 @@
-/* backward.c -- the backward pass: the rooms of forward.c, walked the other way.
+/* backward.c -- the backward pass: the way of forward.c, walked back.
  *
- * A step back is one product too: dh_t = dy_t + dgates_{t+1} W_hh, finished by the
- * cell's backward, which leaves dgates_t (4H) for the step before. The dgates of a chunk
- * of steps are kept; when the chunk is full, its inputs are gathered into one matrix
- * z = [x_t, h_{t-1}], in panels, and products over all its rows at once give
- *
- *     dx = dgates W_ih,    [dW_ih, dW_hh] += dgates^T z,    db += 1^T dgates
- *
- * The weights' gradients come out where the caller wants them, in the order of the raw
- * weights: dgates keep that order too (not panel order), so nothing is taken apart at
- * the end, and a width that is no multiple of a vector costs no more terms. Chunks
- * depend on the shapes alone, so the bits of a gradient do not depend on the threads.
+ * The dgates of a chunk of steps are kept; when the chunk is full, they are used up. Chunks depend on
+ * the shapes alone, so the bits of a gradient do not depend on the threads.
  */
-#include "sequence.h"
-#include "weights.h"
+#include "backward.h"
 
 #include <string.h>
 
 enum { CHUNK_ROWS = 512 }; /* rows of dgates that are kept before they are used up */
-static const _Alignas(CYLSTM_ALIGN) double zeros[PANEL_VECTORS * MAX_VL];
-
-struct pass {
-    struct cylstm_layer l;
-    struct cylstm_walk x, h; /* inputs (T, B, I) and own outputs (T, B, D*R), as forward saw them */
-    struct cylstm_walk tape; /* (T, B, 5, H) */
-    struct cylstm_walk dy, dx; /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
-    void *h_0, *c_0;           /* (B, R), (B, H), in batch order; may be NULL */
-    void *dh;   /* (B, R) padded: dh_n; with a projection, where dh of a step is summed */
-    void *dc;   /* (B, H) padded: dc_n, then the running dc */
-    void *next; /* (B, 4H) padded: dgates of the step after the chunk */
-};
-
-/* Arrays that have a walk; inner arrays are all alike. */
-enum { X, INNER, Y, TAPE, DY, DX, ARRAYS };
-
-struct backward {
-    struct cylstm_call call;
-    const struct cylstm_dims *dims;
-    const struct cylstm_sequence *seq;
-    struct cylstm_weights weights;
-    void **panels; /* (threads): room for weights that have not been packed */
-    struct cylstm_order order;
-    struct pass *pass; /* (L * D) */
-    size_t chunk_steps, chunk_rows;
-    size_t *start; /* (chunk_steps + 1): first row of each step in the chunk */
-    void *dgates;  /* (chunk_rows, 4H) padded */
-    void *z;       /* the inputs of a chunk's steps, as panels (chunk_rows, 4 VL): x, then h */
-    void *ones;    /* (chunk_rows) */
-    const struct cylstm_gradients *grads; /* the caller's */
-    void *dh, *m;         /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
-    ptrdiff_t *dx_offset; /* (chunk_rows): rows of dx */
-    ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
-    void *between[2];                 /* (block, B, D*R): dy of inner layers */
-    size_t block;
-    ptrdiff_t *offset[2][ARRAYS]; /* (B) by direction: where rows start in each array */
-    struct cylstm_split split;
-    struct cylstm_team team;
-    size_t shares;
-    /* the piece of work that the threads share now */
-    const struct pass *now;
-    size_t direction, layer;
-    size_t step_begin, step_end; /* the chunk */
-    size_t step;                 /* unit split: the step */
-};
-
-static size_t width_of(const struct backward *b) { return cylstm_panel_width(b->call.kernels); }
-static size_t panels_of(const struct backward *b, size_t columns)
-{
-    return cylstm_panels_of(b->call.kernels, columns);
-}
-static size_t stride_of(const struct backward *b, size_t n)
-{
-    return cylstm_stride(b->call.kernels, n);
-}
-
-/* Row n of a panel of z. */
-static void *z_at(const struct backward *b, size_t panel, size_t n)
-{
-    return cylstm_at(b->z, b->call.real_size,
-                     (ptrdiff_t)((panel * b->chunk_rows + n) * width_of(b)));
-}
-
-static struct cylstm_rows padded_rows(const struct backward *b, void *base, size_t stride,
-                                      size_t r0)
-{
-    return (struct cylstm_rows){cylstm_at(base, b->call.real_size, (ptrdiff_t)(r0 * stride)), NULL,
-                                (ptrdiff_t)stride};
-}
-
-static void multiply(struct backward *b, int caller, size_t share, const struct pass *p,
-                     const struct cylstm_matrix *matrix, const struct cylstm_product *g)
-{
-    cylstm_multiply_weights(&b->call, caller, g, &b->weights, &p->l, matrix, b->panels[share]);
-}
-
-/* ------------------------------------------------------------------ one step back */
-
-/* What the products of a step have in common: rows [r0, r0 + n) of dgates times W_hh. */
-static struct cylstm_product recurrent_product(const struct backward *b, const struct pass *p,
-                                               struct cylstm_rows dgates, size_t n,
-                                               struct cylstm_range panels)
-{
-    const size_t width = width_of(b);
-    return (struct cylstm_product){
-        .rows = n,
-        .panel_begin = panels.begin,
-        .panel_end = panels.end,
-        .columns = p->l.R,
-        .w_panel = (ptrdiff_t)(4 * p->l.H * width),
-        .w_k = (ptrdiff_t)width,
-        .init = zeros,
-        .term[0] = {.a = dgates,
-                    .a_k = 1,
-                    .K = 4 * p->l.H,
-                    .w = cylstm_at(b->weights.packed, b->call.real_size, (ptrdiff_t)p->l.hh_t.at)},
-    };
-}
-
-static struct cylstm_cell cell_of_step(const struct backward *b, const struct pass *p, size_t s,
-                                       size_t r0)
-{
-    const size_t size = b->call.real_size, H = p->l.H, flat = b->start[s - b->step_begin] + r0;
-    struct cylstm_cell cell = {
-        .H = H,
-        .tape = cylstm_walk_rows(&p->tape, size, r0, s),
-        .dc = padded_rows(b, p->dc, stride_of(b, H), r0),
-        .dgates = padded_rows(b, b->dgates, stride_of(b, 4 * p->l.H), flat),
-    };
-    if (s) {
-        cell.c_prev = cylstm_walk_rows(&p->tape, size, r0, s - 1);
-        cell.c_prev.base = cylstm_at(cell.c_prev.base, size, (ptrdiff_t)(4 * H));
-    } else if (p->c_0) {
-        cell.c_prev = (struct cylstm_rows){p->c_0, b->c0_offset + r0, 0};
-    }
-    if (p->l.P) cell.h = padded_rows(b, b->m, stride_of(b, H), flat);
-    return cell;
-}
-
-/* dgates of the step after s for rows from r0 on: in the chunk, or left by the one before. */
-static struct cylstm_rows dgates_after(const struct backward *b, const struct pass *p, size_t s,
-                                       size_t r0)
-{
-    const size_t stride = stride_of(b, 4 * p->l.H);
-    if (s + 1 == b->step_end) return padded_rows(b, p->next, stride, r0);
-    return padded_rows(b, b->dgates, stride, b->start[s + 1 - b->step_begin] + r0);
-}
-
-/* dh of step s for rows [r0, r1): a product for the rows that go on after s, and dh_n for those
- * that end here. Finished by the cell, or stored where it must first be projected. */
-static void step_back(struct backward *b, int caller, size_t share, const struct pass *p, size_t s,
-                      size_t r0, size_t r1, struct cylstm_range panels)
-{
-    const size_t size = b->call.real_size;
-    const size_t active = cylstm_active_rows(&b->order, r1, s);
-    size_t going = cylstm_active_rows(&b->order, r1, s + 1);
-    if (going < r0) going = r0;
-    for (int part = 0; part < 2; part++) {
-        const size_t from = part ? going : r0, to = part ? active : going;
-        if (to <= from) continue;
-        struct cylstm_product g =
-            recurrent_product(b, p, dgates_after(b, p, s, from), to - from, panels);
-        if (part) { /* no step after: start from dh_n */
-            g.term[0].K = 0;
-            g.init = cylstm_at(p->dh, size, (ptrdiff_t)(from * stride_of(b, p->l.R)));
-            g.init_row = (ptrdiff_t)stride_of(b, p->l.R);
-            g.init_panel = (ptrdiff_t)width_of(b);
-        }
-        g.turned = (int)(s & 1);
-        g.addend = cylstm_walk_rows(&p->dy, size, from, s);
-        if (p->l.P) {
-            g.finish = CYLSTM_STORE;
-            g.out = padded_rows(b, b->dh, stride_of(b, p->l.R), b->start[s - b->step_begin] + from);
-            g.out_panel = (ptrdiff_t)width_of(b);
-        } else {
-            g.finish = CYLSTM_CELL_BACKWARD;
-            g.cell = cell_of_step(b, p, s, from);
-        }
-        multiply(b, caller, share, p, &p->l.hh_t, &g);
-    }
-}
-
-/* dm = dh W_hr, finished by the cell. */
-static void project_back(struct backward *b, int caller, size_t share, const struct pass *p,
-                         size_t s, size_t r0, size_t r1, struct cylstm_range panels)
-{
-    const size_t active = cylstm_active_rows(&b->order, r1, s), width = width_of(b);
-    if (active <= r0) return;
-    const struct cylstm_product g = {
-        .rows = active - r0,
-        .panel_begin = panels.begin,
-        .panel_end = panels.end,
-        .columns = p->l.H,
-        .w_panel = (ptrdiff_t)(p->l.P * width),
-        .w_k = (ptrdiff_t)width,
-        .init = zeros,
-        .term[0] = {.a = padded_rows(b, b->dh, stride_of(b, p->l.R),
-                                     b->start[s - b->step_begin] + r0),
-                    .a_k = 1,
-                    .K = p->l.P,
-                    .w = cylstm_at(b->weights.packed, b->call.real_size, (ptrdiff_t)p->l.hr_t.at)},
-        .finish = CYLSTM_CELL_BACKWARD,
-        .cell = cell_of_step(b, p, s, r0),
-    };
-    multiply(b, caller, share, p, &p->l.hr_t, &g);
-}
-
-static void run_rows(void *arg, size_t share, int caller)
-{
-    struct backward *b = arg;
-    const struct pass *p = b->now;
-    const struct cylstm_range rows = cylstm_share_rows(&b->order, b->split.rows, share);
-    for (size_t s = b->step_end; s-- > b->step_begin && !cylstm_stopped(&b->call);) {
-        step_back(b, caller, share, p, s, rows.begin, rows.end,
-                  (struct cylstm_range){0, panels_of(b, p->l.R)});
-        if (p->l.P)
-            project_back(b, caller, share, p, s, rows.begin, rows.end,
-                         (struct cylstm_range){0, panels_of(b, p->l.H)});
-    }
-}
-
-static void run_units(void *arg, size_t share, int caller)
-{
-    struct backward *b = arg;
-    step_back(b, caller, share, b->now, b->step, 0, b->order.B,
-              cylstm_share(panels_of(b, b->now->l.R), b->shares, share));
-}
-
-static void run_projected(void *arg, size_t share, int caller)
-{
-    struct backward *b = arg;
-    project_back(b, caller, share, b->now, b->step, 0, b->order.B,
-                 cylstm_share(panels_of(b, b->now->l.H), b->shares, share));
-}
-
-/* ------------------------------------------------------------ products over a chunk */
-
-/* A row of the chunk, and the step and row of the batch that it belongs to. */
-struct chunk_row {
-    size_t flat, s, r;
-};
-
-static void next_row(const struct backward *b, struct chunk_row *at)
-{
-    at->flat++;
-    at->r++;
-    while (at->s < b->step_end &&
-           at->r >= b->start[at->s + 1 - b->step_begin] - b->start[at->s - b->step_begin]) {
-        at->s++;
-        at->r = 0;
-    }
-}
-
-static struct chunk_row find_row(const struct backward *b, size_t flat)
-{
-    struct chunk_row at = {flat, b->step_begin, 0};
-    while (at.s + 1 < b->step_end && b->start[at.s + 1 - b->step_begin] <= flat) at.s++;
-    at.r = flat - b->start[at.s - b->step_begin];
-    return at;
-}
-
-/* z = [x_t, h_{t-1}] for a share of the chunk's rows, dropout and all. */
-static void gather_inputs(void *arg, size_t share, int caller)
-{
-    struct backward *b = arg;
-    const struct pass *p = b->now;
-    const size_t size = b->call.real_size, I = p->l.I, R = p->l.R, width = width_of(b);
-    const struct cylstm_range mine =
-        cylstm_share(b->start[b->step_end - b->step_begin], b->shares, share);
-    const int drop = b->layer && b->seq->tape->dropout > 0;
-    const struct cylstm_dropout dropout = cylstm_layer_dropout(b->seq->tape, b->layer);
-    (void)caller;
-    struct chunk_row at = find_row(b, mine.begin);
-    for (size_t n = mine.begin; n < mine.end; n++, next_row(b, &at)) {
-        const void *x = cylstm_at(p->x.base, size, cylstm_walk_offset(&p->x, at.r, at.s));
-        const void *h = at.s ? cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, at.r, at.s - 1))
-                        : p->h_0 ? cylstm_at(p->h_0, size, b->r0_offset[at.r])
-                                 : NULL;
-        size_t element = 0; /* of the dropout's mask */
-        if (drop) {
-            const size_t t = b->direction ? cylstm_row_length(&b->order, at.r) - 1 - at.s : at.s;
-            element = (t * b->order.B + cylstm_batch_row(&b->order, at.r)) * I;
-        }
-        for (size_t k = 0, panel = 0; k < I; k += width, panel++) {
-            const size_t count = I - k < width ? I - k : width;
-            const void *from = cylstm_at(x, size, (ptrdiff_t)k);
-            if (drop)
-                b->call.kernels->dropout(&dropout, element + k, count, from, z_at(b, panel, n));
-            else
-                memcpy(z_at(b, panel, n), from, count * size);
-        }
-        for (size_t k = 0, panel = panels_of(b, I); k < R; k += width, panel++) {
-            const size_t bytes = (R - k < width ? R - k : width) * size;
-            if (h)
-                memcpy(z_at(b, panel, n), cylstm_at(h, size, (ptrdiff_t)k), bytes);
-            else
-                memset(z_at(b, panel, n), 0, bytes);
-        }
-        b->dx_offset[n] = cylstm_walk_offset(&p->dx, at.r, at.s);
-    }
-}
-
-/* dx = dgates W_ih for a share of the chunk's rows, or of the inputs where rows are too few; the
- * second direction adds to the first. */
-static void input_gradient(struct backward *b, int caller, size_t share, size_t shares)
-{
-    const struct pass *p = b->now;
-    const size_t width = width_of(b), rows = b->start[b->step_end - b->step_begin];
-    const int few = rows < shares;
-    const struct cylstm_range mine = cylstm_share(rows, few ? 1 : shares, few ? 0 : share),
-                              panels = cylstm_share(panels_of(b, p->l.I), few ? shares : 1,
-                                                    few ? share : 0);
-    if (!p->dx.base) return;
-    struct cylstm_product g = {
-        .rows = mine.end - mine.begin,
-        .panel_begin = panels.begin,
-        .panel_end = panels.end,
-        .columns = p->l.I,
-        .w_panel = (ptrdiff_t)(4 * p->l.H * width),
-        .w_k = (ptrdiff_t)width,
-        .init = zeros,
-        .term[0] = {.a = padded_rows(b, b->dgates, stride_of(b, 4 * p->l.H), mine.begin),
-                    .a_k = 1,
-                    .K = 4 * p->l.H,
-                    .w = cylstm_at(b->weights.packed, b->call.real_size, (ptrdiff_t)p->l.ih_t.at)},
-        .finish = CYLSTM_STORE,
-        .out = {p->dx.base, b->dx_offset + mine.begin, 0},
-        .out_panel = (ptrdiff_t)width,
-    };
-    if (b->direction) g.addend = g.out;
-    multiply(b, caller, share, p, &p->l.ih_t, &g);
-}
-
-/* out (rows, columns) += a^T w over the rows of the chunk, for a share of the rows. The first
- * chunk of a pass, which holds its last steps, finds nothing there yet. */
-static void weight_gradient(struct backward *b, int caller, struct cylstm_range mine,
-                            struct cylstm_term term, ptrdiff_t w_panel, ptrdiff_t w_k,
-                            size_t columns, size_t raw)
-{
-    struct cylstm_product g = {
-        .rows = mine.end - mine.begin,
-        .panel_end = panels_of(b, columns),
-        .columns = columns,
-        .w_panel = w_panel,
-        .w_k = w_k,
-        .init = zeros,
-        .term[0] = term,
-        .finish = CYLSTM_STORE,
-        .out = {cylstm_at(b->grads->dweights, b->call.real_size,
-                          (ptrdiff_t)(raw + mine.begin * columns)),
-                NULL, (ptrdiff_t)columns},
-        .out_panel = (ptrdiff_t)width_of(b),
-    };
-    if (b->step_end < b->order.T) g.addend = g.out;
-    cylstm_multiply(&b->call, caller, &g);
-}
-
-/* Columns of a matrix with rows `stride` apart, from the first one on, times w. */
-static struct cylstm_term columns_of(const struct backward *b, const void *matrix, size_t stride,
-                                     size_t first, const void *w)
-{
-    return (struct cylstm_term){
-        .a = {cylstm_at(matrix, b->call.real_size, (ptrdiff_t)first), NULL, 1},
-        .a_k = (ptrdiff_t)stride,
-        .K = b->start[b->step_end - b->step_begin],
-        .w = w};
-}
-
-static void weight_gradients(struct backward *b, int caller, size_t share, size_t shares)
-{
-    const struct cylstm_layer *l = &b->now->l;
-    const size_t width = width_of(b), dgates = stride_of(b, 4 * l->H), m = stride_of(b, l->H);
-    const struct cylstm_range mine = cylstm_share(4 * l->H, shares, share);
-    struct cylstm_term term = columns_of(b, b->dgates, dgates, mine.begin, b->z);
-    const ptrdiff_t z_panel = (ptrdiff_t)(b->chunk_rows * width);
-    weight_gradient(b, caller, mine, term, z_panel, (ptrdiff_t)width, l->I, l->raw_ih);
-    term.w = z_at(b, panels_of(b, l->I), 0);
-    weight_gradient(b, caller, mine, term, z_panel, (ptrdiff_t)width, l->R, l->raw_hh);
-    if (l->P) {
-        const struct cylstm_range projected = cylstm_share(l->P, shares, share);
-        weight_gradient(b, caller, projected,
-                        columns_of(b, b->dh, stride_of(b, l->R), projected.begin, b->m),
-                        (ptrdiff_t)width, (ptrdiff_t)m, l->H, l->raw_hr);
-    }
-    if (share == 0 && b->dims->bias)
-        weight_gradient(b, caller, (struct cylstm_range){0, 1},
-                        columns_of(b, b->ones, 1, 0, b->dgates), (ptrdiff_t)width,
-                        (ptrdiff_t)dgates, 4 * l->H, l->raw_b_ih);
-}
-
-static void use_chunk(void *arg, size_t share, int caller)
-{
-    struct backward *b = arg;
-    const size_t shares = b->shares;
-    input_gradient(b, caller, share, shares);
-    weight_gradients(b, caller, share, shares);
-}
 
 /* Steps [s0, s1) of one layer and direction, last to first. */
 static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t s0, size_t s1)
 {
-    const struct pass *p = &b->pass[layer * b->dims->directions + direction];
+    const struct backward_pass *p = &b->pass[layer * b->dims->directions + direction];
     const size_t shares = b->shares;
     b->now = p;
     b->layer = layer;
@@ -412,16 +25,16 @@ static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t
     if (b->split.by_units) {
         for (size_t s = s1; s-- > s0 && !cylstm_stopped(&b->call);) {
             b->step = s;
-            cylstm_run_phase(&b->team, run_units, b, shares);
-            if (p->l.P) cylstm_run_phase(&b->team, run_projected, b, shares);
+            cylstm_run_phase(&b->team, cylstm_backward_units, b, shares);
+            if (p->l.P) cylstm_run_phase(&b->team, cylstm_backward_units_of_cell, b, shares);
         }
     } else {
-        cylstm_run_phase(&b->team, run_rows, b, b->split.rows);
+        cylstm_run_phase(&b->team, cylstm_backward_rows, b, b->split.rows);
     }
     if (cylstm_stopped(&b->call)) return;
-    cylstm_run_phase(&b->team, gather_inputs, b, shares);
-    cylstm_run_phase(&b->team, use_chunk, b, shares);
-    memcpy(p->next, b->dgates, b->start[1] * stride_of(b, 4 * p->l.H) * b->call.real_size);
+    cylstm_run_phase(&b->team, cylstm_gather_inputs, b, shares);
+    cylstm_run_phase(&b->team, cylstm_use_chunk, b, shares);
+    memcpy(p->next, b->dgates, b->start[1] * backward_stride_of(b, 4 * p->l.H) * b->call.real_size);
 }
 
 /* ------------------------------------------------------------------------ the stack */
@@ -434,7 +47,7 @@ static void place_block(struct backward *b, size_t layer, size_t s0)
                  size = b->call.real_size;
     const ptrdiff_t t = (ptrdiff_t)(b->order.B * width), back = D == 1 ? -(ptrdiff_t)s0 * t : 0;
     for (size_t d = 0; d < D; d++) {
-        struct pass *p = &b->pass[layer * D + d];
+        struct backward_pass *p = &b->pass[layer * D + d];
         if (layer)
             p->dx = cylstm_make_walk(&b->order, size, (int)d,
                                      cylstm_at(b->between[layer % 2], size, back), t,
@@ -452,7 +65,7 @@ static void place_block(struct backward *b, size_t layer, size_t s0)
 static void drop_back(void *arg, size_t share, int caller)
 {
     struct backward *b = arg;
-    const struct pass *p = &b->pass[b->layer * b->dims->directions];
+    const struct backward_pass *p = &b->pass[b->layer * b->dims->directions];
     const struct cylstm_dropout dropout = cylstm_layer_dropout(b->seq->tape, b->layer);
     const struct cylstm_range mine = cylstm_share(b->step_end - b->step_begin, b->shares, share);
     const size_t I = p->l.I;
@@ -496,25 +109,25 @@ static void run(struct backward *b)
 static void first_states(void *arg, size_t share, int caller)
 {
     struct backward *b = arg;
-    const struct pass *p = b->now;
+    const struct backward_pass *p = b->now;
     const size_t size = b->call.real_size, R = p->l.R, H = p->l.H, B = b->order.B,
                  n = b->layer * b->dims->directions + b->direction;
     void *dh_0 = cylstm_at(b->grads->dh_0, size, (ptrdiff_t)(n * B * R)),
          *dc_0 = cylstm_at(b->grads->dc_0, size, (ptrdiff_t)(n * B * H));
     const size_t active = cylstm_active_rows(&b->order, B, 0);
-    struct cylstm_product g =
-        recurrent_product(b, p, padded_rows(b, p->next, stride_of(b, 4 * H), 0), active,
-                          cylstm_share(panels_of(b, R), b->shares, share));
+    struct cylstm_product g = cylstm_recurrent_product(
+        b, p, backward_padded_rows(b, p->next, backward_stride_of(b, 4 * H), 0), active,
+        cylstm_share(backward_panels_of(b, R), b->shares, share));
     g.finish = CYLSTM_STORE;
     g.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
-    g.out_panel = (ptrdiff_t)width_of(b);
-    multiply(b, caller, share, p, &p->l.hh_t, &g);
+    g.out_panel = (ptrdiff_t)backward_width_of(b);
+    backward_multiply(b, caller, share, p, &p->l.hh_t, &g);
     for (size_t r = 0; share == 0 && r < B; r++) {
         if (r >= active)
             memcpy(cylstm_at(dh_0, size, b->r0_offset[r]),
-                   cylstm_at(p->dh, size, (ptrdiff_t)(r * stride_of(b, R))), R * size);
+                   cylstm_at(p->dh, size, (ptrdiff_t)(r * backward_stride_of(b, R))), R * size);
         memcpy(cylstm_at(dc_0, size, b->c0_offset[r]),
-               cylstm_at(p->dc, size, (ptrdiff_t)(r * stride_of(b, H))), H * size);
+               cylstm_at(p->dc, size, (ptrdiff_t)(r * backward_stride_of(b, H))), H * size);
     }
 }
 
@@ -524,10 +137,10 @@ static void carve_panels(struct cylstm_arena *arena, const struct cylstm_context
                          const struct cylstm_dims *dims, struct backward *b)
 {
     const size_t threads = ctx->threads > 1 ? (size_t)ctx->threads : 1,
-                 room = b->weights.raw ? cylstm_panel_room(ctx->kernels, dims, 1) : 0;
+                 panels_size = b->weights.raw ? cylstm_panels_size(ctx->kernels, dims, 1) : 0;
     b->panels = cylstm_carve(arena, threads, sizeof *b->panels);
     for (size_t n = 0; n < threads; n++) {
-        void *panels = cylstm_carve(arena, room, 1);
+        void *panels = cylstm_carve(arena, panels_size, 1);
         if (arena->base) b->panels[n] = panels;
     }
 }
@@ -553,8 +166,8 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     const size_t H = dims->hidden;
     size_t z = 0;
     for (size_t n = 0; n < L * D; n++) {
-        struct pass p = {.l = cylstm_find_layer(k, dims, n / D, n % D)};
-        z = cylstm_larger(z, panels_of(b, p.l.I) + panels_of(b, p.l.R));
+        struct backward_pass p = {.l = cylstm_find_layer(k, dims, n / D, n % D)};
+        z = cylstm_larger(z, backward_panels_of(b, p.l.I) + backward_panels_of(b, p.l.R));
         p.dh = cylstm_carve(arena, B * cylstm_stride(k, p.l.R), size);
         p.dc = cylstm_carve(arena, B * cylstm_stride(k, p.l.H), size);
         p.next = cylstm_carve(arena, B * cylstm_stride(k, 4 * p.l.H), size);
@@ -562,7 +175,7 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     }
     b->start = cylstm_carve(arena, b->chunk_steps + 1, sizeof(size_t));
     b->dgates = cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, 4 * H), size);
-    b->z = cylstm_carve(arena, b->chunk_rows * z * width_of(b), size);
+    b->z = cylstm_carve(arena, b->chunk_rows * z * backward_width_of(b), size);
     b->ones = cylstm_carve(arena, b->chunk_rows, size);
     b->dh =
         dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->proj), size) : NULL;
@@ -604,7 +217,7 @@ static void place_walks(struct backward *b, const struct cylstm_gradients *grads
     const ptrdiff_t hidden = (ptrdiff_t)seq->T * t, cells = (ptrdiff_t)(TAPE_VECTORS * H),
                     size = (ptrdiff_t)b->call.real_size;
     for (size_t n = 0; n < L * D; n++) {
-        struct pass *p = &b->pass[n];
+        struct backward_pass *p = &b->pass[n];
         const size_t layer = n / D, d = n % D;
         const ptrdiff_t column = (ptrdiff_t)(d * p->l.R), inner = (ptrdiff_t)layer * hidden;
         if (layer) {
@@ -641,14 +254,14 @@ static void load_states(struct backward *b, const struct cylstm_gradients *grads
         b->c0_offset[r] = (ptrdiff_t)(cylstm_batch_row(&b->order, r) * b->dims->hidden);
     }
     for (size_t n = 0; n < LD; n++) {
-        const struct pass *p = &b->pass[n];
+        const struct backward_pass *p = &b->pass[n];
         const size_t R = p->l.R, H = p->l.H;
         cylstm_load_rows(&b->order, size, R,
                          grads->dh_n ? cylstm_at(grads->dh_n, size, (ptrdiff_t)(n * B * R)) : NULL,
-                         stride_of(b, R), p->dh);
+                         backward_stride_of(b, R), p->dh);
         cylstm_load_rows(&b->order, size, H,
                          grads->dc_n ? cylstm_at(grads->dc_n, size, (ptrdiff_t)(n * B * H)) : NULL,
-                         stride_of(b, H), p->dc);
+                         backward_stride_of(b, H), p->dc);
     }
 }
 
@@ -668,12 +281,12 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     if (!b.order.T) memset(grads->dweights, 0, cylstm_raw_count(dims) * size);
     const size_t R = cylstm_hidden_width(dims), weights = dims->hidden * (4 * R + dims->proj);
     const double rows = (double)B * (double)b.order.T + ROWS_FOR_WEIGHTS;
-    b.split = cylstm_split_work(ctx, dims, B, rows, panels_of(&b, R), weights, 0);
+    b.split = cylstm_split_work(ctx, dims, B, rows, backward_panels_of(&b, R), weights, 0);
     b.team = cylstm_begin_team(b.split.threads, b.split.small);
     b.shares = (size_t)b.team.threads;
     run(&b);
     for (size_t n = 0; n < LD && !cylstm_stopped(&b.call); n++) {
-        const struct pass *p = b.now = &b.pass[n];
+        const struct backward_pass *p = b.now = &b.pass[n];
         b.layer = n / dims->directions;
         b.direction = n % dims->directions;
         cylstm_run_phase(&b.team, first_states, &b, b.shares);

@@ -57,11 +57,6 @@ struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
                                       const struct cylstm_dims *dims, size_t layer,
                                       size_t direction);
 
-/* One panel of a matrix, from the raw weights. */
-void cylstm_pack_panel(const struct cylstm_kernels *kernels, const struct cylstm_layer *l,
-                       const struct cylstm_matrix *matrix, const void *raw, size_t panel,
-                       void *out);
-
 static inline size_t cylstm_panel_width(const struct cylstm_kernels *k)
 {
     return PANEL_VECTORS * k->lanes;

@@ -1,8 +1,7 @@
 /* optim.c -- a step of an optimiser: its hyperparameters become the terms of the kernels,
  * and the weights are shared out among the threads. */
 #include "cpu.h"
-#include "layout.h"
-#include "threads.h"
+#include "split.h"
 
 struct step {
     const struct cylstm_kernels *kernels;

@@ -274,17 +274,3 @@ void cylstm_end_team(struct cylstm_team *team)
 }
 
 #endif
-
-enum {
-    SHARE_WEIGHTS = 1 << 15, /* the fewest that are worth a thread */
-    WAKE_WEIGHTS = 1 << 18   /* and those that are worth waking one */
-};
-
-void cylstm_run_over_weights(int threads, size_t n, cylstm_phase *phase, void *arg, size_t *shares)
-{
-    const size_t most = n / SHARE_WEIGHTS + 1, wanted = threads > 1 ? (size_t)threads : 1;
-    *shares = most < wanted ? most : wanted;
-    struct cylstm_team team = cylstm_begin_team((int)*shares, n < WAKE_WEIGHTS);
-    cylstm_run_phase(&team, phase, arg, *shares);
-    cylstm_end_team(&team);
-}

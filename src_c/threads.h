@@ -27,18 +27,4 @@ struct cylstm_team cylstm_begin_team(int threads, int small);
 void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *phase, void *arg, size_t shares);
 void cylstm_end_team(struct cylstm_team *team);
 
-/* A phase on its own, over n weights: sets *shares, which `arg` leads to, and runs it. */
-void cylstm_run_over_weights(int threads, size_t n, cylstm_phase *phase, void *arg, size_t *shares);
-
-/* Shares of n things: share j of `shares` gets [begin, end). The products want 64 bits. */
-struct cylstm_range {
-    size_t begin, end;
-};
-
-static inline struct cylstm_range cylstm_share(size_t n, size_t shares, size_t j)
-{
-    const uint64_t all = n;
-    return (struct cylstm_range){(size_t)(all * j / shares), (size_t)(all * (j + 1) / shares)};
-}
-
 #endif

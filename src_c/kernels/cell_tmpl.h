@@ -8,11 +8,6 @@
  * h = 0 and c = 0 again: padding stays zero without being masked out.
  */
 
-ALWAYS_INLINE real *row_of(const struct cylstm_rows *m, size_t r);
-
-/* Lanes of the vector at unit u that hold one of n units. */
-ALWAYS_INLINE size_t valid(size_t u, size_t n) { return n - u < VL ? n - u : VL; }
-
 ALWAYS_INLINE void hidden_row(const struct cylstm_cell *cell, size_t r, size_t u, vf c,
                               struct ratio o)
 {

@@ -11,18 +11,13 @@ enum {
     FETCH_AHEAD = 24 /* in k, some 80 ns */
 };
 
-ALWAYS_INLINE real *row_of(const struct cylstm_rows *m, size_t r)
-{
-    return (real *)m->base + (m->offset ? m->offset[r] : (ptrdiff_t)r * m->stride);
-}
-
 /* Add k in [from, to) of one term to the accumulators. The order, broadcasts first, then
- * vector, then row, is the one that gcc and clang both keep in registers. `far`: ask in time for the
+ * vector, then row, is the one that gcc and clang both keep in registers. `prefetch`: ask in time for the
  * last row; where rows are columns of a matrix, the others lie beside it or in the line of the tile
  * before. A narrow tile does not, as its loads take longer than its sums. */
 ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct cylstm_term *t,
                              size_t row, const real *w, ptrdiff_t w_k, size_t from, size_t to,
-                             const int R, const int NV, const int far)
+                             const int R, const int NV, const int prefetch)
 {
     const real *a[MAX_TILE_ROWS];
     UNROLL for (int r = 0; r < R; r++) a[r] = row_of(&t->a, row + (size_t)r);
@@ -30,7 +25,7 @@ ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct 
     w += (ptrdiff_t)from * w_k;
     for (ptrdiff_t k = (ptrdiff_t)from * t->a_k; k != a_end; k += t->a_k, w += w_k) {
         vf b[MAX_TILE_ROWS];
-        if (far && NV == PANEL_VECTORS) FETCH(a[R - 1] + k + FETCH_AHEAD * t->a_k);
+        if (prefetch && NV == PANEL_VECTORS) FETCH(a[R - 1] + k + FETCH_AHEAD * t->a_k);
         UNROLL for (int r = 0; r < R; r++) b[r] = v_set1(a[r][k]);
         UNROLL for (int v = 0; v < NV; v++) {
             const vf wv = v_load(w + v * VL);
@@ -64,11 +59,11 @@ ALWAYS_INLINE void fetch_row(const struct cylstm_product *p, size_t panel, size_
     }
 }
 
-/* sums (R, 4 VL) = init + both terms, for R rows of one panel. `far`: ask in time for what the tile
+/* sums (R, 4 VL) = init + both terms, for R rows of one panel. `prefetch`: ask in time for what the tile
  * and its end meet. Rows take turns, each under its part of the longer sum, since asking for all of
  * them at once would hold up the loads of the sum. */
 ALWAYS_INLINE void tile(const struct cylstm_product *p, size_t panel, size_t row, real *sums,
-                        const int R, const int NV, const int far)
+                        const int R, const int NV, const int prefetch)
 {
     vf acc[MAX_TILE_ROWS][PANEL_VECTORS];
     const real *init = (const real *)p->init + (ptrdiff_t)panel * p->init_panel +
@@ -79,11 +74,11 @@ ALWAYS_INLINE void tile(const struct cylstm_product *p, size_t panel, size_t row
     for (int t = 0; t < 2; t++) {
         const struct cylstm_term *term = &p->term[t];
         const real *w = (const real *)term->w + (ptrdiff_t)panel * p->w_panel;
-        const int fetches = far && t == longer;
+        const int fetches = prefetch && t == longer;
         const size_t K = term->K, part = fetches ? K / (size_t)R + 1 : K;
         for (size_t k = 0, r = row; k < K; k += part, r++) {
             if (fetches) fetch_row(p, panel, r, NV);
-            tile_term(acc, term, row, w, p->w_k, k, K - k < part ? K : k + part, R, NV, far);
+            tile_term(acc, term, row, w, p->w_k, k, K - k < part ? K : k + part, R, NV, prefetch);
         }
     }
     UNROLL for (int r = 0; r < R; r++)
@@ -119,11 +114,11 @@ ALWAYS_INLINE void tile_pair(const struct cylstm_product *p, size_t panel, real 
 #define TILE(R, NV) \
     static void tile_##R##x##NV(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
     { tile(p, panel, row, sums, R, NV, 0); } \
-    static void far_tile_##R##x##NV(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
+    static void prefetch_tile_##R##x##NV(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
     { tile(p, panel, row, sums, R, NV, 1); }
 #define TILES(R) TILE(R, 1) TILE(R, 2) TILE(R, 3) TILE(R, 4)
 #define NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, tile_##R##x4 },
-#define FAR_NAMES(R) { far_tile_##R##x1, far_tile_##R##x2, far_tile_##R##x3, far_tile_##R##x4 },
+#define PREFETCH_NAMES(R) { prefetch_tile_##R##x1, prefetch_tile_##R##x2, prefetch_tile_##R##x3, prefetch_tile_##R##x4 },
 #define UP_TO_2(M) M(1) M(2)
 #define UP_TO_3(M) UP_TO_2(M) M(3)
 #define UP_TO_5(M) UP_TO_3(M) M(4) M(5)
@@ -135,7 +130,7 @@ EVERY_HEIGHT(TILE_ROWS, TILES)
 typedef void tile_fn(const struct cylstm_product *p, size_t panel, size_t row, real *sums);
 static tile_fn *const tiles[2][TILE_ROWS][PANEL_VECTORS] = {
     { EVERY_HEIGHT(TILE_ROWS, NAMES) },
-    { EVERY_HEIGHT(TILE_ROWS, FAR_NAMES) },
+    { EVERY_HEIGHT(TILE_ROWS, PREFETCH_NAMES) },
 };
 
 #define TILE_PAIR(NV) \
@@ -147,7 +142,7 @@ static tile_pair_fn *const tile_pairs[PANEL_VECTORS] = {tile_pair_1, tile_pair_2
 
 /* Whether a tile meets memory that may lie beyond L2: what is added, a tape, a large result, or
  * columns of a matrix where the next k is a page on, which the hardware does not foresee. */
-static int reaches_far(const struct cylstm_product *p)
+static int needs_prefetch(const struct cylstm_product *p)
 {
     if (p->term[0].a_k * (ptrdiff_t)sizeof(real) >= PAGE_BYTES || p->addend.base) return 1;
     return p->finish == CYLSTM_STORE ? p->rows * p->columns * sizeof(real) > L2_BYTES
@@ -213,7 +208,7 @@ static void row_product(const struct cylstm_product *p)
     const size_t width = PANEL_VECTORS * VL, count = p->panel_end - p->panel_begin;
     for (size_t i = 0, step; i < count; i += step) {
         step = i + 1 < count ? 2 : 1;
-        const size_t panel = p->turned ? p->panel_end - i - step : p->panel_begin + i;
+        const size_t panel = p->descending ? p->panel_end - i - step : p->panel_begin + i;
         const size_t nv = vectors_of(p, panel + step - 1);
         if (step == 2)
             tile_pairs[nv - 1](p, panel, sums);
@@ -240,7 +235,7 @@ static void product(const struct cylstm_product *p)
     }
     _Alignas(64) real sums[MAX_TILE_ROWS * PANEL_VECTORS * VL];
     const size_t count = p->panel_end - p->panel_begin, together = panels_together(p);
-    const int far = reaches_far(p);
+    const int prefetch = needs_prefetch(p);
     const size_t tile_count = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
     for (size_t first = 0; first < count; first += together) {
         const size_t end = count - first < together ? count : first + together;
@@ -248,8 +243,8 @@ static void product(const struct cylstm_product *p)
         for (size_t n = 0, row = 0, rows; n < tile_count; n++, row += rows) {
             rows = (p->rows - row + tile_count - n - 1) / (tile_count - n);
             for (size_t i = first; i < end; i++) {
-                const size_t panel = p->turned ? p->panel_end - 1 - i : p->panel_begin + i;
-                tiles[far][rows - 1][vectors_of(p, panel) - 1](p, panel, row, sums);
+                const size_t panel = p->descending ? p->panel_end - 1 - i : p->panel_begin + i;
+                tiles[prefetch][rows - 1][vectors_of(p, panel) - 1](p, panel, row, sums);
                 finish(p, panel, row, rows, sums);
             }
         }

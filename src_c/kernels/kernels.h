@@ -111,7 +111,7 @@ struct cylstm_product {
     size_t rows;
     size_t panel_begin, panel_end;
     size_t columns; /* of all panels; the last panel may hold fewer than four vectors */
-    int turned;     /* sweep the panels last to first */
+    int descending; /* take the panels last to first */
     struct cylstm_term term[2];
     ptrdiff_t w_panel, w_k;
     /* element (row, panel, column) at panel * init_panel + row * init_row + column */

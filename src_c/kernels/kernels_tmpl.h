@@ -6,6 +6,8 @@
  *   ISA_NAME      its public name, such as "avx2"
  * and one vec_*.h included before, which names real, vf, VL, TILE_ROWS and the v_* operations.
  */
+#include "rows_tmpl.h" /* which the others use */
+
 #include "activation_tmpl.h"
 #include "cell_tmpl.h"
 #include "dropout_tmpl.h"

@@ -1,13 +1,13 @@
-/* gemm.h -- the one seam between the packed kernels and BLAS. */
-#ifndef CYLSTM_GEMM_H
-#define CYLSTM_GEMM_H
+/* call.h -- one call of the library: its context, its floating-point mode, and whether the caller
+ * has asked it to stop. */
+#ifndef CYLSTM_CALL_H
+#define CYLSTM_CALL_H
 
 #include "layout.h"
 
 #include <stdatomic.h>
 #include <time.h>
 
-/* One call of the library: its context, and whether the caller asked it to stop. */
 struct cylstm_call {
     const struct cylstm_context *ctx;
     const struct cylstm_kernels *kernels;
@@ -27,8 +27,7 @@ static inline int cylstm_stopped(struct cylstm_call *call)
     return atomic_load_explicit(&call->stopped, memory_order_relaxed);
 }
 
-/* Run a product by whichever route the context says. `caller` is true on the thread
- * that entered the library, which is the one that polls. */
-void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_product *product);
+/* Poll the caller if it is time. On the calling thread, after each `flops` of work. */
+void cylstm_poll_caller(struct cylstm_call *call, double flops);
 
 #endif

@@ -1,52 +1,18 @@
-/* gemm.c -- every product of the library goes through here, to a packed kernel or to BLAS.
+/* blas.c -- products by BLAS instead of a packed kernel.
  *
  * BLAS reads panels as they are: a panel is a row-major matrix (K, 4 VL), packed or a part of
  * a raw one. Its sums come out in panel order too, and the kernel set finishes them.
  */
-#include "gemm.h"
-
-#include "cpu.h"
+#include "blas.h"
 
 #include <limits.h>
 #include <string.h>
 
-enum {
-    BLAS_ROWS = 128, /* rows of a block of sums, which lies on the stack */
-    POLL_MILLISECONDS = 20
-};
-/* Between looks at the clock: 0.2 ms, or 2 ms on the scalar set. */
-static const double CLOCK_FLOPS = 2e7;
-/* A product longer than this is polled within: 14 ms or so, or 50 on the scalar set. */
-static const double PART_FLOPS_PER_LANE = 1e8;
+enum { BLAS_ROWS = 128 }; /* of a block of sums, which lies on the stack */
 
-void cylstm_begin_call(struct cylstm_call *call, const struct cylstm_context *ctx)
+int cylstm_uses_blas(const struct cylstm_context *ctx)
 {
-    call->ctx = ctx;
-    call->kernels = ctx->kernels;
-    call->real_size = cylstm_real_size(ctx->kernels);
-    atomic_init(&call->stopped, 0);
-    call->flops = 0;
-    call->mode = cylstm_enter_float_mode();
-    if (ctx->poll) timespec_get(&call->polled, TIME_UTC);
-}
-
-void cylstm_end_call(struct cylstm_call *call) { cylstm_leave_float_mode(call->mode); }
-
-static void poll_caller(struct cylstm_call *call, double flops)
-{
-    call->flops += flops;
-    if (call->flops < CLOCK_FLOPS) return;
-    call->flops = 0;
-    struct timespec now;
-    timespec_get(&now, TIME_UTC);
-    const double ms = 1e3 * (double)(now.tv_sec - call->polled.tv_sec) +
-                      1e-6 * (double)(now.tv_nsec - call->polled.tv_nsec);
-    if (ms >= 0 && ms < POLL_MILLISECONDS) return;
-    call->polled = now;
-    cylstm_leave_float_mode(call->mode);
-    const int stop = call->ctx->poll(call->ctx->poll_arg);
-    (void)cylstm_enter_float_mode();
-    if (stop) atomic_store_explicit(&call->stopped, 1, memory_order_relaxed);
+    return ctx->kernels->bits == 32 ? ctx->sgemm != NULL : ctx->dgemm != NULL;
 }
 
 /* sums (rows, 4 VL) += a (rows, K) * w (K, columns), row-major; in BLAS's column-major
@@ -97,7 +63,7 @@ static void blas_term(const struct cylstm_call *call, const struct cylstm_term *
     }
 }
 
-static void blas_product(const struct cylstm_call *call, const struct cylstm_product *p)
+void cylstm_multiply_by_blas(const struct cylstm_call *call, const struct cylstm_product *p)
 {
     _Alignas(CYLSTM_ALIGN) char sums[BLAS_ROWS * PANEL_VECTORS * MAX_VL * sizeof(float)];
     const size_t size = call->real_size, width = cylstm_panel_width(call->kernels);
@@ -120,43 +86,4 @@ static void blas_product(const struct cylstm_call *call, const struct cylstm_pro
             call->kernels->finish(p, panel, row, rows, sums);
         }
     }
-}
-
-static int use_blas(const struct cylstm_call *call)
-{
-    return call->kernels->bits == 32 ? call->ctx->sgemm != NULL : call->ctx->dgemm != NULL;
-}
-
-static void multiply(struct cylstm_call *call, const struct cylstm_product *product)
-{
-    if (use_blas(call))
-        blas_product(call, product);
-    else
-        call->kernels->product(product);
-}
-
-void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_product *product)
-{
-    if (!product->rows || product->panel_begin == product->panel_end) return;
-    if (!call->ctx->poll) {
-        multiply(call, product);
-        return;
-    }
-    const double panel_flops = 2.0 * (double)product->rows *
-                               (double)(product->term[0].K + product->term[1].K) *
-                               (double)cylstm_panel_width(call->kernels);
-    const double part_flops = PART_FLOPS_PER_LANE * (double)call->kernels->lanes;
-    struct cylstm_product part = *product;
-    do { /* helpers too must stop */
-        const size_t left = product->panel_end - part.panel_begin;
-        size_t panels = left;
-        if (panel_flops * (double)left > part_flops) {
-            panels = (size_t)(part_flops / panel_flops);
-            panels = panels ? panels : 1;
-        }
-        part.panel_end = part.panel_begin + panels;
-        multiply(call, &part);
-        if (caller) poll_caller(call, panel_flops * (double)panels);
-        part.panel_begin = part.panel_end;
-    } while (part.panel_begin < product->panel_end && !cylstm_stopped(call));
 }

@@ -1,15 +1,7 @@
-/* sequence.c -- the order of rows and the walks over arrays. */
-#include "sequence.h"
+/* walk.c -- the order of rows and the walks over arrays. */
+#include "walk.h"
 
 #include <string.h>
-
-/* The least work of a call, in flops, that is worth a second thread, and that is worth waking one;
- * and of a step, where every step ends in a barrier. */
-static const double PARALLEL_CALL_FLOPS = 2.5e5, WAKING_CALL_FLOPS = 4e6, PARALLEL_STEP_FLOPS = 6e4;
-/* Weights of one pass up to this size stay in the L2 cache of each core that reads them. */
-static const double CACHED_BYTES = 768 << 10;
-/* Rows per thread that make up for reading all weights from further away. */
-enum { STREAMED_ROWS = 8 };
 
 void cylstm_carve_order(struct cylstm_arena *arena, struct cylstm_order *order,
                         const struct cylstm_sequence *seq)
@@ -66,47 +58,6 @@ struct cylstm_walk cylstm_make_walk(const struct cylstm_order *order, size_t rea
             (ptrdiff_t)order->row[r] * b + (reverse && length ? (ptrdiff_t)(length - 1) * t : 0);
     }
     return walk;
-}
-
-struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
-                                      const struct cylstm_dims *dims, size_t B, double rows,
-                                      size_t panels, size_t weights, int split_directions)
-{
-    const double R = (double)cylstm_hidden_width(dims), H = (double)dims->hidden;
-    const double weight_bytes = (double)weights * (double)dims->bits / 8;
-    const double step_flops = 8 * (double)B * H * R;
-    size_t n = ctx->threads > 1 ? (size_t)ctx->threads : 1;
-    struct cylstm_split split = {.threads = 1, .directions = 1, .rows = 1};
-    const int blas = ctx->sgemm || ctx->dgemm; /* which has threads of its own */
-    const double flops = cylstm_forward_flops(dims, rows);
-    if (n < 2 || blas || flops < PARALLEL_CALL_FLOPS) return split;
-    split.small = flops < WAKING_CALL_FLOPS;
-    if (split_directions && dims->directions == 2 && n % 2 == 0) split.directions = 2;
-    const int streams = weight_bytes > CACHED_BYTES && B / n < STREAMED_ROWS;
-    if (split.directions == 1 && (B < n || streams) && step_flops >= PARALLEL_STEP_FLOPS &&
-        panels > 1) {
-        split.by_units = 1;
-        split.threads = (int)(panels < n ? panels : n);
-        return split;
-    }
-    split.rows = B < n / split.directions ? B : n / split.directions;
-    split.threads = (int)(split.rows * split.directions);
-    return split;
-}
-
-struct cylstm_range cylstm_share_rows(const struct cylstm_order *order, size_t shares, size_t j)
-{
-    if (!order->length) return cylstm_share(order->B, shares, j);
-    size_t total = 0, sum = 0, bound[2] = {0, 0};
-    for (size_t r = 0; r < order->B; r++) total += order->length[r];
-    const struct cylstm_range want = cylstm_share(total, shares, j);
-    for (size_t r = 0; r < order->B; r++) {
-        if (sum < want.begin) bound[0] = r + 1;
-        if (sum < want.end) bound[1] = r + 1;
-        sum += order->length[r];
-    }
-    if (j == shares - 1) bound[1] = order->B;
-    return (struct cylstm_range){bound[0], bound[1]};
 }
 
 void cylstm_load_rows(const struct cylstm_order *order, size_t real_size, size_t n,

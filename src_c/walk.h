@@ -1,31 +1,14 @@
-/* sequence.h -- how a pass walks a batch of sequences: rows in order of falling length,
- * steps counted from each row's own start, memory carved from one piece of scratch.
+/* walk.h -- how a pass walks a batch of sequences: rows in order of falling length, steps counted
+ * from each row's own start.
  *
  * Step s of a row is time s going forward and time length - 1 - s in reverse. Rows are
  * sorted by falling length, so that the rows still active at a step are the first ones
  * and the cost follows the valid steps.
  */
-#ifndef CYLSTM_SEQUENCE_H
-#define CYLSTM_SEQUENCE_H
+#ifndef CYLSTM_WALK_H
+#define CYLSTM_WALK_H
 
-#include "gemm.h"
-#include "threads.h"
-
-/* ------------------------------------------------------------------- scratch memory */
-
-/* Carving from a NULL arena counts, carving from a real one gives: the size functions
- * and the passes run the same code. */
-struct cylstm_arena {
-    char *base;
-    size_t used;
-};
-
-static inline void *cylstm_carve(struct cylstm_arena *arena, size_t count, size_t size)
-{
-    void *piece = arena->base ? arena->base + arena->used : NULL;
-    arena->used += cylstm_round_up(count * size, CYLSTM_ALIGN);
-    return piece;
-}
+#include "arena.h"
 
 /* -------------------------------------------------------------------- rows and steps */
 
@@ -99,31 +82,6 @@ static inline struct cylstm_rows cylstm_walk_rows(const struct cylstm_walk *w, s
     rows.offset = w->offset ? w->offset + r0 : NULL;
     return rows;
 }
-
-/* ------------------------------------------------------------------ sharing the work */
-
-/* What the threads of a call split. Rows where each thread can keep its rows through all
- * steps; units where there are too few rows, or too many weights for each core to read
- * all of them: then every step ends in a barrier. */
-struct cylstm_split {
-    int threads;
-    int small; /* not worth waking a helper for */
-    int by_units;
-    size_t directions, rows; /* shares of each, where units are not split; else 1 */
-};
-
-/* What packing all weights or writing their gradients takes beside the work of a call, as rows. */
-enum { ROWS_FOR_WEIGHTS = 4 };
-
-/* `rows` is the work of the call, `panels` bounds the shares of units, `weights` is how many every
- * step of a pass reads, and `split_directions` says whether the two directions of a layer may run
- * side by side. */
-struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
-                                      const struct cylstm_dims *dims, size_t B, double rows,
-                                      size_t panels, size_t weights, int split_directions);
-
-/* The rows of share j, so that the shares hold about as many valid steps each. */
-struct cylstm_range cylstm_share_rows(const struct cylstm_order *order, size_t shares, size_t j);
 
 /* ---------------------------------------------------------------------- moving states */
 

@@ -1,0 +1,106 @@
+/* backward.h -- what the files of the backward pass share: backward_step.c (one step back),
+ * backward_gradients.c (products over a chunk of steps), backward.c (chunks, layers, the call).
+ */
+#ifndef CYLSTM_BACKWARD_H
+#define CYLSTM_BACKWARD_H
+
+#include "product.h"
+#include "split.h"
+
+struct backward_pass {
+    struct cylstm_layer l;
+    struct cylstm_walk x, h; /* inputs (T, B, I) and own outputs (T, B, D*R), as forward saw them */
+    struct cylstm_walk tape; /* (T, B, 5, H) */
+    struct cylstm_walk dy, dx; /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
+    void *h_0, *c_0;           /* (B, R), (B, H), in batch order; may be NULL */
+    void *dh;   /* (B, R) padded: dh_n; with a projection, where dh of a step is summed */
+    void *dc;   /* (B, H) padded: dc_n, then the running dc */
+    void *next; /* (B, 4H) padded: dgates of the step after the chunk */
+};
+
+/* Arrays that have a walk; inner arrays are all alike. */
+enum { X, INNER, Y, TAPE, DY, DX, ARRAYS };
+
+struct backward {
+    struct cylstm_call call;
+    const struct cylstm_dims *dims;
+    const struct cylstm_sequence *seq;
+    struct cylstm_weights weights;
+    void **panels; /* (threads): for weights that have not been packed */
+    struct cylstm_order order;
+    struct backward_pass *pass; /* (L * D) */
+    size_t chunk_steps, chunk_rows;
+    size_t *start; /* (chunk_steps + 1): first row of each step in the chunk */
+    void *dgates;  /* (chunk_rows, 4H) padded */
+    void *z;       /* the inputs of a chunk's steps, as panels (chunk_rows, 4 VL): x, then h */
+    void *ones;    /* (chunk_rows) */
+    const struct cylstm_gradients *grads; /* the caller's */
+    void *dh, *m;         /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
+    ptrdiff_t *dx_offset; /* (chunk_rows): rows of dx */
+    ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
+    void *between[2];                 /* (block, B, D*R): dy of inner layers */
+    size_t block;
+    ptrdiff_t *offset[2][ARRAYS]; /* (B) by direction: where rows start in each array */
+    struct cylstm_split split;
+    struct cylstm_team team;
+    size_t shares;
+    /* the piece of work that the threads share now */
+    const struct backward_pass *now;
+    size_t direction, layer;
+    size_t step_begin, step_end; /* the chunk */
+    size_t step;                 /* unit split: the step */
+};
+
+static inline size_t backward_width_of(const struct backward *b)
+{
+    return cylstm_panel_width(b->call.kernels);
+}
+static inline size_t backward_panels_of(const struct backward *b, size_t columns)
+{
+    return cylstm_panels_of(b->call.kernels, columns);
+}
+static inline size_t backward_stride_of(const struct backward *b, size_t n)
+{
+    return cylstm_stride(b->call.kernels, n);
+}
+
+/* Row n of a panel of z. */
+static inline void *backward_z_at(const struct backward *b, size_t panel, size_t n)
+{
+    return cylstm_at(b->z, b->call.real_size,
+                     (ptrdiff_t)((panel * b->chunk_rows + n) * backward_width_of(b)));
+}
+
+static inline struct cylstm_rows backward_padded_rows(const struct backward *b, void *base,
+                                                      size_t stride, size_t r0)
+{
+    return (struct cylstm_rows){cylstm_at(base, b->call.real_size, (ptrdiff_t)(r0 * stride)), NULL,
+                                (ptrdiff_t)stride};
+}
+
+static inline void backward_multiply(struct backward *b, int caller, size_t share,
+                                     const struct backward_pass *p,
+                                     const struct cylstm_matrix *matrix,
+                                     const struct cylstm_product *g)
+{
+    cylstm_multiply_weights(&b->call, caller, g, &b->weights, &p->l, matrix, b->panels[share]);
+}
+
+/* backward_step.c: phases, whose `arg` is the struct backward. */
+
+cylstm_phase cylstm_backward_rows;          /* all steps of the chunk, for a share of the rows */
+cylstm_phase cylstm_backward_units;         /* one step, for a share of the units of h */
+cylstm_phase cylstm_backward_units_of_cell; /* with a projection, after it: of the cell's units */
+
+/* What products with W_hh have in common: rows [r0, r0 + n) of dgates times W_hh. */
+struct cylstm_product cylstm_recurrent_product(const struct backward *b,
+                                               const struct backward_pass *p,
+                                               struct cylstm_rows dgates, size_t n,
+                                               struct cylstm_range panels);
+
+/* backward_gradients.c: phases over the rows of a chunk. */
+
+cylstm_phase cylstm_gather_inputs;
+cylstm_phase cylstm_use_chunk;
+
+#endif

@@ -1,0 +1,178 @@
+/* backward_gradients.c -- what the dgates of a chunk of steps are used for. Its inputs are gathered
+ * into one matrix z = [x_t, h_{t-1}], in panels, and products over all its rows at once give
+ *
+ *     dx = dgates W_ih,    [dW_ih, dW_hh] += dgates^T z,    db += 1^T dgates
+ *
+ * The weights' gradients come out where the caller wants them, in the order of the raw
+ * weights: dgates keep that order too (not panel order), so nothing is taken apart at
+ * the end, and a width that is no multiple of a vector costs no more terms.
+ */
+#include "backward.h"
+
+#include <string.h>
+
+/* ------------------------------------------------------------ products over a chunk */
+
+/* A row of the chunk, and the step and row of the batch that it belongs to. */
+struct chunk_row {
+    size_t flat, s, r;
+};
+
+static void next_row(const struct backward *b, struct chunk_row *at)
+{
+    at->flat++;
+    at->r++;
+    while (at->s < b->step_end &&
+           at->r >= b->start[at->s + 1 - b->step_begin] - b->start[at->s - b->step_begin]) {
+        at->s++;
+        at->r = 0;
+    }
+}
+
+static struct chunk_row find_row(const struct backward *b, size_t flat)
+{
+    struct chunk_row at = {flat, b->step_begin, 0};
+    while (at.s + 1 < b->step_end && b->start[at.s + 1 - b->step_begin] <= flat) at.s++;
+    at.r = flat - b->start[at.s - b->step_begin];
+    return at;
+}
+
+/* z = [x_t, h_{t-1}] for a share of the chunk's rows, dropout and all. */
+void cylstm_gather_inputs(void *arg, size_t share, int caller)
+{
+    struct backward *b = arg;
+    const struct backward_pass *p = b->now;
+    const size_t size = b->call.real_size, I = p->l.I, R = p->l.R, width = backward_width_of(b);
+    const struct cylstm_range mine =
+        cylstm_share(b->start[b->step_end - b->step_begin], b->shares, share);
+    const int drop = b->layer && b->seq->tape->dropout > 0;
+    const struct cylstm_dropout dropout = cylstm_layer_dropout(b->seq->tape, b->layer);
+    (void)caller;
+    struct chunk_row at = find_row(b, mine.begin);
+    for (size_t n = mine.begin; n < mine.end; n++, next_row(b, &at)) {
+        const void *x = cylstm_at(p->x.base, size, cylstm_walk_offset(&p->x, at.r, at.s));
+        const void *h = at.s ? cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, at.r, at.s - 1))
+                        : p->h_0 ? cylstm_at(p->h_0, size, b->r0_offset[at.r])
+                                 : NULL;
+        size_t element = 0; /* of the dropout's mask */
+        if (drop) {
+            const size_t t = b->direction ? cylstm_row_length(&b->order, at.r) - 1 - at.s : at.s;
+            element = (t * b->order.B + cylstm_batch_row(&b->order, at.r)) * I;
+        }
+        for (size_t k = 0, panel = 0; k < I; k += width, panel++) {
+            const size_t count = I - k < width ? I - k : width;
+            const void *from = cylstm_at(x, size, (ptrdiff_t)k);
+            if (drop)
+                b->call.kernels->dropout(&dropout, element + k, count, from,
+                                         backward_z_at(b, panel, n));
+            else
+                memcpy(backward_z_at(b, panel, n), from, count * size);
+        }
+        for (size_t k = 0, panel = backward_panels_of(b, I); k < R; k += width, panel++) {
+            const size_t bytes = (R - k < width ? R - k : width) * size;
+            if (h)
+                memcpy(backward_z_at(b, panel, n), cylstm_at(h, size, (ptrdiff_t)k), bytes);
+            else
+                memset(backward_z_at(b, panel, n), 0, bytes);
+        }
+        b->dx_offset[n] = cylstm_walk_offset(&p->dx, at.r, at.s);
+    }
+}
+
+/* dx = dgates W_ih for a share of the chunk's rows, or of the inputs where rows are too few; the
+ * second direction adds to the first. */
+static void input_gradient(struct backward *b, int caller, size_t share, size_t shares)
+{
+    const struct backward_pass *p = b->now;
+    const size_t width = backward_width_of(b), rows = b->start[b->step_end - b->step_begin];
+    const int few = rows < shares;
+    const struct cylstm_range mine = cylstm_share(rows, few ? 1 : shares, few ? 0 : share),
+                              panels = cylstm_share(backward_panels_of(b, p->l.I), few ? shares : 1,
+                                                    few ? share : 0);
+    if (!p->dx.base) return;
+    struct cylstm_product g = {
+        .rows = mine.end - mine.begin,
+        .panel_begin = panels.begin,
+        .panel_end = panels.end,
+        .columns = p->l.I,
+        .w_panel = (ptrdiff_t)(4 * p->l.H * width),
+        .w_k = (ptrdiff_t)width,
+        .init = cylstm_zeros,
+        .term[0] = {.a = backward_padded_rows(b, b->dgates, backward_stride_of(b, 4 * p->l.H),
+                                              mine.begin),
+                    .a_k = 1,
+                    .K = 4 * p->l.H,
+                    .w = cylstm_at(b->weights.packed, b->call.real_size, (ptrdiff_t)p->l.ih_t.at)},
+        .finish = CYLSTM_STORE,
+        .out = {p->dx.base, b->dx_offset + mine.begin, 0},
+        .out_panel = (ptrdiff_t)width,
+    };
+    if (b->direction) g.addend = g.out;
+    backward_multiply(b, caller, share, p, &p->l.ih_t, &g);
+}
+
+/* out (rows, columns) += a^T w over the rows of the chunk, for a share of the rows. The first
+ * chunk of a pass, which holds its last steps, finds nothing there yet. */
+static void weight_gradient(struct backward *b, int caller, struct cylstm_range mine,
+                            struct cylstm_term term, ptrdiff_t w_panel, ptrdiff_t w_k,
+                            size_t columns, size_t raw)
+{
+    struct cylstm_product g = {
+        .rows = mine.end - mine.begin,
+        .panel_end = backward_panels_of(b, columns),
+        .columns = columns,
+        .w_panel = w_panel,
+        .w_k = w_k,
+        .init = cylstm_zeros,
+        .term[0] = term,
+        .finish = CYLSTM_STORE,
+        .out = {cylstm_at(b->grads->dweights, b->call.real_size,
+                          (ptrdiff_t)(raw + mine.begin * columns)),
+                NULL, (ptrdiff_t)columns},
+        .out_panel = (ptrdiff_t)backward_width_of(b),
+    };
+    if (b->step_end < b->order.T) g.addend = g.out;
+    cylstm_multiply(&b->call, caller, &g);
+}
+
+/* Columns of a matrix with rows `stride` apart, from the first one on, times w. */
+static struct cylstm_term columns_of(const struct backward *b, const void *matrix, size_t stride,
+                                     size_t first, const void *w)
+{
+    return (struct cylstm_term){
+        .a = {cylstm_at(matrix, b->call.real_size, (ptrdiff_t)first), NULL, 1},
+        .a_k = (ptrdiff_t)stride,
+        .K = b->start[b->step_end - b->step_begin],
+        .w = w};
+}
+
+static void weight_gradients(struct backward *b, int caller, size_t share, size_t shares)
+{
+    const struct cylstm_layer *l = &b->now->l;
+    const size_t width = backward_width_of(b), dgates = backward_stride_of(b, 4 * l->H),
+                 m = backward_stride_of(b, l->H);
+    const struct cylstm_range mine = cylstm_share(4 * l->H, shares, share);
+    struct cylstm_term term = columns_of(b, b->dgates, dgates, mine.begin, b->z);
+    const ptrdiff_t z_panel = (ptrdiff_t)(b->chunk_rows * width);
+    weight_gradient(b, caller, mine, term, z_panel, (ptrdiff_t)width, l->I, l->raw_ih);
+    term.w = backward_z_at(b, backward_panels_of(b, l->I), 0);
+    weight_gradient(b, caller, mine, term, z_panel, (ptrdiff_t)width, l->R, l->raw_hh);
+    if (l->P) {
+        const struct cylstm_range projected = cylstm_share(l->P, shares, share);
+        weight_gradient(b, caller, projected,
+                        columns_of(b, b->dh, backward_stride_of(b, l->R), projected.begin, b->m),
+                        (ptrdiff_t)width, (ptrdiff_t)m, l->H, l->raw_hr);
+    }
+    if (share == 0 && b->dims->bias)
+        weight_gradient(b, caller, (struct cylstm_range){0, 1},
+                        columns_of(b, b->ones, 1, 0, b->dgates), (ptrdiff_t)width,
+                        (ptrdiff_t)dgates, 4 * l->H, l->raw_b_ih);
+}
+
+void cylstm_use_chunk(void *arg, size_t share, int caller)
+{
+    struct backward *b = arg;
+    const size_t shares = b->shares;
+    input_gradient(b, caller, share, shares);
+    weight_gradients(b, caller, share, shares);
+}

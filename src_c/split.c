@@ -1,0 +1,73 @@
+/* split.c -- how work is shared out: every threshold of who helps is here. */
+#include "split.h"
+
+#include "blas.h"
+
+/* The least work of a call, in flops, that is worth a second thread, and that is worth waking one;
+ * and of a step, where every step ends in a barrier. */
+static const double PARALLEL_CALL_FLOPS = 2.5e5, WAKING_CALL_FLOPS = 4e6, PARALLEL_STEP_FLOPS = 6e4;
+/* Weights of one pass up to this size stay in the L2 cache of each core that reads them. */
+static const double CACHED_BYTES = 768 << 10;
+enum {
+    STREAMED_ROWS = 8, /* rows per thread that make up for reading all weights from further away */
+    SHARE_WEIGHTS = 1 << 15, /* the fewest weights that are worth a thread */
+    WAKE_WEIGHTS = 1 << 18   /* and those that are worth waking one */
+};
+
+double cylstm_forward_flops(const struct cylstm_dims *dims, double rows)
+{
+    const double R = (double)cylstm_hidden_width(dims), H = (double)dims->hidden,
+                 D = (double)dims->directions;
+    const double first = 8 * H * ((double)dims->input + R) + 2 * H * (double)dims->proj;
+    const double other = 8 * H * (D * R + R) + 2 * H * (double)dims->proj;
+    return rows * D * (first + (double)(dims->layers - 1) * other);
+}
+
+struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
+                                      const struct cylstm_dims *dims, size_t B, double rows,
+                                      size_t panels, size_t weights, int split_directions)
+{
+    const double R = (double)cylstm_hidden_width(dims), H = (double)dims->hidden;
+    const double weight_bytes = (double)weights * (double)dims->bits / 8;
+    const double step_flops = 8 * (double)B * H * R;
+    size_t n = ctx->threads > 1 ? (size_t)ctx->threads : 1;
+    struct cylstm_split split = {.threads = 1, .directions = 1, .rows = 1};
+    const double flops = cylstm_forward_flops(dims, rows);
+    if (n < 2 || cylstm_uses_blas(ctx) || flops < PARALLEL_CALL_FLOPS) return split;
+    split.small = flops < WAKING_CALL_FLOPS;
+    if (split_directions && dims->directions == 2 && n % 2 == 0) split.directions = 2;
+    const int streams = weight_bytes > CACHED_BYTES && B / n < STREAMED_ROWS;
+    if (split.directions == 1 && (B < n || streams) && step_flops >= PARALLEL_STEP_FLOPS &&
+        panels > 1) {
+        split.by_units = 1;
+        split.threads = (int)(panels < n ? panels : n);
+        return split;
+    }
+    split.rows = B < n / split.directions ? B : n / split.directions;
+    split.threads = (int)(split.rows * split.directions);
+    return split;
+}
+
+struct cylstm_range cylstm_share_rows(const struct cylstm_order *order, size_t shares, size_t j)
+{
+    if (!order->length) return cylstm_share(order->B, shares, j);
+    size_t total = 0, sum = 0, bound[2] = {0, 0};
+    for (size_t r = 0; r < order->B; r++) total += order->length[r];
+    const struct cylstm_range want = cylstm_share(total, shares, j);
+    for (size_t r = 0; r < order->B; r++) {
+        if (sum < want.begin) bound[0] = r + 1;
+        if (sum < want.end) bound[1] = r + 1;
+        sum += order->length[r];
+    }
+    if (j == shares - 1) bound[1] = order->B;
+    return (struct cylstm_range){bound[0], bound[1]};
+}
+
+void cylstm_run_over_weights(int threads, size_t n, cylstm_phase *phase, void *arg, size_t *shares)
+{
+    const size_t most = n / SHARE_WEIGHTS + 1, wanted = threads > 1 ? (size_t)threads : 1;
+    *shares = most < wanted ? most : wanted;
+    struct cylstm_team team = cylstm_begin_team((int)*shares, n < WAKE_WEIGHTS);
+    cylstm_run_phase(&team, phase, arg, *shares);
+    cylstm_end_team(&team);
+}
