@@ -93,8 +93,8 @@ cdef inline cnp.ndarray _apart(cnp.ndarray array, cnp.ndarray out):
     return (<object>array).copy() if shared else array
 
 
-cdef object _check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batched):
-    """The lengths as a contiguous array of size_t, which nobody else can change."""
+cpdef object check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batched):
+    """Lengths of B sequences of at most T steps as a contiguous array of size_t, which nobody else can change."""
     if not batched:
         if isinstance(lengths, (list, tuple)) or getattr(lengths, "ndim", 0):
             raise ValueError(f"lengths is {lengths!r}, expected one integer for unbatched input")
@@ -117,5 +117,5 @@ cdef object _check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batc
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > T:
         wrong = low if low < 0 else high
-        raise ValueError(f"lengths holds {wrong}, expected 0 to {T}, the steps of x")
+        raise ValueError(f"lengths holds {wrong}, expected 0 to {T}, the number of steps")
     return np.ascontiguousarray(array, dtype=np.uintp)

@@ -81,7 +81,7 @@ cdef class Problem:
             raise ValueError(f"x has shape {(<object>a).shape}: too large, the arrays of the call "
                              "would not fit the address space")
         if lengths is not None:
-            self.lengths = _check_lengths(lengths, self.T, self.B, self.batched)
+            self.lengths = check_lengths(lengths, self.T, self.B, self.batched)
             self.rows = float((<object>self.lengths).sum())
         else:
             self.rows = <double>self.T * <double>self.B

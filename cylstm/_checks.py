@@ -98,6 +98,21 @@ def array(
     return found
 
 
+def mask(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return an array-like of bools, broadcast to this shape."""
+    if _core.is_masked(value):
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a plain array of bools")
+    found = np.asarray(value)
+    if found.dtype != np.bool_:
+        raise TypeError(f"{name} is an array of {found.dtype}, expected bools")
+    try:
+        return np.broadcast_to(found, shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} has shape {found.shape}, expected one that broadcasts to {shape}"
+        ) from None
+
+
 def integers(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     """Return an array-like of integers of this shape as an array."""
     if _core.is_masked(value):

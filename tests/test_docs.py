@@ -7,6 +7,8 @@ needs a package which is not installed, such as torch, is skipped.
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import importlib.util
 import re
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import cylstm
 from helpers import bits_promised
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +78,20 @@ def test_block_runs(
     monkeypatch.setitem(sys.modules, "block", module)
     # so that a traceback shows the line in the page
     exec(compile("\n" * (line - 1) + code, ROOT / name, "exec"), module.__dict__)
+
+
+MODULES = [
+    path.stem
+    for path in sorted(Path(cylstm.__file__).parent.glob("*.py"))
+    if path.stem != "__init__"
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str) -> None:
+    module = importlib.import_module(f"cylstm.{name}")
+    failed, _ = doctest.testmod(module)
+    assert not failed  # the output has been printed
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

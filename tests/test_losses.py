@@ -94,6 +94,78 @@ def test_mse_of_a_number_and_of_nothing() -> None:
         assert mse(np.zeros(shape), np.zeros(shape), "sum")[0] == 0
 
 
+# --- what counts
+
+
+def masks(shape: tuple[int, ...]) -> dict[str, tuple[dict[str, Any], Array]]:
+    """Ways to say what counts of an array (T, B, ...) = (5, 4, ...), and what they mean."""
+    rng = np.random.default_rng(2)
+    lengths = np.array([3, 0, 5, 1])
+    valid = np.arange(5)[:, None] < lengths
+    steps = rng.random((5, 4)) < 0.5
+    each = rng.random(shape) < 0.5
+    tail = (1,) * (len(shape) - 2)
+    full = [np.broadcast_to(m.reshape(5, 4, *tail), shape) for m in (valid, steps, valid & steps)]
+    where = {"where": steps.reshape(5, 4, *tail)}
+    return {
+        "lengths": ({"lengths": lengths}, full[0]),
+        "steps": (where, full[1]),
+        "both": (where | {"lengths": lengths.tolist()}, full[2]),
+        "each": ({"where": each}, each),
+        "none": ({"where": False}, np.zeros(shape, bool)),
+        "all": ({"where": [True]}, np.ones(shape, bool)),
+    }
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", masks((5, 4, 3)))
+def test_mse_of_what_counts(name: str, reduction: str, poison: float, dtype: str) -> None:
+    """As of the counted elements alone; the others may hold anything."""
+    options, counted = masks((5, 4, 3))[name]
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((2, 5, 4, 3)).astype(dtype)
+    want, want_gradient = mse(a[counted], b[counted], reduction)
+    for poisoned in (a, b):
+        poisoned[~counted] = poison
+        loss, gradient = mse(a, b, reduction, **options)
+        if reduction == "none":
+            assert np.all(loss[~counted] == 0)  # type: ignore[index]
+            loss = loss[counted]  # type: ignore[index]
+        assert np.array_equal(loss, want, equal_nan=True) or rel(loss, want) < 1e-15
+        assert np.all(gradient[~counted] == 0) and gradient.dtype == dtype
+        assert same_bits(gradient[counted], want_gradient)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", masks((5, 4)))
+def test_cross_entropy_of_what_counts(name: str, reduction: str, dtype: str) -> None:
+    options, counted = masks((5, 4))[name]
+    rng = np.random.default_rng(1)
+    logits, targets = rng.standard_normal((5, 4, 3)).astype(dtype), rng.integers(0, 3, (5, 4))
+    targets[2, 2] = -100
+    want, want_gradient = cross_entropy(logits[counted], targets[counted], reduction)
+    logits[~counted], targets[~counted] = np.nan, 99
+    loss, gradient = cross_entropy(logits, targets, reduction, **options)
+    if reduction == "none":
+        assert np.all(loss[~counted] == 0)  # type: ignore[index]
+        loss = loss[counted]  # type: ignore[index]
+    assert np.array_equal(loss, want, equal_nan=True) or rel(loss, want) < 1e-15
+    assert np.all(gradient[~counted] == 0) and same_bits(gradient[counted], want_gradient)
+
+
+def test_lengths_of_batch_first_arrays() -> None:
+    a, b = np.random.default_rng(1).standard_normal((2, 4, 4, 3))  # T and B of one size
+    lengths = [0, 1, 2, 4]
+    want, want_gradient = mse(a, b, lengths=lengths)
+    loss, gradient = mse(a.swapaxes(0, 1), b.swapaxes(0, 1), lengths=lengths, batch_first=True)
+    assert rel(loss, want) < 1e-15 and same_bits(gradient.swapaxes(0, 1), want_gradient)
+    classes = np.zeros((4, 4), int)
+    want, want_gradient = cross_entropy(a, classes, lengths=lengths)
+    loss, gradient = cross_entropy(a.swapaxes(0, 1), classes, lengths=lengths, batch_first=True)
+    assert rel(loss, want) < 1e-15 and same_bits(gradient.swapaxes(0, 1), want_gradient)
+
+
 # --- cross entropy
 
 
@@ -255,6 +327,27 @@ ZEROS = np.zeros((2, 3))
             TypeError,
             "logits is >f8, .* other byte order",
         ),
+        (
+            lambda: mse(ZEROS, ZEROS, where=np.ones((3, 2), bool)),
+            ValueError,
+            r"where has shape \(3, 2\), expected one that broadcasts to \(2, 3\)",
+        ),
+        (lambda: mse(ZEROS, ZEROS, where=ZEROS), TypeError, "where is an array of float64"),
+        (
+            lambda: mse(ZEROS, ZEROS, where=np.ma.ones((2, 3), bool)),
+            TypeError,
+            "where is a MaskedArray",
+        ),
+        (lambda: mse(ZEROS, ZEROS, lengths=[1, 2]), ValueError, r"lengths has shape \(2,\)"),
+        (lambda: mse(ZEROS, ZEROS, lengths=[1, 2, 3]), ValueError, "lengths holds 3, expected 0"),
+        (lambda: mse(ZEROS, ZEROS, lengths=[1.0, 2.0, 0.0]), TypeError, "lengths is float64"),
+        (lambda: mse(ZEROS[0], ZEROS[0], lengths=[1]), ValueError, r"the shape is \(3,\)"),
+        (
+            lambda: mse(ZEROS, ZEROS, lengths=[1, 2], batch_first=1),  # type: ignore[arg-type]
+            TypeError,
+            "batch_first is 1, expected a bool",
+        ),
+        (lambda: cross_entropy(ZEROS, [0, 0], lengths=[1]), ValueError, r"the shape is \(2,\)"),
         (lambda: cross_entropy(ZEROS, [0, 0], "avg"), ValueError, "reduction is 'avg', expected"),
     ],
 )
