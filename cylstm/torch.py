@@ -1,0 +1,423 @@
+"""For PyTorch: `LSTM` in the place of torch.nn.LSTM, and `accelerate` for models that exist.
+
+`LSTM` is torch's own class with another `forward`: constructor, parameters, state dicts, hooks,
+packed sequences and autograd are as before, and `isinstance(m, torch.nn.LSTM)` holds. What cylstm
+does not compute (other devices and dtypes, autocast, tracing, torch.compile, torch.func) is left to
+torch. Needs torch; `import cylstm` does not import this module.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from . import layers
+from .weights import Module
+
+__all__ = ["LSTM", "Report", "accelerate", "report"]
+
+_DTYPES = (torch.float32, torch.float64)
+_MOST_THREADS = 256  # of a call of cylstm
+_log = logging.getLogger("cylstm")
+
+
+# ------------------------------------------------------------------------------- weights
+
+
+class _Weight(torch.nn.Parameter):  # type: ignore[misc]
+    """A parameter that knows whether somebody may write to it unseen.
+
+    Every change that autograd knows of counts up `_version`: by optimisers, `copy_`, `no_grad`,
+    `load_state_dict`. One through `.data` does not: when that has been taken once, only a
+    comparison of the values tells.
+    """
+
+    taken = False
+
+    @property
+    def data(self) -> Tensor:
+        self.taken = True
+        return torch.Tensor.data.__get__(self)
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        self.taken = True
+        torch.Tensor.data.__set__(self, value)
+
+    def detach(self) -> Any:
+        """A tensor, as from any parameter; but torch.nn.Parameter(self) demands its own class."""
+        result = torch.Tensor.detach(self)
+        if sys._getframe(1).f_code is torch.nn.Parameter.__new__.__code__:
+            result.__class__ = _Weight
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self._lend(super().__deepcopy__, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._lend(super().__reduce_ex__, protocol)
+
+    def _lend(self, method: Callable[[Any], Any], argument: Any) -> Any:
+        """Call what takes `.data` and does not write to it."""
+        taken = self.taken
+        try:
+            return method(argument)
+        finally:
+            self.taken = taken
+
+
+class _Engine:
+    """The cylstm module behind one of torch's, with a copy of its weights.
+
+    They are compared only where `_Weight` can't say that they are the same: a comparison sweeps
+    the caches, and takes as long as some fifty steps of one sequence.
+    """
+
+    def __init__(self, module: Module, weights: Sequence[Tensor]) -> None:
+        self._module = module
+        self._lock = threading.Lock()
+        self._seen = _versions(weights)
+
+    def follow(self, weights: Sequence[Any]) -> Module:
+        """Return the module with these weights, taken over if one differs in a bit."""
+        with self._lock:
+            for weight, (before, version) in zip(weights, self._seen):
+                if weight is not before or weight._version != version or weight.taken:
+                    break
+            else:
+                return self._module
+            seen = _versions(weights)  # before the values, which others may be changing
+            arrays = [_array(weight) for weight in weights]
+            present = self._module.state_dict()
+            if not all(_same(a, b) for a, b in zip(arrays, present.values())):
+                self._module.load_state_dict(dict(zip(present, arrays)))
+            self._seen = seen
+        return self._module
+
+
+def _versions(weights: Sequence[Any]) -> list[tuple[Any, int]]:
+    """Weights with their versions; None where that would say nothing."""
+    return [(w, w._version) if type(w) is _Weight else (None, 0) for w in weights]
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().numpy()
+
+
+def _arrays(states: Any) -> Any:
+    return None if states is None else tuple(map(_array, states))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two arrays of one shape and dtype hold the same bits, NaN or not."""
+    bits = f"u{a.itemsize}"
+    return bool((a.view(bits) == b.view(bits)).all())
+
+
+# ------------------------------------------------------------------------------- one call
+
+
+class _Run(torch.autograd.Function):  # type: ignore[misc]
+    """One call whose tape is kept: it is what the backward pass needs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, run: Callable[..., Any], states: int, x: Tensor, *rest: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """After x come the states, then all weights, which `run` has already."""
+        ctx.set_materialize_grads(False)
+        ctx.tape = run(x, rest[:states])
+        outputs = (ctx.tape.y, ctx.tape.h_n, ctx.tape.c_n)[: 1 + states]
+        # copies, because torch may write into them and the tape may not change
+        return tuple(torch.tensor(a) for a in outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[2:]
+        if all(d is None for d in gradients):
+            return (None,) * len(ctx.needs_input_grad)
+        given = [None if d is None else d.numpy() for d in gradients]
+        grads = ctx.tape.backward(*given, need_x=needed[0], threads=_threads())
+        states = (grads.h_0, grads.c_0)[: len(given) - 1]
+        arrays = (grads.x, *states, *grads.weights.values())
+        found = (torch.from_numpy(a) if n else None for a, n in zip(arrays, needed))
+        return None, None, *found
+
+
+def _threads() -> int:
+    return min(torch.get_num_threads(), _MOST_THREADS)
+
+
+def _left_to_torch() -> bool:
+    """Whether somebody wants to see torch's own operations, or has them changed."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
+    """What all cells share; stands before torch's class among the bases."""
+
+    _cell: ClassVar[Callable[..., Module]]
+    _engine: _Engine | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._adopt()
+
+    def forward(self: Any, input: Any, hx: Any = None, *, lengths: Any = None) -> Any:
+        """As torch's, with one argument more.
+
+        lengths : integers (B,), in any order, each 0 to T, or None
+            Steps past a sequence's length are not computed: its output there is 0, and its last
+            state that of its last step. For what a packed sequence is for, without sorting.
+        """
+        packed = isinstance(input, PackedSequence)
+        x = input.data if packed else input
+        states = (hx,) if isinstance(hx, Tensor) else tuple(hx or ())
+        self._update_flat_weights()
+        tensors = [x, *states, *self._flat_weights]
+        if _left_to_torch() or not all(_computes(a, x.dtype) for a in tensors):
+            if lengths is not None:
+                raise ValueError(
+                    "lengths were given in a call that is left to torch; expected plain tensors "
+                    "on the CPU, all float32 or all float64, or a packed sequence"
+                )
+            return super().forward(input, hx)
+        if not packed:
+            return self._call(x, hx, tensors, lengths)
+        if lengths is not None:
+            raise ValueError("lengths were given with a packed sequence, which has its own")
+        x, sizes = pad_packed_sequence(
+            PackedSequence(x, input.batch_sizes), batch_first=self.batch_first
+        )
+        if hx is not None:
+            hx = self.permute_hidden(hx, input.sorted_indices)
+        y, hidden = self._call(x, hx, tensors, sizes)
+        y = pack_padded_sequence(y, sizes, batch_first=self.batch_first).data
+        return PackedSequence(y, *input[1:]), self.permute_hidden(hidden, input.unsorted_indices)
+
+    def _call(self: Any, x: Tensor, hx: Any, tensors: list[Tensor], lengths: Any) -> Any:
+        """Compute, with the padded or plain x; `tensors` are all that may have gradients."""
+        weights = self._flat_weights
+        if self._engine is None:
+            self._engine = _Engine(self._start(), weights)
+        module: Any = self._engine.follow(weights)
+        threads = _threads()
+        sizes = None if lengths is None else np.asarray(lengths)
+        drops = self.training and self.dropout > 0 and self.num_layers > 1
+        if not drops and not (torch.is_grad_enabled() and any(a.requires_grad for a in tensors)):
+            y, hidden = module(_array(x), _arrays(hx), sizes, threads)
+            return torch.from_numpy(y), tuple(map(torch.from_numpy, hidden))
+        module.dropout = self.dropout
+
+        def run(x: Tensor, states: tuple[Tensor | None, ...]) -> Any:
+            h = None if states[0] is None else _arrays(states)
+            return module.forward(_array(x), h, sizes, threads, train=self.training)
+
+        states = (None, None) if hx is None else hx
+        y, *hidden = _Run.apply(run, len(states), x, *states, *weights)
+        return y, tuple(hidden)
+
+    def _start(self: Any) -> Module:
+        """A cylstm module with the arguments and weights of this one."""
+        config = {name: getattr(self, name) for name in _ARGUMENTS}
+        state = {n: _array(w) for n, w in zip(self._flat_weights_names, self._flat_weights)}
+        dtype = next(iter(state.values())).dtype.name
+        return self._cell._rebuild({**config, "dtype": dtype}, state)
+
+    def _adopt(self: Any) -> None:
+        """Have the parameters tell of their changes, where they can."""
+        self._engine = None
+        for weight in self._flat_weights:
+            if type(weight) is torch.nn.Parameter and not weight.is_inference():
+                weight.__class__ = _Weight
+            if type(weight) is _Weight and weight.is_shared():
+                weight.taken = True  # by processes whose changes are not counted here
+
+    def _apply(self: Any, fn: Any, recurse: bool = True) -> Any:
+        """`to`, `double`, `share_memory`, ...: by way of `.data`, which torch does not keep."""
+        taken = {id(w): getattr(w, "taken", False) for w in self._parameters.values()}
+        result = super()._apply(fn, recurse)
+        for weight in self._parameters.values():
+            if type(weight) is _Weight:
+                weight.taken = taken.get(id(weight), False)
+        self._adopt()
+        return result
+
+    def __getstate__(self) -> Any:
+        state = super().__getstate__()
+        state.pop("_engine", None)
+        return state
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self._adopt()
+
+
+_ARGUMENTS = (
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+    "proj_size",
+)
+
+
+def _computes(tensor: Any, dtype: torch.dtype) -> bool:
+    plain = type(tensor) in (Tensor, torch.nn.Parameter, _Weight) and tensor.is_cpu
+    return plain and tensor.dtype is dtype and dtype in _DTYPES
+
+
+class _Seeded:
+    """Dropout drawn from torch's generator, which `torch.manual_seed` sets."""
+
+    def _draw_key(self) -> int:
+        return int(torch.randint(2**63 - 1, ()))
+
+
+class _LSTM(_Seeded, layers.LSTM):
+    pass
+
+
+class LSTM(_Recurrent, torch.nn.LSTM):  # type: ignore[misc]
+    """torch.nn.LSTM, computed by cylstm; see the module's docstring.
+
+    Arguments, parameters, inputs and results are those of torch.nn.LSTM, with one more argument
+    of a call, `lengths`. Threads are as many as `torch.get_num_threads()` says. Dropout between
+    layers follows torch's seed, with other masks than torch's. Differentiable once.
+
+    A call takes over weights that changed since the last one. What is written to a parameter's
+    memory by NumPy (`p.detach().numpy()[...] = 0`) goes unseen, as it does in autograd.
+
+    >>> lstm = LSTM(64, 128, num_layers=2)
+    >>> y, (h_n, c_n) = lstm(torch.randn(50, 1, 64))
+    >>> y.sum().backward()
+    """
+
+    _cell = _LSTM
+
+
+# ------------------------------------------------------------------------------- whole models
+
+_CELLS: dict[type, type] = {torch.nn.LSTM: LSTM}
+_OWN = frozenset(_CELLS.values())
+
+
+class Report:
+    """Where the recurrent layers of a model run: `str()` of it is a table.
+
+    Attributes
+    ----------
+    replaced : {path of a layer in the model: the layer, as it prints}, those that cylstm computes
+    left : {path: why torch computes it}
+    """
+
+    def __init__(self, replaced: dict[str, str], left: dict[str, str]) -> None:
+        self.replaced = replaced
+        self.left = left
+
+    def __repr__(self) -> str:
+        rows = [(name, "cylstm", what) for name, what in self.replaced.items()]
+        rows += [(name, "torch", why) for name, why in self.left.items()]
+        if not rows:
+            return "no recurrent layer"
+        width = max(len(name) for name, _, _ in rows)
+        return "\n".join(f"{name:{width}}  {who:6}  {what}" for name, who, what in rows)
+
+
+def report(model: torch.nn.Module) -> Report:
+    """Say which recurrent layers of `model` cylstm computes, and why not the others."""
+    replaced, left = {}, {}
+    for name, module in model.named_modules():
+        name = name or "(the model)"
+        reason = _reason(module)
+        if type(module) in _OWN and not reason:
+            replaced[name] = repr(module)
+        elif reason:
+            left[name] = reason
+        elif type(module) in _CELLS:
+            left[name] = "not replaced yet: see cylstm.torch.accelerate"
+    return Report(replaced, left)
+
+
+def accelerate(model: torch.nn.Module, inplace: bool = False) -> Any:
+    """Have cylstm compute every torch.nn.LSTM in a model; all else stays torch's.
+
+    The layers change their class, not their identity: parameters are the same objects, an
+    optimiser that holds them goes on, so do hooks, tied weights and state dicts.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    inplace : bool
+        Change `model` itself instead of a deep copy of it.
+
+    Returns
+    -------
+    the model, or its copy; `report(model)` says what was replaced and why the rest was not. The
+    same goes to the logger "cylstm" at level INFO.
+
+    Warns
+    -----
+    UserWarning
+        Nothing was replaced.
+
+    >>> model = accelerate(model)
+    >>> print(report(model))
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
+    if not inplace:
+        model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        if type(module) in _CELLS and not _reason(module):
+            module.__class__ = _CELLS[type(module)]
+            module._adopt()
+    told = report(model)
+    if not told.replaced:
+        warnings.warn(f"nothing was replaced: {told}", stacklevel=2)
+    _log.info("recurrent layers of %s:\n%s", type(model).__name__, told)
+    return model
+
+
+def _reason(module: Any) -> str:
+    """Why torch computes a recurrent layer, or "" for one that cylstm can, and for other layers."""
+    kind = getattr(module, "original_name", type(module).__name__)
+    if not isinstance(module, torch.nn.RNNBase):
+        recurrent = any(kind == cell.__name__ for cell in _RECURRENT)
+        return f"a {type(module).__module__}.{type(module).__name__}" if recurrent else ""
+    if type(module) not in _OWN and type(module) not in _CELLS:
+        if type(module) in _RECURRENT:
+            return f"a {kind}, which cylstm does not compute here yet"
+        return f"{kind} is a class of its own, which may compute something else"
+    weights = module._flat_weights
+    if not all(isinstance(w, Tensor) for w in weights):
+        return "some of its weights are missing"
+    for weight in weights:
+        if not weight.is_cpu:
+            return f"its weights are on {weight.device}, not on the CPU"
+        if weight.dtype not in _DTYPES or weight.dtype is not weights[0].dtype:
+            return f"its weights are {weight.dtype}, not all float32 or all float64"
+    return ""
+
+
+_RECURRENT = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)
