@@ -1,54 +1,70 @@
-"""Files: `save` and `load` a module with its configuration, as one safetensors file.
+"""Files: `save` a module with its configuration as one safetensors file, and read it again.
 
-The tensors have PyTorch's names and order of gates, so any reader of safetensors can use them;
+The arrays have PyTorch's names and order of gates, so any reader of safetensors can use them;
 the configuration stands in the file's metadata:
 
     cylstm.format    "1", the version of this layout
-    cylstm.class     "LSTM" or "Linear"
-    cylstm.config    the constructor's arguments, JSON
+    cylstm.class     a name in `CLASSES`
+    cylstm.config    what the module's `_config()` returns, JSON
     cylstm.version   the version of cylstm that wrote the file; for information
+
+Nothing here knows a class beyond its name: a module that has `_config`, `_check_config` and
+`_rebuild` (all in `Module`) can be saved once it stands in `CLASSES`.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import sys
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from .layers import LSTM
 from .linear import Linear
-from .weights import Array, Module
+from .tensors import Entry, parse_json, read_header, shown, size_of, to_bytes
+from .weights import Array, Module, Spec, mismatches
 
 FORMAT = "1"
-CLASSES: dict[str, type[Module]] = {"LSTM": LSTM, "Linear": Linear}
+CLASSES: dict[str, type[Module]] = {cls.__name__: cls for cls in (LSTM, Linear)}
+MAX_MESSAGE = 2000  # characters
 
 
 def save(module: Module, path: str | os.PathLike[str]) -> None:
     """Write a module's configuration and weights to a file, whole or not at all.
 
     The file appears under its name only when it is complete and on the disk; what stood there
-    stays until then.
+    stays until then, whatever ends the process. (One that is killed may leave a file named
+    `.cylstm-*.tmp` beside it.) A file that is replaced hands on its mode and, where the system
+    allows it, its owner; symbolic links stay. Another hard link to the old file keeps the old
+    content: only a new file can take a name in one step. A device or a FIFO is written to.
 
-    Raises TypeError for anything but an LSTM or a Linear, OSError if the file cannot be written,
-    ImportError if safetensors is not installed.
+    Raises
+    ------
+    TypeError
+        `module` is of a class that has no files.
+    ValueError
+        It has more arrays than a file can name, some 90,000.
+    OSError
+        The file cannot be written.
     """
     name = type(module).__name__
     if CLASSES.get(name) is not type(module):
-        raise TypeError(f"can save {' and '.join(CLASSES)}, got {type(module)}")
-    _safetensors()
-    from safetensors.numpy import save as to_bytes
-
+        raise TypeError(f"can't save {type(module)}, only {', '.join(CLASSES)}")
     metadata = {
         "cylstm.format": FORMAT,
         "cylstm.class": name,
         "cylstm.config": json.dumps(module._config()),
         "cylstm.version": sys.modules["cylstm"].__version__,
     }
-    _write(path, to_bytes(module.state_dict(), metadata))
+    _write(os.fsdecode(path), to_bytes(module.state_dict(), metadata))
 
 
-def load(path: str | os.PathLike[str]) -> LSTM | Linear:
+def load(path: str | os.PathLike[str]) -> Any:
     """Read a file that `save` wrote, and return the module.
 
     Raises
@@ -58,66 +74,90 @@ def load(path: str | os.PathLike[str]) -> LSTM | Linear:
         its weights do not fit its configuration. The message names the file and what is wrong.
     OSError
         There is no such file, or it cannot be read.
-    ImportError
-        safetensors is not installed.
     """
-    file = os.fsdecode(path)
-    _safetensors()
+    name = os.fsdecode(path)
     try:
-        return _module(*_read(file))
+        if not stat.S_ISREG(os.stat(name).st_mode) and not os.path.isdir(name):
+            raise ValueError("not a regular file")
+        with open(name, "rb") as file:
+            return read(file)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{file}: {error}") from error
+        message = str(error)
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[:MAX_MESSAGE]}... ({len(message)} characters)"
+        raise ValueError(f"{name}: {message}") from error
 
 
-def _module(metadata: dict[str, str], tensors: dict[str, Array]) -> Any:
-    """Return the module that a file's content describes; any exception means that it does not."""
+def is_own(metadata: dict[str, str]) -> bool:
+    """Whether a safetensors file with this metadata was written by `save`."""
+    return "cylstm.format" in metadata
+
+
+def read(file: BinaryIO) -> Module:
+    """Return the module that `save` wrote to an open file.
+
+    Raises ValueError if the file is broken, was not written by `save` or by a version whose
+    layout is unknown, or if its arrays do not fit its configuration.
+    """
+    metadata, entries = read_header(file, size_of(file))
+    cls, config = described(metadata)
+    count = config.get("num_layers")
+    if isinstance(count, int) and count > len(entries):  # before names for so many are made
+        raise ValueError(f"{shown(count)} layers, but {len(entries)} arrays")
+
+    def arrays(spec: Spec) -> dict[str, Array]:
+        """Read the arrays once all are known to be what the module needs."""
+        if wrong := mismatches(spec, {name: _unread(entry) for name, entry in entries.items()}):
+            raise ValueError("; ".join(wrong))
+        return {name: entry.read(file) for name, entry in entries.items()}
+
+    return cls._rebuild(config, arrays)
+
+
+def described(metadata: dict[str, str]) -> tuple[type[Module], dict[str, Any]]:
+    """Return the class and the configuration that a file's metadata names, or raise ValueError."""
+    if not is_own(metadata):
+        raise ValueError("not written by cylstm.save: its metadata has no cylstm.format")
     if metadata["cylstm.format"] != FORMAT:
-        raise ValueError(f"format {metadata['cylstm.format']!r}, this version reads {FORMAT!r}")
+        found = shown(metadata["cylstm.format"])
+        raise ValueError(f"format {found}, this version reads {FORMAT!r}")
     name = metadata.get("cylstm.class", "")
     if name not in CLASSES:
-        raise ValueError(f"class {name!r}, expected {' or '.join(CLASSES)}")
-    config = json.loads(metadata.get("cylstm.config", ""))
-    if not isinstance(config, dict):
-        raise ValueError(f"its configuration is {config!r}, expected a JSON object")
-    if config.get("num_layers", 1) > len(tensors):  # before names for so many layers are made
-        raise ValueError(f"{config['num_layers']} layers, but {len(tensors)} tensors")
-    for key, array in tensors.items():
-        if array.dtype.name != config.get("dtype"):
-            raise ValueError(f"{key} is {array.dtype}, its configuration {config.get('dtype')!r}")
-    return CLASSES[name]._rebuild(config, tensors)
-
-
-def _read(file: str) -> tuple[dict[str, str], dict[str, Array]]:
-    """Return the metadata of a file that `save` wrote, and all its tensors, copied out of it."""
-    from safetensors import SafetensorError, safe_open
-
-    with open(file, "rb"):  # a missing or forbidden file: Python's own OSError
-        pass
+        raise ValueError(f"class {shown(name)}, expected one of {', '.join(CLASSES)}")
     try:
-        with safe_open(file, framework="numpy") as opened:
-            metadata = opened.metadata() or {}
-            if "cylstm.format" not in metadata:
-                raise ValueError("not written by cylstm.save: its metadata has no cylstm.format")
-            tensors = {}
-            for name in opened.keys():
-                dtype = opened.get_slice(name).get_dtype()
-                if dtype not in ("F32", "F64"):  # of which NumPy may have no idea
-                    raise ValueError(f"{name} has dtype {dtype}, expected F32 or F64")
-                tensors[name] = opened.get_tensor(name)
-            return metadata, tensors
-    except SafetensorError as error:
-        raise ValueError(f"not a whole safetensors file: {error}") from error
+        config = parse_json(metadata.get("cylstm.config", ""))
+    except ValueError as error:
+        raise ValueError(f"its configuration: {error}") from error
+    if wrong := CLASSES[name]._check_config(config):
+        raise ValueError(f"its configuration: {'; '.join(wrong)}")
+    return CLASSES[name], config
 
 
-def _write(path: str | os.PathLike[str], content: bytes) -> None:
+def _unread(entry: Entry) -> Array:
+    """An array of an entry's shape that takes no memory, in place of its values."""
+    return np.broadcast_to(np.float32(0), entry.shape)
+
+
+def _write(path: str, parts: Iterable[bytes | memoryview]) -> None:
     """Write to a temporary file beside `path`, then give it that name in one step."""
-    target = os.path.realpath(os.fsdecode(path))  # through a symbolic link, not in its place
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name}.{os.urandom(4).hex()}.tmp")
+    if not path:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
+        old = os.stat(path)
+    except FileNotFoundError:
+        old = None
+    if old and not stat.S_ISREG(old.st_mode):  # no file that could be replaced
+        with open(path, "wb") as file:
+            file.writelines(parts)
+        return
+    target = os.path.realpath(path)  # through a symbolic link, not in its place
+    temporary = os.path.join(os.path.dirname(target), f".cylstm-{os.urandom(8).hex()}.tmp")
+    try:
+        with open(temporary, "xb", opener=_private if old else None) as file:
+            file.writelines(parts)
             file.flush()
+            if old:
+                _take_over(file.fileno(), old)
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
@@ -126,10 +166,16 @@ def _write(path: str | os.PathLike[str], content: bytes) -> None:
         raise
 
 
-def _safetensors() -> None:
-    try:
-        import safetensors  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "cylstm.save and cylstm.load need safetensors: pip install cylstm[safetensors]"
-        ) from error
+def _private(path: str, flags: int) -> int:
+    """Open a file that nobody else may read until it has the mode of the one it replaces."""
+    return os.open(path, flags, 0o600)
+
+
+def _take_over(descriptor: int, old: os.stat_result) -> None:
+    """Give a file the mode of the one that it replaces, and its owner where that is allowed."""
+    if hasattr(os, "fchown"):
+        try:
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        except PermissionError:
+            pass  # only root may give files away; the writer is the owner then
+        os.fchmod(descriptor, stat.S_IMODE(old.st_mode))

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -149,7 +150,7 @@ def as_array(value: Any) -> Array:
 def mismatches(spec: Spec, mapping: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the names and shapes of `mapping`, empty if nothing is."""
     wrong = []
-    names = [name for name, _ in spec]
+    names = dict.fromkeys(name for name, _ in spec)
     if missing := [name for name in names if name not in mapping]:
         wrong.append(f"missing: {', '.join(missing)}")
     if surplus := [str(name) for name in mapping if name not in names]:
@@ -225,6 +226,8 @@ class Module:
         self._lock = threading.Lock()  # between writers; a reader needs none
         self._spare: _Spare | None = None
         given = self.__dict__.pop("_given", None)
+        if callable(given):
+            given = given(spec)
         if given is not None:
             given = checked(spec, dtype, given, False, type(self).__name__)
         memory = aligned_empty(size_of(spec), dtype)
@@ -235,10 +238,13 @@ class Module:
         self._install(Weights(spec, memory))
 
     @classmethod
-    def _rebuild(cls, config: dict[str, Any], state: Mapping[str, Any]) -> Self:
+    def _rebuild(
+        cls, config: dict[str, Any], state: Mapping[str, Any] | Callable[[Spec], Mapping[str, Any]]
+    ) -> Self:
         """Return a module of this configuration and these weights, for copies and files.
 
-        Nothing is drawn, and `state` is checked before the memory for weights is taken.
+        Nothing is drawn, and `state` is checked before the memory for weights is taken. It may be
+        a function, which gets the names and shapes that are wanted before it reads any.
         """
         module = cls.__new__(cls)
         module.__dict__["_given"] = state
@@ -248,6 +254,19 @@ class Module:
     def _config(self) -> dict[str, Any]:
         """Return the constructor's arguments as a dict that JSON can hold."""
         raise NotImplementedError
+
+    @classmethod
+    def _check_config(cls, config: dict[str, Any]) -> list[str]:
+        """Return what is wrong with the names of a `_config()` read from a file, empty if nothing.
+
+        The values are the constructor's to check. Those with a default may be absent, as from a
+        file of an older version; one that is unknown here may mean anything, and is refused.
+        """
+        arguments = {**signature(cls).parameters}
+        arguments.pop("seed", None)
+        needed = [name for name, value in arguments.items() if value.default is value.empty]
+        wrong = [f"missing: {name}" for name in needed if name not in config]
+        return wrong + [f"unexpected: {name}" for name in config if name not in arguments]
 
     def _install(self, weights: Weights, threads: int = 1) -> None:
         """Make `weights` the module's own; from here on no one writes to them.

@@ -23,6 +23,7 @@ PYTHON_LEVELS = [
     {"_core"},
     {"_checks"},
     {"config", "embed", "weights"},
+    {"tensors"},
     {"layers", "linear"},
     {"losses", "optim", "files", "convert", "torch"},
     {"__init__"},
@@ -44,7 +45,7 @@ PUBLIC_HEADER = "cylstm.h"  # the words that all C files above the kernels share
 
 # Packages that the library may import: at the top of a module, or only inside a function.
 IMPORTED = {"numpy"}
-IMPORTED_LAZILY = {"scipy", "safetensors"}
+IMPORTED_LAZILY = {"scipy"}
 # Modules that `import cylstm` leaves alone, for users of a package which they import at the top.
 OF_ANOTHER_PACKAGE = {"torch": {"torch"}}
 

@@ -161,7 +161,6 @@ def test_stream_and_whole_sequences_forecast_the_same_bits(example: Any, trained
 
 
 def test_saved_and_loaded_it_forecasts_the_same(example: Any, trained: Any, tmp_path: Path) -> None:
-    pytest.importorskip("safetensors")
     trained.save(tmp_path)
     z = example.model.surprises(wave(), 12)
     loaded = example.model.Lstm.load(tmp_path)
