@@ -6,6 +6,7 @@
 # make lint          formatters, linters, types, stubs, C warnings;  make format rewrites
 # make asan          the light suite under AddressSanitizer and UBSan
 # make inner-loops   what compilers make of the kernels' innermost loops, and how fast CPUs could run them
+# make kernels       every kernel against plain loops in long double, plain and under ASan; ARGS=--help
 # make tsan          the thread pool's stress test under ThreadSanitizer
 # make ulp           the error of sigmoid and tanh over all float32 inputs; ARGS='--sample 20' for fewer
 # make check-wheel   sdist -> wheel -> clean environment -> light suite
@@ -29,10 +30,10 @@ SOURCES   := $(wildcard cylstm/*.pyx cylstm/*.pxd cylstm/*.pxi) $(C_SOURCES) $(C
 
 LIGHT = $(PY) -m pytest tests --ignore=tests/oracles
 # What reads or compiles sources is the same on all kernels: once, in `make test`, is enough.
-ANY_KERNELS = $(addprefix --ignore=tests/test_,architecture.py docs.py embed.py import.py)
+ANY_KERNELS = $(addprefix --ignore=tests/test_,architecture.py docs.py embed.py import.py kernels.py)
 
 .DELETE_ON_ERROR:
-.PHONY: test demo test-oracles bench bench-kernels lint inner-loops format asan tsan ulp footprint check-wheel cross wheels clean
+.PHONY: test demo test-oracles bench bench-kernels lint inner-loops format asan kernels tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
@@ -54,7 +55,7 @@ bench-kernels: $(STAMPS)/cylstm $(STAMPS)/group-bench
 
 # --- checks without running the library
 
-C_FORMATTED = $(filter-out src_c/kernels/vec_%,$(C_SOURCES) $(C_HEADERS)) $(wildcard tests/*.c bench/*.c examples/*/*.c)
+C_FORMATTED = $(filter-out src_c/kernels/vec_%,$(C_SOURCES) $(C_HEADERS)) $(wildcard tests/*.[ch] bench/*.c examples/*/*.c)
 STUBTEST    = --allowlist tools/stubtest.allow --ignore-unused-allowlist --ignore-disjoint-bases
 INCLUDES    = import numpy, sysconfig; print('-I' + numpy.get_include(), '-I' + sysconfig.get_path('include'))
 C_CHECK     = -std=c11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only
@@ -94,12 +95,26 @@ asan: $(STAMPS)/cylstm $(STAMPS)/group-test build/asan/stamp
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" && \
 	../../$(PY) -c 'import cylstm; assert "build/asan/lib" in cylstm.__file__' && \
 	../../$(PY) -m pytest -p no:cacheprovider tests --ignore=tests/oracles \
-	    --ignore=tests/test_architecture.py --ignore=tests/test_import.py
+	    --ignore=tests/test_architecture.py --ignore=tests/test_import.py --ignore=tests/test_kernels.py
 
 build/asan/stamp: $(SOURCES) $(wildcard cylstm/*.py) setup.py $(STAMPS)/cylstm
 	rm -rf build/asan/lib
 	CYLSTM_CFLAGS="$(ASAN_CFLAGS)" $(PY) setup.py -q build --build-temp build/asan/temp --build-lib build/asan/lib
 	@touch $@
+
+# --- programs in C, of the core alone
+
+build/kernels: tests/kernels.c tests/guarded.h $(C_SOURCES) $(C_HEADERS)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -O3 -ffp-contract=off -pthread -Isrc_c -o $@ $< $(C_SOURCES) -lm
+
+build/kernels-asan: tests/kernels.c tests/guarded.h $(C_SOURCES) $(C_HEADERS)
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(ASAN_CFLAGS) -ffp-contract=off -pthread -Isrc_c -o $@ $< $(C_SOURCES) -lm
+
+kernels: build/kernels build/kernels-asan
+	build/kernels $(ARGS)
+	build/kernels-asan $(ARGS)
 
 build/tsan: tests/threads.c $(C_SOURCES) $(C_HEADERS)
 	@mkdir -p $(@D)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import cylstm
+
+SRC_C = Path(__file__).parents[1] / "src_c"
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +33,38 @@ def default_threads() -> Iterator[None]:
     before = cylstm.get_num_threads()
     yield
     cylstm.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def build_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Builds a program from C sources, flags of the linker, and the core, compiled once for all."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if not compiler:
+        pytest.skip("there is no C compiler")
+    if not SRC_C.is_dir():
+        pytest.skip("src_c/ is not here")
+    folder = tmp_path_factory.mktemp("c")
+    flags = ["-std=c11", "-O1", "-ffp-contract=off", "-pthread", "-I", str(SRC_C)]
+
+    def run(*arguments: str | Path) -> None:
+        command = [compiler, *flags, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.fail(f"{' '.join(command)}\n{done.stderr}", pytrace=False)
+
+    def compile_one(source: Path) -> Path:
+        out = folder / source.with_suffix(".o").name
+        run("-c", source, "-o", out)
+        return out
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        core = list(pool.map(compile_one, sorted(SRC_C.rglob("*.c"))))
+
+    def build(name: str, *sources: str | Path) -> Path:
+        run("-o", folder / name, *sources, *core, "-lm")
+        return folder / name
+
+    return build
 
 
 def pytest_report_header() -> str:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from helpers import bits_promised, rel, same_bits
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-CC = shutil.which(os.environ.get("CC", "cc"))
 
 # A build with sanitizers tests a copy of tests/ alone.
 needs_sources = pytest.mark.skipif(
@@ -97,30 +96,20 @@ WRAPPED = "malloc", "calloc", "realloc", "aligned_alloc", "cylstm_plan_run"
 
 
 @pytest.fixture(scope="module")
-def realtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def realtime(build_c: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """examples/embed_c, built with the counter."""
-    if not CC:
-        pytest.skip("there is no C compiler")
     if not sys.platform.startswith("linux"):
         pytest.skip("needs a linker with --wrap")
-    folder = tmp_path_factory.mktemp("embed_c")
-    (folder / "counter.c").write_text(COUNTER)
-    core = sorted((ROOT / "src_c").rglob("*.c"))
-    sources = [folder / "counter.c", EXAMPLES / "embed_c" / "realtime.c", *core]
+    counter = tmp_path_factory.mktemp("embed_c") / "counter.c"
+    counter.write_text(COUNTER)
     wraps = [f"-Wl,--wrap={name}" for name in WRAPPED]
-    flags: list[str | Path] = ["-std=c11", "-O1", "-I", ROOT / "src_c", *wraps, "-pthread"]
-    run(CC, *flags, "-o", folder / "realtime", *sources, cwd=folder)
-    return folder / "realtime"
+    return build_c("realtime", *wraps, counter, EXAMPLES / "embed_c" / "realtime.c")
 
 
-def test_core_by_itself(tmp_path: Path) -> None:
+def test_core_by_itself(build_c: Callable[..., Path], tmp_path: Path) -> None:
     """tests/threads.c: three callers and their helpers, packed weights and raw, without Python."""
-    if not CC:
-        pytest.skip("there is no C compiler")
-    sources = [ROOT / "tests" / "threads.c", *sorted((ROOT / "src_c").rglob("*.c"))]
-    flags: list[str | Path] = ["-std=c11", "-O1", "-I", ROOT / "src_c", "-pthread"]
-    run(CC, *flags, "-o", tmp_path / "threads", *sources, cwd=tmp_path)
-    assert " 0 differ" in run(tmp_path / "threads", cwd=tmp_path)
+    program = build_c("threads", ROOT / "tests" / "threads.c")
+    assert " 0 differ" in run(program, cwd=tmp_path)
 
 
 SIZES: list[dict[str, Any]] = [
@@ -273,7 +262,7 @@ def test_cython_package(tmp_path: Path) -> None:
     for needed in ("Cython", "setuptools"):
         if not importlib.util.find_spec(needed):
             pytest.skip(f"{needed} is not installed")
-    if not CC:
+    if not shutil.which(os.environ.get("CC", "cc")):
         pytest.skip("there is no C compiler")
     folder = tmp_path / "feedback"
     shutil.copytree(EXAMPLES / "embed_cython", folder)

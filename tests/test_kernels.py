@@ -1,0 +1,41 @@
+"""The kernels as kernels: tests/kernels.c, a program that needs no Python."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cylstm
+
+HERE = Path(__file__).parent
+ISAS = list(cylstm.show_config()["isa_available"])
+
+
+@pytest.fixture(scope="module")
+def kernels(build_c: Callable[..., Path]) -> Path:
+    return build_c("kernels", HERE / "kernels.c")
+
+
+def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=300)
+
+
+def test_every_function_of_every_set(kernels: Path) -> None:
+    done = run(kernels)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials, failed = (int(word) for word in done.stdout.split() if word.isdigit())
+    assert failed == 0 and trials % (2 * len(ISAS)) == 0, done.stdout  # of each type, on each set
+
+
+@pytest.mark.parametrize("arguments", [["--isa", "nonsense"], ["--only", "nonsense"], ["--what"]])
+def test_nothing_to_check_is_a_failure(kernels: Path, arguments: list[str]) -> None:
+    assert run(kernels, *arguments).returncode != 0
+
+
+def test_measuring(kernels: Path) -> None:
+    done = run(kernels, "--bench", "--only", "sum_biases")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == 2 * len(ISAS)
