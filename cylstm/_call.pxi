@@ -133,8 +133,8 @@ cdef class Problem:
         cdef const void *packed = weights.read(weights.forward, once, threads)
         self.seq.raw = NULL
         if packed == NULL:
-            self.seq.raw = cnp.PyArray_DATA(weights.flat)
-            release = release or cnp.PyArray_NBYTES(weights.flat) >= <Py_ssize_t>GIL_PACK_BYTES
+            self.seq.raw = weights.raw.start
+            release = release or weights.raw.size >= GIL_PACK_BYTES
         cdef Memory scratch = Memory(_c.cylstm_forward_scratch(&ctx, &dims.c, &self.seq))
         if release:
             with nogil:
@@ -151,6 +151,6 @@ def forward(Packed packed not None, x, states, lengths, threads, bint batch_firs
     cdef int n = _threads(threads)
     p.check(packed, x, states, lengths, batch_first, n, False)
     p.allocate(out)
-    packed.dims.tapes.keep(NULL)
+    packed.spares.release_tape()
     p.run(n)
     return p.y, (p.h_n, p.c_n)

@@ -3,14 +3,13 @@ the package and its tests.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Self
 
-from .layers import LSTM
 from .weights import WeightGrads
 
 _Array = NDArray[Any]
@@ -26,6 +25,7 @@ __pyx_capi__: dict[str, Any]  # the functions of embed.pxd
 
 def _choose_isa() -> tuple[str, str]: ...
 def _choose_gemm() -> str: ...
+def _forked() -> None: ...
 def _threads(threads: int | None) -> int: ...
 def is_masked(value: object) -> bool: ...
 def as_floats(value: ArrayLike, name: str, dtype: np.dtype[Any] | None) -> _Array: ...
@@ -65,10 +65,21 @@ def sgd_step(
     step: int,
 ) -> None: ...
 
-class Spare: ...
+class Current:
+    def __new__(cls, now: Any) -> Self: ...
+    @property
+    def value(self) -> Any: ...
+
+def replace(currents: list[Current], after: list[Any], before: list[Any] | None = None) -> bool: ...
+def aligned_empty(size: int, dtype: DTypeLike, spares: Spares | None = None) -> _Array: ...
+
+class Turn: ...
+
+class Spares:
+    def release(self) -> None: ...
 
 class Memory:
-    def __new__(cls, size: int, spare: Spare | None = None) -> Memory: ...
+    def __new__(cls, size: int, spares: Spares | None = None, kind: int = 0) -> Self: ...
     @property
     def size(self) -> int: ...
 
@@ -94,26 +105,27 @@ class Packed:
         cls,
         dims: Dims,
         flat: _Array,
-        spare: tuple[Memory | None, Memory | None] | None = None,
+        spares: Spares | None,
         before: Packed | None = None,
         threads: int = 1,
     ) -> Self: ...
     @property
-    def memory(self) -> tuple[Memory | None, Memory | None]: ...
+    def dims(self) -> Dims: ...
     @property
-    def made(self) -> tuple[bool, bool]: ...
+    def places(self) -> list[int | None]: ...
+    def without_backward(self) -> Packed: ...
 
 class Problem: ...
 
 def forward(
     packed: Packed,
     x: ArrayLike,
-    states: Sequence[ArrayLike] | None,
+    states: Any,
     lengths: ArrayLike | None,
     threads: int | None,
     batch_first: bool,
     out: _Array | None,
-) -> tuple[_Array, _States]: ...
+) -> tuple[_Array, Any]: ...
 
 class Gradients:
     __slots__ = ("c_0", "h_0", "weights", "x")
@@ -132,7 +144,7 @@ class Tape:
         packed: Packed,
         wrap: Callable[[_Array], WeightGrads],
         x: ArrayLike,
-        states: Sequence[ArrayLike] | None,
+        states: Any,
         lengths: ArrayLike | None,
         threads: int | None,
         batch_first: bool,
@@ -161,7 +173,7 @@ class Tape:
 
 class Stream:
     def __new__(
-        cls, lstm: LSTM, dims: Dims, batch_size: int | None = None, threads: int | None = None
+        cls, current: Current, owner: Any, batch_size: int | None, threads: int | None
     ) -> Self: ...
     @property
     def batch_size(self) -> int | None: ...
@@ -182,5 +194,5 @@ class Stream:
 def __reduce_cython__(self: Any) -> Any: ...
 def __setstate_cython__(self: Any, __pyx_state: Any) -> Any: ...
 def _restore_stream(
-    lstm: LSTM, batch_size: int | None, threads: int | None, state: _States
+    owner: Any, batch_size: int | None, threads: int | None, state: _States
 ) -> Stream: ...

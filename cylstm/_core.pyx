@@ -8,7 +8,7 @@ cimport cython
 from cpython.exc cimport PyErr_Occurred
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport SIZE_MAX, uintptr_t
 from libc.stdlib cimport free, malloc
 cimport numpy as cnp
 
@@ -43,6 +43,7 @@ cdef extern from "<stdatomic.h>" nogil:
 # One extension, since each would link a core, and so a pool, of its own; in parts, each of which
 # uses what stands above it.
 include "_kernels.pxi"
+include "_sharing.pxi"
 include "_memory.pxi"
 include "_dims.pxi"
 include "_packs.pxi"

@@ -10,12 +10,10 @@ cdef class Dims:
     cdef int typenum
     cdef double gil_flops
     cdef Py_ssize_t L, D, inputs, H, R  # "I" would collide with <complex.h>
-    cdef Spare tapes  # of training, which makes one after another; inference lets it go
 
     def __cinit__(self, layers, directions, input, hidden, proj, bias, dtype, isa=None):
         self.dtype = np.dtype(dtype)
         self.typenum = self.dtype.num
-        self.tapes = Spare()
         self.L, self.D, self.inputs, self.H = layers, directions, input, hidden
         self.R = proj or hidden
         self.c = _c.cylstm_dims(layers, directions, input, hidden, proj, bias,

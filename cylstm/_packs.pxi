@@ -5,49 +5,53 @@
 cdef class Pack:
     """The panels for calls, or those for backward, once they are made."""
 
-    cdef bint backward
+    cdef int kind
     cdef Memory memory
     cdef atomic_int made, used
+    cdef Turn turn  # between those who would make it
+
+    def __cinit__(self, int kind):
+        self.kind, self.turn = kind, Turn()
 
 
+@cython.auto_pickle(False)
 cdef class Packed:
     """One block of weights as the kernels read it: each of its two packs is made at first need.
 
     A call of one step uses each weight once. The first to use these reads them raw, for in training
-    it may be the only one (`once`); whoever comes next has them packed.
+    it may be the only one (`once`); whoever comes next has them packed. What the core reads is
+    here and in `dims`, out of reach for Python.
     """
 
-    cdef Dims dims
-    cdef cnp.ndarray flat
+    cdef readonly Dims dims
+    cdef Memory raw
+    cdef Spares spares
     cdef Pack forward, backward
-    cdef object lock
 
-    def __cinit__(self, Dims dims not None, cnp.ndarray flat not None, tuple spare=None,
+    def __cinit__(self, Dims dims not None, cnp.ndarray flat not None, Spares spares,
                   Packed before=None, int threads=1):
-        """Take `flat`. The packs will go into `spare`: `memory` of another, now unread. If the
-        block `before` this one was packed for the forward pass, so is this at once: no call waits.
-        """
+        """Take `flat`, of `aligned_empty`, which changes no more. If the block `before` this one
+        was packed for calls, so is this at once: no call waits."""
         if flat.dtype != dims.dtype or flat.shape[0] != <Py_ssize_t>_c.cylstm_raw_count(&dims.c):
             raise ValueError(f"flat holds {flat.size} {flat.dtype}, expected all weights, "
                              f"{dims.dtype}")
-        self.dims, self.flat, self.lock = dims, flat, threading.Lock()
-        self.forward, self.backward = Pack(), Pack()
-        self.backward.backward = True
-        if spare is not None:
-            self.forward.memory, self.backward.memory = spare
+        self.dims, self.raw, self.spares = dims, cnp.get_array_base(flat), spares
+        self.forward, self.backward = Pack(FORWARD), Pack(BACKWARD)
         if before is not None and before.forward.made != 0:
             self.read(self.forward, False, threads)
 
-    @property
-    def memory(self):
-        """The memory of both packs, without the weights that this object keeps alive."""
-        with self.lock:
-            return self.forward.memory, self.backward.memory
+    def without_backward(self):
+        """The same weights, less the pack for backward, which is made again at need."""
+        cdef Packed other = Packed.__new__(Packed, self.dims, self.raw.array(
+            (<Py_ssize_t>_c.cylstm_raw_count(&self.dims.c),), self.dims.typenum), self.spares)
+        other.forward = self.forward
+        return other
 
     @property
-    def made(self):
-        """Whether there is a pack for calls, and one for backward."""
-        return self.forward.made != 0, self.backward.made != 0
+    def places(self):
+        """Where the packs for calls and for backward lie, None where not made yet; for tests."""
+        return [<uintptr_t>pack.memory.start if pack.made else None
+                for pack in (self.forward, self.backward)]
 
     cdef const void *read(self, Pack pack, bint once, int threads) except? NULL:
         """The panels of `pack`, made if need be. NULL: read raw weights."""
@@ -55,7 +59,7 @@ cdef class Packed:
             return pack.memory.start
         if once and not exchange(&pack.used, True):
             return NULL
-        with self.lock:
+        with pack.turn.get():
             if not pack.made:
                 self.make(pack, threads)
                 pack.made = True
@@ -64,13 +68,12 @@ cdef class Packed:
     cdef int make(self, Pack pack, int threads) except -1:
         cdef _c.cylstm_context ctx
         cdef const _c.cylstm_dims *dims = &self.dims.c
+        cdef bint backward = pack.kind == BACKWARD
         self.dims.pack_context(&ctx, threads)
-        if pack.memory is None:
-            pack.memory = Memory(_c.cylstm_packed_backward_size(&ctx, dims) if pack.backward
-                                 else _c.cylstm_packed_size(&ctx, dims))
-        cdef const void *raw = cnp.PyArray_DATA(self.flat)
+        pack.memory = Memory(_c.cylstm_packed_backward_size(&ctx, dims) if backward
+                             else _c.cylstm_packed_size(&ctx, dims), self.spares, pack.kind)
+        cdef const void *raw = self.raw.start
         cdef void *packed = pack.memory.start
-        cdef bint backward = pack.backward
         if pack.memory.size < GIL_PACK_BYTES:
             pack_weights(&ctx, dims, backward, raw, packed)
         else:

@@ -10,7 +10,8 @@ cdef class Stream:
     """
 
     cdef Dims dims
-    cdef object lstm, weights
+    cdef object owner, weights
+    cdef Current current
     cdef Packed packed
     cdef const void *panels
     cdef Memory memory
@@ -21,11 +22,14 @@ cdef class Stream:
     cdef object threads
     cdef int max_threads
 
-    def __cinit__(self, lstm, Dims dims not None, batch_size=None, threads=None):
+    def __cinit__(self, Current current not None, owner, batch_size, threads):
+        """On the weights that are `current`; `owner.stream(...)` makes another."""
         cdef _c.cylstm_context ctx
+        cdef Dims dims = (<Packed?>current.get().packed).dims
         self.batched = batch_size is not None
         self.N = batch_size if self.batched else 1
-        self.lstm, self.dims, self.threads = lstm, dims, threads
+        self.current, self.dims, self.threads = current, dims, threads
+        self.owner = owner
         self.max_threads = _threads(threads)
         if not dims.fits(16 if dims.L > 1 else 0, self.N, False, self.max_threads):  # a block of 16
             raise ValueError(f"batch_size is {self.N}: too large, the states would not fit the "
@@ -42,18 +46,23 @@ cdef class Stream:
         return self.N if self.batched else None
 
     cdef inline int take(self) except -1:
-        """Enter the stream, with the weights that the LSTM has now."""
+        """Enter the stream, with the weights of now."""
         if exchange(&self.busy, True):
             raise RuntimeError("this stream is in use by another thread; make one for each")
         try:
-            weights = self.lstm._weights
+            weights = self.current.get()
             if weights is not self.weights:
-                self.packed = weights.packed
-                self.panels = self.packed.read(self.packed.forward, False, self.max_threads)
-                self.weights = weights
+                self.read(weights, weights.packed)
         except BaseException:
             self.leave()
             raise
+        return 0
+
+    cdef int read(self, object weights, Packed packed) except -1:
+        if packed is None or packed.dims is not self.dims:
+            raise RuntimeError("the weights of this stream's LSTM are those of another")
+        self.panels = packed.read(packed.forward, False, self.max_threads)
+        self.packed, self.weights = packed, weights
         return 0
 
     cdef inline void leave(self) noexcept:
@@ -96,6 +105,7 @@ cdef class Stream:
         cdef const void *packed
         self.take()
         try:
+            self.packed.spares.release_tape()
             self.dims.fill_context(&ctx, threads, False)
             packed = self.panels
             if release:
@@ -240,10 +250,10 @@ cdef class Stream:
         self.leave()
 
     def __reduce__(self):
-        return _restore_stream, (self.lstm, self.batch_size, self.threads, self.state)
+        return _restore_stream, (self.owner, self.batch_size, self.threads, self.state)
 
 
-def _restore_stream(lstm, batch_size, threads, state):
-    stream = lstm.stream(batch_size, threads=threads)
+def _restore_stream(owner, batch_size, threads, state):
+    stream = owner.stream(batch_size, threads=threads)
     stream.state = state
     return stream

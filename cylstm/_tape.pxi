@@ -57,7 +57,8 @@ cdef class Tape:
         cdef Py_ssize_t LD = dims.L * dims.D, rows = p.T * p.B, width = dims.D * dims.R
         cdef size_t real_size = dims.c.bits // 8, cells = LD * rows * 5 * dims.H * real_size
         cells += -cells % _c.CYLSTM_ALIGN
-        self.memory = Memory(cells + (dims.L - 1) * rows * width * real_size, dims.tapes)
+        self.memory = Memory(cells + (dims.L - 1) * rows * width * real_size, packed.spares,
+                             TAPE)
         self.tape.cells = self.memory.start
         self.tape.hidden = <char *>self.memory.start + cells
         self.tape.dropout = dropout
@@ -138,7 +139,7 @@ cdef class Tape:
         if p.B:
             once = _c.cylstm_reads_raw(&ctx, &dims.c, p.T, p.B)
             packed = weights.read(weights.backward, once, n)
-            seq.raw = cnp.PyArray_DATA(weights.flat) if packed == NULL else NULL
+            seq.raw = weights.raw.start if packed == NULL else NULL
             scratch = Memory(_c.cylstm_backward_scratch(&ctx, &dims.c, &seq))
             if release:
                 with nogil:

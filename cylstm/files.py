@@ -111,7 +111,7 @@ def read(file: BinaryIO) -> Module:
             raise ValueError("; ".join(wrong))
         return {name: entry.read(file) for name, entry in entries.items()}
 
-    return cls._rebuild(config, arrays)
+    return cls._from(config, arrays)
 
 
 def described(metadata: dict[str, str]) -> tuple[type[Module], dict[str, Any]]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _checks
-from .weights import Array, Module, Spec, WeightGrads, Weights, aligned_empty
+from . import _checks, _core
+from .weights import Array, Fixed, Module, Spec, WeightGrads, Weights, uniform
 
 
 def _product(x: Array, weight: Array) -> Array:
@@ -68,7 +68,7 @@ class LinearTape:
         weight = views["weight"]
         n_out, n_in = weight.shape
         rows = dy.reshape(-1, n_out)
-        flat = aligned_empty(self._weights.flat.size, dy.dtype)
+        flat = _core.aligned_empty(self._weights.flat.size, dy.dtype)
         grads = WeightGrads(self._weights.spec, flat)
         _product_dweight(rows, self._x.reshape(-1, n_in), grads["weight"])
         if "bias" in grads:
@@ -91,6 +91,12 @@ class Linear(Module):
         For the first weights; None draws a new one.
     """
 
+    __slots__ = ()
+
+    in_features = Fixed[int]()
+    out_features = Fixed[int]()
+    bias = Fixed[bool]()
+
     def __init__(
         self,
         in_features: int,
@@ -100,21 +106,35 @@ class Linear(Module):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        self.in_features = _checks.integer("in_features", in_features)
-        self.out_features = _checks.integer("out_features", out_features)
-        self.bias = _checks.flag("bias", bias)
-        spec: Spec = (("weight", (self.out_features, self.in_features)),)
-        if self.bias:
-            spec += (("bias", (self.out_features,)),)
-        super().__init__(spec, _checks.float_dtype(dtype), 1 / sqrt(self.in_features), seed)
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "bias": self.bias,
-            "dtype": self.dtype.name,
+        arguments = {
+            "in_features": in_features,
+            "out_features": out_features,
+            "bias": bias,
+            "dtype": dtype,
         }
+        self._make(arguments, seed=seed)
+
+    def _configure(
+        self,
+        *,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        dtype: DTypeLike = "float32",
+    ) -> tuple[dict[str, Any], Spec]:
+        arguments: dict[str, Any] = {
+            "in_features": _checks.integer("in_features", in_features),
+            "out_features": _checks.integer("out_features", out_features),
+            "bias": _checks.flag("bias", bias),
+            "dtype": _checks.float_dtype(dtype),
+        }
+        spec: Spec = (("weight", (arguments["out_features"], arguments["in_features"])),)
+        if arguments["bias"]:
+            spec += (("bias", (arguments["out_features"],)),)
+        return arguments, spec
+
+    def _draw(self, flat: Array, seed: Any) -> None:
+        uniform(flat, 1 / sqrt(self.in_features), seed)
 
     def __call__(self, x: ArrayLike) -> Array:
         """Return y (..., out_features) for x (..., in_features) of the module's dtype.

@@ -10,6 +10,7 @@ Equations: the documentation of torch.optim.SGD, Adam (Kingma and Ba, 2015, algo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from math import inf, isfinite, sqrt
 from typing import Any
 
@@ -21,7 +22,6 @@ from .weights import (
     Module,
     Spec,
     WeightGrads,
-    aligned_empty,
     checked,
     fill,
     mismatches,
@@ -100,8 +100,9 @@ class Optimizer:
             self._state = self._zeros()
         step = self._step + 1
         for module, grad, state in zip(self._modules, flats, self._state, strict=True):
-            with module._update(copy=False, threads=threads) as new:
-                self._advance(module._weights.flat, grad, new, state, step, threads)
+            old = module._weights.flat
+            advance = partial(self._advance, old, grad, state=state, step=step, threads=threads)
+            module._commit(module._prepare(advance, threads))
         self._step = step
 
     def _checked_grads(self, grads: list[Any]) -> list[Array]:
@@ -139,7 +140,9 @@ class Optimizer:
     def _zeros(self) -> list[list[Array]]:
         state = []
         for module in self._modules:
-            arrays = [aligned_empty(module._weights.flat.size, module.dtype) for _ in self._kinds()]
+            arrays = [
+                _core.aligned_empty(module._weights.flat.size, module.dtype) for _ in self._kinds()
+            ]
             for array in arrays:
                 array[:] = 0
             state.append(arrays)
@@ -212,7 +215,7 @@ class Optimizer:
         for module, own, flats in zip(self._modules, specs, state, strict=True):
             for spec, flat in zip(own, flats, strict=True):
                 part = {name: saved[name] for name, _ in spec}
-                fill(spec, flat, checked(spec, module.dtype, part, False, type(self).__name__))
+                fill(spec, checked(spec, module.dtype, part, False, type(self).__name__), flat)
         return state
 
     def _nothing(self, saved: Any) -> list[list[Array]]:

@@ -1,24 +1,24 @@
 """Weights: one immutable block per module, replaced whole, and the base class that does it.
 
 A module's weights lie one after another in one 1-D array, in the order of its `state_dict()`. A
-block never changes once it is installed: whoever took it (a call, a tape, a stream, a reader of
+block never changes once it is made: whoever took it (a call, a tape, a stream, a reader of
 `state_dict()`) keeps the values it started with, on any thread and without a lock. An update
-fills another block and installs it with one attribute assignment.
+prepares another block and commits it with one assignment, so that neither an exception nor a
+signal nor a fork can meet half of it.
 
-Two blocks take turns while a model trains: the memory of the block before last is filled again
-as soon as nobody holds it any more, so that a training step allocates nothing. Every view of a
-block keeps its `flat` alive, hence a weak reference to `flat` tells whether somebody does.
+Memory comes back by reference count: when nobody holds a block any more, its memory waits among
+the module's spares for the next one. Two blocks take turns while a model trains, and a training
+step allocates nothing.
 """
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Spec = tuple[tuple[str, tuple[int, ...]], ...]  # (name, shape) of each array, in order
-
-
-def aligned_empty(size: int, dtype: np.dtype[Any]) -> Array:
-    """Return an uninitialised 1-D array that starts on a cache line (64 bytes)."""
-    raw = np.empty(size * dtype.itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size * dtype.itemsize].view(dtype)
+State = Mapping[str, Any] | Callable[[Spec], Mapping[str, Any]]
+T = TypeVar("T")
 
 
 def split(spec: Spec, flat: Array) -> dict[str, Array]:
@@ -54,7 +49,7 @@ def size_of(spec: Spec) -> int:
     return sum(prod(shape) for _, shape in spec)
 
 
-def fill(spec: Spec, flat: Array, arrays: Mapping[str, Array]) -> None:
+def fill(spec: Spec, arrays: Mapping[str, Array], flat: Array) -> None:
     """Write the arrays of `spec` into `flat`, rounding where the dtypes differ."""
     for name, view in split(spec, flat).items():
         np.copyto(view, arrays[name], casting="same_kind")
@@ -67,21 +62,13 @@ class Weights:
     ----------
     spec : tuple of (name, shape)
     flat : read-only 1-D array, 64-byte aligned, all weights in the order of `spec`
-    packed : whatever a module's `_install` made of `flat` for its kernels, or None
-        It may keep `flat` alive if it has an attribute `memory` that does not. When `_install`
-        gets a reused block, it finds here that `memory` of an earlier one (or the earlier object
-        itself, if it has none): something to write into, not values.
+    packed : `_core.Packed`, the same as the kernels read them, or None where NumPy computes
     """
 
-    __slots__ = ("_memory", "flat", "packed", "spec")
+    __slots__ = ("flat", "packed", "spec")
 
-    def __init__(self, spec: Spec, memory: Array, packed: Any = None) -> None:
-        self.spec = spec
-        self.packed = packed
-        self._memory = memory
-        # Through a read-only buffer, so that nobody can set `writeable` again, and so that
-        # `flat` itself is the base of all its views.
-        self.flat: Array = np.asarray(memory.data.toreadonly())
+    def __init__(self, spec: Spec, flat: Array, packed: Any = None) -> None:
+        self.spec, self.flat, self.packed = spec, flat, packed
 
     def views(self) -> dict[str, Array]:
         """Return {name: read-only view of `flat`}."""
@@ -200,60 +187,89 @@ def checked(
     return {name: arrays[name] for name, _ in spec}
 
 
-class _Spare(NamedTuple):
-    """The memory of the block before last, free to be filled once `holder` is dead."""
+def uniform(flat: Array, bound: float, seed: Any) -> None:
+    """Draw from U(-bound, bound): equal for equal seeds, whatever the dtype."""
+    flat[:] = np.random.default_rng(seed).uniform(-bound, bound, flat.size)
 
-    memory: Array
-    packed: Any
-    holder: weakref.ref[Array]  # of the `flat` that this memory last was
+
+class Fixed(Generic[T]):
+    """An argument of a module's constructor, which can be read but not set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, module: Module, owner: type | None = None) -> T:
+        return module._arguments[self._name]
+
+    def __set__(self, module: Module, value: T) -> None:
+        name = type(module).__name__
+        raise AttributeError(f"{self._name} of {name} is fixed: make another {name}")
 
 
 class Module:
     """What every module with weights shares: state dicts, updates, copies, pickles.
 
-    A subclass calls `super().__init__` last, when everything that its own `_install` needs is in
-    place, and gives `_config()`. Whoever computes takes `weights = self._weights` once and keeps
-    that object until it has finished: pointers into a block are good no longer than the block.
+    A subclass gives `_configure` and `_draw`, has a `Fixed` for each argument, and its `__init__`
+    hands those to `_make`. Whoever computes takes `weights = self._weights` once and keeps that
+    object until it has finished: pointers into a block are good no longer than the block. What
+    the user sets on a module is in its `__dict__`, what is ours is in slots.
     """
 
-    dtype: np.dtype[Any]
-    _weights: Weights
+    __slots__ = ("__dict__", "__weakref__", "_arguments", "_current", "_spares", "_spec")
 
-    def __init__(self, spec: Spec, dtype: np.dtype[Any], bound: float, seed: Any) -> None:
-        """Draw all weights from U(-bound, bound): equal for equal seeds, whatever the dtype."""
-        self.dtype = dtype
-        self._spec = spec
-        self._lock = threading.Lock()  # between writers; a reader needs none
-        self._spare: _Spare | None = None
-        given = self.__dict__.pop("_given", None)
-        if callable(given):
-            given = given(spec)
-        if given is not None:
-            given = checked(spec, dtype, given, False, type(self).__name__)
-        memory = aligned_empty(size_of(spec), dtype)
-        if given is None:
-            memory[:] = np.random.default_rng(seed).uniform(-bound, bound, memory.size)
+    dtype = Fixed[np.dtype[Any]]()
+
+    _arguments: dict[str, Any]
+    _current: _core.Current
+    _spares: _core.Spares
+    _spec: Spec
+
+    # What a subclass gives.
+
+    def _configure(self, *args: Any, **arguments: Any) -> tuple[dict[str, Any], Spec]:
+        """Return the constructor's arguments, checked, and the names and shapes of the weights."""
+        raise NotImplementedError
+
+    def _draw(self, flat: Array, seed: Any) -> None:
+        """Fill the first weights."""
+        raise NotImplementedError
+
+    def _pack(self, flat: Array, before: Weights | None, threads: int) -> _core.Packed | None:
+        """Return what kernels read of `flat`, which follows on `before`."""
+        return None
+
+    # Making a module, and another of it.
+
+    def _make(
+        self, arguments: dict[str, Any], *, seed: Any = None, state: State | None = None
+    ) -> None:
+        """Give a module its configuration and its first weights: those of `state`, or drawn.
+
+        `state` is checked before the memory for weights is taken. It may be a function, which gets
+        the names and shapes that are wanted before it reads any.
+        """
+        name = type(self).__name__
+        if hasattr(self, "_current"):
+            raise RuntimeError(f"__init__ of this {name} has run before: make another {name}")
+        self._arguments, self._spec = self._configure(**arguments)
+        if state is None:
+            first = partial(self._draw, seed=seed)
         else:
-            fill(spec, memory, given)
-        self._install(Weights(spec, memory))
+            arrays = state(self._spec) if callable(state) else state
+            first = partial(fill, self._spec, checked(self._spec, self.dtype, arrays, False, name))
+        self._spares = _core.Spares()
+        self._current = _core.Current(self._prepare(first))
 
     @classmethod
-    def _rebuild(
-        cls, config: dict[str, Any], state: Mapping[str, Any] | Callable[[Spec], Mapping[str, Any]]
-    ) -> Self:
-        """Return a module of this configuration and these weights, for copies and files.
-
-        Nothing is drawn, and `state` is checked before the memory for weights is taken. It may be
-        a function, which gets the names and shapes that are wanted before it reads any.
-        """
+    def _from(cls, config: dict[str, Any], state: State) -> Self:
+        """Return a module of this configuration and these weights, for copies and files."""
         module = cls.__new__(cls)
-        module.__dict__["_given"] = state
-        module.__init__(**config)  # type: ignore[misc]
+        module._make(config, state=state)
         return module
 
     def _config(self) -> dict[str, Any]:
         """Return the constructor's arguments as a dict that JSON can hold."""
-        raise NotImplementedError
+        return {**self._arguments, "dtype": self.dtype.name}
 
     @classmethod
     def _check_config(cls, config: dict[str, Any]) -> list[str]:
@@ -268,33 +284,48 @@ class Module:
         wrong = [f"missing: {name}" for name in needed if name not in config]
         return wrong + [f"unexpected: {name}" for name in config if name not in arguments]
 
-    def _install(self, weights: Weights, threads: int = 1) -> None:
-        """Make `weights` the module's own; from here on no one writes to them.
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._config().items())
+        return f"{type(self).__name__}({arguments})"
 
-        A subclass that prepares weights for its kernels does so in an override, into
-        `weights.packed`, and then calls this: if it raises, the module keeps its old block.
+    def __copy__(self) -> Self:
+        """Return a module with the same weights now; later updates of one leave the other."""
+        twin = self._from(self._config(), self.state_dict())
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = memo[id(self)] = self._from(self._config(), self.state_dict())
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def __reduce__(self) -> Any:
+        return type(self)._from, (self._config(), self.state_dict()), vars(self) or None
+
+    # Weights and their replacement.
+
+    @property
+    def _weights(self) -> Weights:
+        """The block of now."""
+        return self._current.value
+
+    def _prepare(self, fill: Callable[[Array], None], threads: int = 1) -> Weights:
+        """Return a new block, which `fill` has written and `_commit` may install.
+
+        It may fail, at any point, and changes nothing.
         """
-        self._weights = weights
+        flat = _core.aligned_empty(size_of(self._spec), self.dtype, self._spares)
+        fill(flat)
+        flat.flags.writeable = False
+        before = self._weights if hasattr(self, "_current") else None
+        return Weights(self._spec, flat, self._pack(flat, before, threads))
 
-    @contextmanager
-    def _update(self, copy: bool = True, threads: int = 1) -> Iterator[Array]:
-        """Replace all weights: the `with` block gets them as one writable 1-D array.
+    def _commit(self, weights: Weights) -> None:
+        """Install a block that `_prepare` gave: one assignment, which cannot fail.
 
-        They are installed together when the block ends, and not at all if it raises. With
-        `copy=False` the array holds no values yet and must be filled.
+        `_core.replace` does it to several modules at once, whatever else they hold in a `Current`.
         """
-        with self._lock:
-            old, spare = self._weights, self._spare
-            if spare is not None and spare.holder() is None:
-                new = Weights(old.spec, spare.memory, spare.packed)
-            else:
-                new = Weights(old.spec, aligned_empty(old.flat.size, self.dtype))
-            if copy:
-                new._memory[:] = old.flat
-            yield new._memory
-            self._install(new, threads)
-            packed = getattr(old.packed, "memory", old.packed)
-            self._spare = _Spare(old._memory, packed, weakref.ref(old.flat))
+        _core.replace([self._current], [weights])
 
     def state_dict(self) -> dict[str, Array]:
         """Return {name: read-only array}, with PyTorch's names and shapes.
@@ -322,19 +353,17 @@ class Module:
             Not a mapping, or a dtype that would be rounded or is no float of this byte order.
         """
         arrays = checked(self._spec, self.dtype, state, cast, type(self).__name__)
-        with self._update(copy=False) as flat:
-            fill(self._spec, flat, arrays)
+        self._commit(self._prepare(partial(fill, self._spec, arrays)))
 
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self._config().items())
-        return f"{type(self).__name__}({arguments})"
+    def release(self) -> None:
+        """Return to the system all memory that is kept to be used again.
 
-    def __copy__(self) -> Self:
-        """Return a module with the same weights now; later updates of one leave the other."""
-        return self._rebuild(self._config(), self.state_dict())
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self.__copy__()
-
-    def __reduce__(self) -> Any:
-        return type(self)._rebuild, (self._config(), self.state_dict())
+        That is: of the block of weights before this one, if a training step or a load has
+        replaced it; of the last tape; and the weights as `backward` reads them. Nothing else
+        changes, and each is taken again at need.
+        """
+        weights = self._weights
+        if weights.packed is not None:
+            lean = Weights(weights.spec, weights.flat, weights.packed.without_backward())
+            _core.replace([self._current], [lean], [weights])
+        self._spares.release()

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +58,14 @@ def same_bits(a: Any, b: Any) -> bool:
         )
     a, b = list(a), list(b)
     return len(a) == len(b) and all(same_bits(i, j) for i, j in zip(a, b, strict=True))
+
+
+@contextmanager
+def new_weights(module: Any) -> Iterator[Array]:
+    """The weights of a module as one writable array, which it gets when the block ends."""
+    values = module._weights.flat.copy()
+    yield values
+    module._commit(module._prepare(partial(np.copyto, src=values)))
 
 
 def all_grads(grads: Any) -> list[Array]:

@@ -23,7 +23,7 @@ PYTHON_LEVELS = [
     {"_core"},
     {"_checks"},
     {"config", "embed", "weights"},
-    {"tensors"},
+    {"recurrent", "tensors"},
     {"layers", "linear"},
     {"losses", "optim", "files", "convert", "torch"},
     {"__init__"},

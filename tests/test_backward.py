@@ -20,6 +20,7 @@ from helpers import (
     check_by_differences,
     load_golden,
     make_problem,
+    new_weights,
     rel,
     rel_grads,
     same_bits,
@@ -211,7 +212,7 @@ def test_backward_is_exact_for_its_own_forward(dtype: str) -> None:
     lstm.load_state_dict({name: a + 1 for name, a in p.weights.items()})
     assert same_bits(all_grads(tape.backward(p.dy, p.dh_n, p.dc_n)), want)
     for _ in range(3):  # memory of a block that nobody holds is used again: this one is held
-        with lstm._update() as flat:
+        with new_weights(lstm) as flat:
             flat *= 0.5
     assert same_bits(all_grads(tape.backward(p.dy, p.dh_n, p.dc_n)), want)
     del lstm
@@ -223,7 +224,7 @@ def test_new_weights_take_effect(dtype: str) -> None:
     p = make_problem(17, 4, 3, dtype=dtype, **SMALL)
     lstm = p.lstm()
     for _ in range(5):
-        with lstm._update() as flat:
+        with new_weights(lstm) as flat:
             flat *= -0.75
         weights = {name: a.copy() for name, a in lstm.state_dict().items()}
         tape = lstm.forward(p.x, p.states)
@@ -238,7 +239,7 @@ def test_a_failed_update_changes_nothing(dtype: str) -> None:
     p = make_problem(18, 4, 3, dtype=dtype, **SMALL)
     lstm = p.lstm()
     want = lstm(p.x, p.states)[0]
-    with pytest.raises(ZeroDivisionError), lstm._update() as flat:
+    with pytest.raises(ZeroDivisionError), new_weights(lstm) as flat:
         flat[:] = 0
         raise ZeroDivisionError
     assert same_bits(lstm(p.x, p.states)[0], want)

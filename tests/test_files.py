@@ -22,7 +22,7 @@ import safetensors.numpy
 
 import cylstm
 from cylstm import LSTM, Linear, files, tensors
-from helpers import run_python, same_bits
+from helpers import new_weights, run_python, same_bits
 
 MODULES: dict[str, Callable[[], LSTM | Linear]] = {
     "lstm": lambda: LSTM(3, 5, seed=1),
@@ -77,7 +77,7 @@ def test_round_trip(name: str, as_str: bool, tmp_path: Path) -> None:
     x = np.random.default_rng(1).standard_normal((4, 2, 3)).astype(module.dtype)
     got, want = loaded(x), module(x)
     assert same_bits(got, want) if isinstance(want, np.ndarray) else same_bits(got[0], want[0])
-    with loaded._update() as flat:  # and it is a module like any other
+    with new_weights(loaded) as flat:  # and it is a module like any other
         flat += 1
     assert not same_bits(loaded.state_dict().values(), module.state_dict().values())
 
@@ -101,7 +101,7 @@ def test_others_can_read_it(name: str, tmp_path: Path) -> None:
 
 def test_values_that_are_not_finite(tmp_path: Path) -> None:
     module = Linear(3, 2)
-    with module._update() as flat:
+    with new_weights(module) as flat:
         flat[:] = [np.nan, np.inf, -np.inf, -0.0, 1e-45, 3e38, 0, 1]
     cylstm.save(module, tmp_path / "a")
     assert same_bits(cylstm.load(tmp_path / "a")._weights.flat, module._weights.flat)
@@ -603,7 +603,7 @@ def test_no_regular_file_is_read(tmp_path: Path) -> None:
 def test_a_refused_file_makes_no_module(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No constructor of an allocation runs before the tensors have been checked."""
     rewrite(file, {}, bias=np.zeros(3, "f"))
-    monkeypatch.setattr(Linear, "_install", lambda *args: pytest.fail("installed"))
+    monkeypatch.setattr(Linear, "_prepare", lambda *args: pytest.fail("prepared"))
     with pytest.raises(ValueError, match="bias has shape"):
         cylstm.load(file)
     assert files.FORMAT == "1"

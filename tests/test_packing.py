@@ -22,8 +22,8 @@ NETS: dict[str, dict[str, Any]] = {
 
 def packs(lstm: Any) -> tuple[bool, bool]:
     """Whether there is a pack for calls, and one for backward."""
-    made: tuple[bool, bool] = lstm._weights.packed.made
-    return made
+    forward, backward = lstm._weights.packed.places
+    return forward is not None, backward is not None
 
 
 def training_step(p: Problem, lstm: Any, threads: int) -> list[Any]:

@@ -6,14 +6,16 @@ import copy
 import pickle
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cylstm import _core
 from cylstm.linear import Linear
-from cylstm.weights import WeightGrads, aligned_empty
-from helpers import Array, same_bits
+from cylstm.weights import WeightGrads
+from helpers import Array, new_weights, same_bits
 
 SPEC = (("weight", (2, 3)), ("bias", (2,)))
 
@@ -32,7 +34,7 @@ def address(array: Array) -> int:
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_aligned(size: int, dtype: str) -> None:
-    arrays = [aligned_empty(size, np.dtype(dtype)) for _ in range(5)]
+    arrays = [_core.aligned_empty(size, np.dtype(dtype)) for _ in range(5)]
     assert {(address(a) % 64, a.shape, a.dtype.name) for a in arrays} == {(0, (size,), dtype)}
 
 
@@ -55,7 +57,7 @@ def test_nobody_can_write_to_a_block() -> None:
 
 def test_update_replaces_all() -> None:
     module = linear()
-    with module._update() as flat:
+    with new_weights(module) as flat:
         assert flat.flags.writeable and flat.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
         flat += 1
         assert module._weights.flat.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]  # not yet
@@ -65,25 +67,24 @@ def test_update_replaces_all() -> None:
 def test_a_failed_update_changes_nothing() -> None:
     module = linear()
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), module._update() as flat:
+        with pytest.raises(ZeroDivisionError), new_weights(module) as flat:
             flat[:] = np.nan
             raise ZeroDivisionError
         assert module._weights.flat.tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
-    with module._update() as flat:  # nor does it leave the lock held, or the nan behind
+    with new_weights(module) as flat:  # nor does it leave the lock held, or the nan behind
         flat += 1
     assert module._weights.flat.tolist() == [1, 2, 3, 4, 5, 6, 8, 9]
 
 
-def test_a_failed_install_changes_nothing() -> None:
-    class Packing(Linear):
-        def _install(self, weights: Any, threads: Any = None) -> None:
-            if np.isnan(weights.flat).any():
-                raise MemoryError
-            super()._install(weights, threads)
+def test_a_failed_pack_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pack(self: Any, flat: Array, *args: Any) -> None:
+        if np.isnan(flat).any():
+            raise MemoryError
 
-    module = Packing(3, 2, seed=1)
+    monkeypatch.setattr(Linear, "_pack", pack)
+    module = Linear(3, 2, seed=1)
     before = module._weights
-    with pytest.raises(MemoryError), module._update() as flat:
+    with pytest.raises(MemoryError), new_weights(module) as flat:
         flat[0] = np.nan
     assert module._weights is before
 
@@ -91,7 +92,7 @@ def test_a_failed_install_changes_nothing() -> None:
 def test_two_blocks_take_turns() -> None:
     module, seen = linear(), set()
     for _ in range(10):
-        with module._update() as flat:
+        with new_weights(module) as flat:
             flat += 1
         seen.add(address(module._weights.flat))
     assert len(seen) == 2
@@ -117,7 +118,7 @@ def test_a_block_in_use_is_left_alone(hold: Any) -> None:
     weights, memory = module._weights.flat.copy(), address(module._weights.flat)
     held = hold(module)
     for _ in range(5):
-        with module._update() as flat:
+        with new_weights(module) as flat:
             if not isinstance(held, Linear):
                 assert address(flat) != memory
             flat[:] = np.nan
@@ -136,35 +137,6 @@ def test_a_block_in_use_is_left_alone(hold: Any) -> None:
         assert np.isin(values, weights).all()
 
 
-class Packed:
-    """What a module may make of its weights: here their negatives, and it holds on to them."""
-
-    def __init__(self, flat: Array, memory: Array | None) -> None:
-        self.flat, self.memory = flat, np.empty(8) if memory is None else memory
-        self.memory[:] = -flat
-
-
-def test_packed_memory_travels_with_its_block() -> None:
-    class Packing(Linear):
-        def _install(self, weights: Any, threads: Any = None) -> None:
-            weights.packed = Packed(weights.flat, weights.packed)
-            super()._install(weights, threads)
-
-    module, seen = Packing(3, 2, dtype="float64"), set()
-    for _ in range(6):
-        with module._update() as flat:
-            flat += 1
-        assert same_bits(module._weights.packed.memory, -module._weights.flat)
-        seen.add((address(module._weights.packed.memory), address(module._weights.flat)))
-    assert len(seen) == 2
-    kept = module._weights.packed  # alone, without the block that it was made for
-    for _ in range(4):
-        with module._update() as flat:
-            flat += 1
-        assert address(module._weights.packed.memory) != address(kept.memory)
-    assert same_bits(kept.memory, -kept.flat)
-
-
 def test_a_reader_sees_one_whole_block() -> None:
     """Two threads write, each a block of one value; a reader never meets two values in one."""
     module = Linear(50, 200, dtype="float64")
@@ -173,7 +145,7 @@ def test_a_reader_sees_one_whole_block() -> None:
     def write(first: int) -> None:
         value = first
         while not stop.is_set():
-            with module._update(copy=False) as flat:
+            with new_weights(module) as flat:
                 for part in np.array_split(flat, 5):
                     part[:] = value
             value += 2
@@ -186,7 +158,7 @@ def test_a_reader_sees_one_whole_block() -> None:
                 torn.append((low, high))
             reads[0] += 1
 
-    with module._update() as flat:
+    with new_weights(module) as flat:
         flat[:] = 0
     threads = [threading.Thread(target=write, args=(k,)) for k in (1, 2)]
     threads += [threading.Thread(target=read) for _ in range(2)]
@@ -202,12 +174,16 @@ def test_a_reader_sees_one_whole_block() -> None:
 
 
 def test_no_update_is_lost() -> None:
+    """Of those that say which block they started from: one that came too late is made again."""
     module = linear()
 
     def write() -> None:
         for _ in range(200):
-            with module._update() as flat:
-                flat += 1
+            done = False
+            while not done:
+                old = module._weights
+                new = module._prepare(partial(np.add, old.flat, 1))
+                done = _core.replace([module._current], [new], [old])
 
     threads = [threading.Thread(target=write) for _ in range(4)]
     for thread in threads:
@@ -215,6 +191,21 @@ def test_no_update_is_lost() -> None:
     for thread in threads:
         thread.join()
     assert module._weights.flat.tolist() == [800, 801, 802, 803, 804, 805, 807, 808]
+
+
+def test_several_blocks_are_replaced_together() -> None:
+    modules = [linear(), linear()]
+    currents = [module._current for module in modules]
+    old = [module._weights for module in modules]
+    new = [module._prepare(lambda flat: flat.fill(1)) for module in modules]
+    with pytest.raises(ValueError, match="lists of one length"):
+        _core.replace(currents, new[:1])
+    with pytest.raises(TypeError):
+        _core.replace([*currents, None], [*new, None])  # type: ignore[list-item]
+    assert not _core.replace(currents, new, [old[0], new[1]])
+    assert [module._weights for module in modules] == old
+    assert _core.replace(currents, new, old)
+    assert [module._weights for module in modules] == new
 
 
 # --- load_state_dict

@@ -1,0 +1,232 @@
+"""What all recurrent layers share: sizes, dropout, calls, tapes, streams. `_core` computes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+import os
+import sys
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar
+
+from numpy.typing import DTypeLike
+
+from . import _checks, _core
+from .weights import Array, Fixed, Module, Spec, WeightGrads, Weights, uniform
+
+S = TypeVar("S")  # a state: (h, c), or h
+
+MAX_LAYERS = 2**16  # a stack's weights are listed by name
+
+
+class _Recurrent(Module, Generic[S]):
+    """A stack of recurrent layers. A kind of cell is a subclass: its number of gates, the type of
+    its state, and a constructor that hands its arguments to `_make`."""
+
+    __slots__ = ("_calls", "_dims", "_seed")
+
+    _gates: ClassVar[int]
+    # The kernels to use, for tests; None: those that `show_config()` names.
+    _isa: ClassVar[str | None] = None
+
+    input_size = Fixed[int]()
+    hidden_size = Fixed[int]()
+    num_layers = Fixed[int]()
+    bias = Fixed[bool]()
+    batch_first = Fixed[bool]()
+    bidirectional = Fixed[bool]()
+
+    _calls: itertools.count[int]
+    _dims: _core.Dims
+    _seed: int
+
+    @property
+    def dropout(self) -> float:
+        """Probability of dropping an output between layers while training; may be changed."""
+        return self._arguments["dropout"]
+
+    @dropout.setter
+    def dropout(self, value: float) -> None:
+        new = _checks.number("dropout", value, most=1)
+        self._arguments = {**self._arguments, "dropout": new}
+
+    def _make(self, arguments: dict[str, Any], *, seed: Any = None, state: Any = None) -> None:
+        number = int.from_bytes(os.urandom(8), "little") if seed is None else operator.index(seed)
+        super()._make(arguments, seed=seed, state=state)
+        self._seed = number  # of dropout
+        self._calls = itertools.count()  # next is atomic, without a GIL from CPython 3.14 on
+
+    def _configure(
+        self,
+        *,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: DTypeLike = "float32",
+        **more: Any,
+    ) -> tuple[dict[str, Any], Spec]:
+        arguments: dict[str, Any] = {
+            "input_size": _checks.integer("input_size", input_size),
+            "hidden_size": _checks.integer("hidden_size", hidden_size),
+            "num_layers": _checks.integer("num_layers", num_layers, most=MAX_LAYERS),
+            "bias": _checks.flag("bias", bias),
+            "batch_first": _checks.flag("batch_first", batch_first),
+            "dropout": _checks.number("dropout", dropout, most=1),
+            "bidirectional": _checks.flag("bidirectional", bidirectional),
+            **self._configure_cell(hidden_size, **more),
+            "dtype": _checks.float_dtype(dtype),
+        }
+        I, H, L = arguments["input_size"], arguments["hidden_size"], arguments["num_layers"]
+        P, D = arguments.get("proj_size", 0), 1 + arguments["bidirectional"]
+        count = self._count_weights(I, H, P, L, D, arguments["bias"])
+        # in Python's integers, which don't overflow; packed, they are up to 14 times as many
+        if 8 * count * arguments["dtype"].itemsize > sys.maxsize:
+            raise ValueError(
+                f"input_size {I}, hidden_size {H} and num_layers {L} make {count} weights, too "
+                "many for the address space"
+            )
+        self._dims = _core.Dims(L, D, I, H, P, arguments["bias"], arguments["dtype"], self._isa)
+        return arguments, self._make_spec(I, H, P, L, D, arguments["bias"])
+
+    def _configure_cell(self, hidden_size: int) -> dict[str, Any]:
+        """Return the arguments that this kind of cell has beside those of all, checked."""
+        return {}
+
+    def _count_weights(self, I: int, H: int, P: int, L: int, D: int, bias: bool) -> int:
+        """How many weights `_make_spec` will ask for, before it lists them."""
+        R = P or H
+        other = self._gates * H * (D * R + R + 2 * bias) + P * H
+        first = other + self._gates * H * (I - D * R)
+        return D * (first + (L - 1) * other)
+
+    def _make_spec(self, I: int, H: int, P: int, L: int, D: int, bias: bool) -> Spec:
+        """PyTorch's names and shapes, in its order."""
+        gates, R = self._gates * H, P or H
+        spec: list[tuple[str, tuple[int, ...]]] = []
+        for layer in range(L):
+            for suffix in ("", "_reverse")[:D]:
+                end = f"_l{layer}{suffix}"
+                spec.append((f"weight_ih{end}", (gates, D * R if layer else I)))
+                spec.append((f"weight_hh{end}", (gates, R)))
+                if bias:
+                    spec += [(f"bias_ih{end}", (gates,)), (f"bias_hh{end}", (gates,))]
+                if P:
+                    spec.append((f"weight_hr{end}", (R, H)))
+        return tuple(spec)
+
+    def _draw(self, flat: Array, seed: Any) -> None:
+        uniform(flat, 1 / math.sqrt(self.hidden_size), seed)
+
+    def _pack(self, flat: Array, before: Weights | None, threads: int) -> _core.Packed:
+        packed = None if before is None else before.packed
+        return _core.Packed(self._dims, flat, self._spares, packed, threads)
+
+    def __call__(
+        self,
+        x: Array,
+        states: S | None = None,
+        lengths: Any = None,
+        threads: int | None = None,
+        *,
+        out: Array | None = None,
+    ) -> tuple[Array, S]:
+        """Run the layers over a batch of sequences; nothing is kept, nothing is dropped.
+
+        Parameters
+        ----------
+        x : array (T, B, I), or (B, T, I) with `batch_first`, or unbatched (T, I)
+        states : (h_0, c_0) or None for zeros
+            h_0 (L*D, B, R) and c_0 (L*D, B, H), unbatched (L*D, R) and (L*D, H).
+        lengths : integers (B,), in any order, each 0 to T; unbatched one integer; None: all T
+            Steps past a length are not computed, and what stands in x there changes nothing.
+        threads : int or None for `get_num_threads()`
+        out : contiguous array like y, or None
+            Written to and returned as y; after a Ctrl-C it holds a part of y. Large outputs are
+            best used again: the system fills new memory with zeros first.
+
+        Returns
+        -------
+        y : array (T, B, D*R) or as x is laid out; 0 past each length; new unless `out` is given
+        (h_n, c_n) : arrays like h_0 and c_0, after the last valid step of each sequence
+
+        Raises
+        ------
+        ValueError
+            A wrong shape, T = 0, a length outside 0 to T, or an `out` that can't be written to.
+        TypeError
+            A wrong dtype or byte order, or something that is no array.
+        """
+        return _core.forward(
+            self._weights.packed, x, states, lengths, threads, self.batch_first, out
+        )
+
+    def forward(
+        self,
+        x: Array,
+        states: S | None = None,
+        lengths: Any = None,
+        threads: int | None = None,
+        train: bool = True,
+    ) -> _core.Tape:
+        """Run the layers and keep what its backward pass needs: a tape.
+
+        Arguments and errors are those of a call. `train=False` keeps a tape without dropout;
+        its y is that of a call, to the bit.
+
+        Returns
+        -------
+        Tape : .y, .h_n, .c_n, .gates, .cells and .backward(dy, dh_n, dc_n)
+        """
+        weights = self._weights
+        drops = bool(train) and self.dropout > 0 and self.num_layers > 1
+        return _core.Tape(
+            weights.packed,
+            partial(WeightGrads, weights.spec),
+            x,
+            states,
+            lengths,
+            threads,
+            self.batch_first,
+            self.dropout if drops else 0.0,
+            self._draw_key,
+        )
+
+    def stream(self, batch_size: int | None = None, *, threads: int | None = None) -> _core.Stream:
+        """Return a stream, which takes the sequence step by step and keeps the state inside.
+
+        Parameters
+        ----------
+        batch_size : int or None
+            None takes x_t (I,) and gives (R,); N takes (N, I) and gives (N, R).
+        threads : int or None for `get_num_threads()`; small steps run on one
+
+        Raises
+        ------
+        ValueError
+            The layers are bidirectional: its reverse direction starts at the end.
+        """
+        if self.bidirectional:
+            raise ValueError(
+                f"a bidirectional {type(self).__name__} can't stream: its reverse direction starts "
+                "at the end of the sequence"
+            )
+        if batch_size is not None:
+            batch_size = _checks.integer("batch_size", batch_size)
+        return _core.Stream(self._current, self, batch_size, threads)
+
+    def _draw_key(self) -> int:
+        """The key of one call's dropout masks: of the seed and the number of calls before."""
+        return _mix(_mix(self._seed) + next(self._calls))
+
+
+def _mix(n: int) -> int:
+    """Steele, Lea and Flood's SplitMix64 (doi:10.1145/2660193.2660195), as the kernels use it."""
+    n = (n + 0x9E3779B97F4A7C15) % 2**64
+    n = (n ^ (n >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    n = (n ^ (n >> 27)) * 0x94D049BB133111EB % 2**64
+    return n ^ (n >> 31)
