@@ -9,7 +9,7 @@ the configuration stands in the file's metadata:
     cylstm.version   the version of cylstm that wrote the file; for information
 
 Nothing here knows a class beyond its name: a module that has `_config`, `_check_config` and
-`_rebuild` (all in `Module`) can be saved once it stands in `CLASSES`.
+`_from` (all in `Module`) can be saved once it stands in `CLASSES`.
 """
 
 from __future__ import annotations

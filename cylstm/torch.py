@@ -239,7 +239,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         config = {name: getattr(self, name) for name in _ARGUMENTS}
         state = {n: _array(w) for n, w in zip(self._flat_weights_names, self._flat_weights)}
         dtype = next(iter(state.values())).dtype.name
-        return self._cell._rebuild({**config, "dtype": dtype}, state)
+        return self._cell._from({**config, "dtype": dtype}, state)
 
     def _adopt(self: Any) -> None:
         """Have the parameters tell of their changes, where they can."""

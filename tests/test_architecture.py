@@ -267,7 +267,7 @@ def symbols(listing: str) -> tuple[set[str], set[str]]:
 @pytest.mark.skipif(not shutil.which("nm"), reason="nm is not installed")
 def test_calls_run_downward(tmp_path: Path) -> None:
     """What `#include`s do not show: a function that the public header declares may be anywhere."""
-    defined, needed = {}, {}
+    defined, needed = dict[str, str](), dict[Path, set[str]]()
     for number, path in enumerate(sorted(SRC_C.rglob("*.c"))):
         output = tmp_path / f"{number}.o"
         compile_c(COMPILERS[0], "-O0", "-c", "-o", output, path)
