@@ -2,7 +2,8 @@
 
 from . import losses, optim
 from .config import get_num_threads, set_num_threads, show_config
-from .files import load, save
+from .convert import inspect, load
+from .files import save
 from .layers import LSTM
 from .linear import Linear
 
@@ -13,6 +14,7 @@ __all__ = [
     "Linear",
     "get_include",
     "get_num_threads",
+    "inspect",
     "load",
     "losses",
     "optim",

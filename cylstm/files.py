@@ -1,4 +1,4 @@
-"""Files: `save` a module with its configuration as one safetensors file, and read it again.
+"""Our own files: `save` a module with its configuration as safetensors, and `read` it again.
 
 The arrays have PyTorch's names and order of gates, so any reader of safetensors can use them;
 the configuration stands in the file's metadata:
@@ -31,7 +31,6 @@ from .weights import Array, Module, Spec, mismatches
 
 FORMAT = "1"
 CLASSES: dict[str, type[Module]] = {cls.__name__: cls for cls in (LSTM, Linear)}
-MAX_MESSAGE = 2000  # characters
 
 
 def save(module: Module, path: str | os.PathLike[str]) -> None:
@@ -62,30 +61,6 @@ def save(module: Module, path: str | os.PathLike[str]) -> None:
         "cylstm.version": sys.modules["cylstm"].__version__,
     }
     _write(os.fsdecode(path), to_bytes(module.state_dict(), metadata))
-
-
-def load(path: str | os.PathLike[str]) -> Any:
-    """Read a file that `save` wrote, and return the module.
-
-    Raises
-    ------
-    ValueError
-        The file is broken, was not written by `save`, or by a version whose layout is unknown, or
-        its weights do not fit its configuration. The message names the file and what is wrong.
-    OSError
-        There is no such file, or it cannot be read.
-    """
-    name = os.fsdecode(path)
-    try:
-        if not stat.S_ISREG(os.stat(name).st_mode) and not os.path.isdir(name):
-            raise ValueError("not a regular file")
-        with open(name, "rb") as file:
-            return read(file)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        message = str(error)
-        if len(message) > MAX_MESSAGE:
-            message = f"{message[:MAX_MESSAGE]}... ({len(message)} characters)"
-        raise ValueError(f"{name}: {message}") from error
 
 
 def is_own(metadata: dict[str, str]) -> bool:

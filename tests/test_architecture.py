@@ -25,7 +25,8 @@ PYTHON_LEVELS = [
     {"config", "embed", "weights"},
     {"recurrent", "tensors"},
     {"layers", "linear"},
-    {"losses", "optim", "files", "convert", "torch"},
+    {"losses", "optim", "files", "torch"},
+    {"convert"},
     {"__init__"},
 ]
 C_LEVELS = [
@@ -45,7 +46,7 @@ PUBLIC_HEADER = "cylstm.h"  # the words that all C files above the kernels share
 
 # Packages that the library may import: at the top of a module, or only inside a function.
 IMPORTED = {"numpy"}
-IMPORTED_LAZILY = {"scipy"}
+IMPORTED_LAZILY = {"scipy", "h5py", "onnx", "torch"}
 # Modules that `import cylstm` leaves alone, for users of a package which they import at the top.
 OF_ANOTHER_PACKAGE = {"torch": {"torch"}}
 
@@ -69,7 +70,7 @@ class _WithoutTypeChecking(ast.NodeTransformer):
 
 
 def absolute_imports(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """Dotted names of the modules that a Python file imports; "cylstm.x" for relative imports."""
+    """Dotted names of the modules that a Python file imports, relative ones by their full name."""
     tree = _WithoutTypeChecking().visit(ast.parse(path.read_text()))
     nodes = tree.body if top_level_only else list(ast.walk(tree))
     names = set()
@@ -77,8 +78,9 @@ def absolute_imports(path: Path, *, top_level_only: bool = False) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = "cylstm" if node.level else ""
-            module = ".".join(part for part in (base, node.module) if part)
+            package = path.relative_to(ROOT).parent.parts if node.level else ()
+            base = package[: len(package) - node.level + 1]
+            module = ".".join([*base, *([node.module] if node.module else [])])
             if module == "cylstm":
                 names |= {f"cylstm.{alias.name}" for alias in node.names}
             else:

@@ -389,11 +389,6 @@ def test_foreign_files(tmp_path: Path) -> None:
         safetensors.numpy.save_file({"weight": np.zeros((2, 3), dtype)}, path)
         with pytest.raises(ValueError, match="not written by cylstm.save"):
             cylstm.load(path)
-    for content in (b"", b"\0" * 100, b"PK\3\4 not safetensors", b"\xff" * 1000):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match="not a whole safetensors file") as error:
-            cylstm.load(path)
-        assert str(path) in str(error.value)
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""Model files of every format, told apart by their content: `load` and `inspect`.
+
+A reader is a module of this package with one function,
+
+    read(source: Source, *, its own options) -> Contents
+
+which states what the file holds and leaves nothing out (`found.py`). `READERS` lists them; one is
+imported when a file is its own, and imports what it needs itself. Orders of gates are in
+`gates.py`. This module is part of `import cylstm`, hence imports nothing of the package at its top.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .found import Contents
+    from .source import Source
+
+MAX_MESSAGE = 2000  # characters
+
+
+class Reader(NamedTuple):
+    """One format: its name for people, the module that reads it, and whether a file is of it."""
+
+    name: str
+    module: str
+    sniff: Callable[[Source], bool]
+
+
+def _is_safetensors(source: Source) -> bool:
+    return source.head[8:9] == b"{" and int.from_bytes(source.head[:8], "little") < source.size
+
+
+def _is_torch(source: Source) -> bool:
+    old = source.head.startswith(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.")
+    return old or any(name.endswith("/data.pkl") for name in source.names)
+
+
+def _is_keras(source: Source) -> bool:
+    hdf5 = source.head.startswith(b"\x89HDF\r\n\x1a\n")
+    return hdf5 or {"config.json", "model.weights.h5"} <= source.names
+
+
+def _is_onnx(source: Source) -> bool:
+    """A protobuf that starts with a small ir_version and goes on with a field of ModelProto."""
+    head = source.head
+    return len(head) > 2 and head[0] == 0x08 and head[1] < 64 and head[2] in b'\x12\x1a"(2:B'
+
+
+READERS = (
+    Reader("safetensors", "safetensors", _is_safetensors),
+    Reader("PyTorch", "torch", _is_torch),
+    Reader("Keras", "keras", _is_keras),
+    Reader("ONNX", "onnx", _is_onnx),
+)
+
+
+def load(path: str | os.PathLike[str], inside: str | None = None, **options: Any) -> Any:
+    """Read a model file and return what it holds, exactly, or refuse.
+
+    The format is told by the content of the file: what `cylstm.save` wrote, or another program's
+    safetensors, PyTorch, Keras or ONNX file. A file with one recurrent layer, or one that is a
+    whole of parts that cylstm has, is returned as it is; `inspect` shows what there is.
+
+    Parameters
+    ----------
+    path : str or path-like
+    inside : str or None
+        The path of one recurrent layer within the file, as `inspect` shows it.
+    options : further arguments
+        Of the module's constructor, where the file does not say or you want it otherwise
+        (batch_first=True, dropout=0.1, dtype="float64"), or of the format's reader.
+
+    Returns
+    -------
+    a module: LSTM, GRU, RNN, ..., or the class that `save` was given
+
+    Raises
+    ------
+    ValueError
+        The file is broken or of no known format, holds something that cylstm does not have, or
+        several layers of which none was chosen. The message names the file and what is wrong.
+    TypeError
+        An option that neither the reader nor the module knows.
+    OSError
+        There is no such file, or it cannot be read.
+    ImportError
+        The format needs a package that is not installed; the message names it.
+    """
+    from .found import build
+
+    with _opened(path) as (source, reader):
+        read = _module(reader).read
+        own = {name: options.pop(name) for name in _own_options(read) if name in options}
+        contents: Contents = read(source, **own)
+        if inside is None and contents.whole is not None:
+            return contents.whole(**options)
+        return build(contents.find(inside), **options)
+
+
+def inspect(path: str | os.PathLike[str]) -> Contents:
+    """Return what a model file holds, without loading it: its recurrent layers, and what is around.
+
+    The result prints as a table: each layer's path in the file, its cell and sizes, the options it
+    needs, and whether it loads. `.layers` has the same as objects.
+
+    Raises ValueError, OSError and ImportError as `load` does.
+    """
+    with _opened(path) as (source, reader):
+        contents: Contents = _module(reader).read(source)
+        return contents
+
+
+def _module(reader: Reader) -> Any:
+    try:
+        return import_module(f"{__name__}.{reader.module}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{reader.module}":
+            raise
+        raise ValueError(f"a {reader.name} file, which this version does not read") from error
+
+
+def _own_options(read: Callable[..., Contents]) -> list[str]:
+    parameters = signature(read).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Source, Reader]]:
+    """Open a file and tell its format; what goes wrong inside becomes an error that names it."""
+    from .found import UnknownOption
+    from .source import Source
+
+    name = os.fsdecode(path)
+    if not stat.S_ISREG(os.stat(name).st_mode) and not os.path.isdir(name):
+        raise ValueError(f"{name}: not a regular file")
+    with open(name, "rb") as file:
+        try:
+            source = Source(name, file)
+            reader = next((reader for reader in READERS if reader.sniff(source)), None)
+            if reader is None:
+                known = ", ".join(reader.name for reader in READERS)
+                raise ValueError(f"of no format that cylstm reads: {known}")
+            yield source, reader
+        except UnknownOption:
+            raise
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            message = str(error)
+            if len(message) > MAX_MESSAGE:
+                message = f"{message[:MAX_MESSAGE]}... ({len(message)} characters)"
+            raise ValueError(f"{name}: {message}") from error
