@@ -5,8 +5,17 @@
  * `claimed` up to that word, by compare-and-swap, runs the share: the helper itself or,
  * when the helper is late, the caller. The description of a phase stays valid until every
  * claimed share is done, because the caller waits for those and only for those.
+ *
+ * Others may want the cores too: other processes, or threads of this one that spin on after
+ * another library's work. A helper that loses its core with a share in hand holds up the call, so
+ * it offers its core between shares, long before the system would take it; and it never takes a
+ * share where it would only stand in its caller's way, on the same core. What helpers cost all the
+ * same is kept account of: after each loss they rest, each time twice as long, until they have
+ * made up for it.
  */
-#if !defined(_WIN32)
+#if defined(__linux__)
+#define _GNU_SOURCE /* sched_getcpu */
+#elif !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #endif
 #include "threads.h"
@@ -35,6 +44,7 @@ void cylstm_end_team(struct cylstm_team *team) { (void)team; }
 #else
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -45,11 +55,13 @@ enum {
     SHARE_BITS = 16,
     SPINS_PER_LOOK = 64, /* pauses between looks at the clock */
     CLOSE_CALLS = 16,    /* small calls in a row that are worth waking helpers for */
-    REST_FACTOR = 40,    /* a stalled helper is left alone for so many times its stall */
     /* in microseconds: */
-    SPIN_TIME = 50,  /* how long anyone spins before sleeping */
-    AWAKE_TIME = 40, /* how long after a call helpers surely still spin */
-    STALL_TIME = 20  /* waits up to this are no stall */
+    SPIN_TIME = 50,        /* how long anyone spins before sleeping */
+    AWAKE_TIME = 40,       /* how long after a call helpers surely still spin */
+    STALL_TIME = 20,       /* waits up to this are no stall */
+    WAKE_TIME = 5,         /* what it costs to wake a helper that then comes too late */
+    LONGEST_REST = 200000, /* of helpers that never make up for what they cost */
+    CORE_TIME = 1000       /* how long a helper keeps its core before it offers it to others */
 };
 
 struct helper {
@@ -62,11 +74,16 @@ struct helper {
 
 static struct {
     _Alignas(128) _Atomic uint64_t phase; /* number << SHARE_BITS | shares */
+    atomic_int caller_cpu;                /* where the phase was begun; -1: who knows */
     cylstm_phase *run;
     void *arg;
-    _Alignas(128) atomic_flag busy; /* held by the call that has the pool */
-    int64_t rest_until;             /* no helpers before; the pool's holder's own */
-    _Atomic int64_t ended;          /* when the last call that wanted helpers did */
+    _Alignas(128)
+        atomic_flag busy;  /* held by the call that has the pool; the account is its own: */
+    int64_t rest_until;    /* no helpers before */
+    int64_t next_rest;     /* how long the next rest is at least */
+    int64_t owed;          /* what helpers have cost and not made up for */
+    int woken;             /* whether one was woken that has not come yet */
+    _Atomic int64_t ended; /* when the last call that wanted helpers did */
     atomic_int row; /* calls up to now that followed closely on one another, at most CLOSE_CALLS */
     atomic_int helpers;
     atomic_int caller_asleep;
@@ -121,12 +138,11 @@ static void wake_caller(void)
     pthread_mutex_unlock(&pool.caller_mutex);
 }
 
-/* A helper that holds its share for far longer than the caller took for its own has lost its
- * core to somebody else. It may lose it again at the next phase: leave the helpers alone for
- * many times as long, and the call goes on at the speed of one thread. */
-static void wait_done(struct helper *h, uint64_t phase, int64_t began)
+/* Returns how long it took, if it was a stall: a helper that holds its share for far longer than
+ * the caller took for its own has lost its core to somebody else. */
+static int64_t wait_done(struct helper *h, uint64_t phase, int64_t began)
 {
-    if (atomic_load_explicit(&h->done, memory_order_acquire) == phase) return;
+    if (atomic_load_explicit(&h->done, memory_order_acquire) == phase) return 0;
     const int64_t waits = now_us();
     if (!spin(&h->done, 0, phase)) {
         pthread_mutex_lock(&pool.caller_mutex);
@@ -136,21 +152,46 @@ static void wait_done(struct helper *h, uint64_t phase, int64_t began)
         atomic_store(&pool.caller_asleep, 0);
         pthread_mutex_unlock(&pool.caller_mutex);
     }
-    const int64_t now = now_us(), waited = now - waits;
-    if (waited > STALL_TIME && waited > 3 * (waits - began))
-        pool.rest_until = now + REST_FACTOR * waited;
+    const int64_t waited = now_us() - waits;
+    return waited > STALL_TIME && waited > 3 * (waits - began) ? waited : 0;
+}
+
+/* Helpers have just cost so much, or gained it. After a loss they rest, for as long as they cost
+ * and twice as long each time, until they have made up for it: then all is forgotten. */
+static void keep_account(int64_t cost, int64_t gain)
+{
+    if (cost) {
+        pool.owed += cost;
+        if (pool.next_rest < cost) pool.next_rest = cost;
+        pool.rest_until = now_us() + pool.next_rest;
+        pool.next_rest = 2 * pool.next_rest < LONGEST_REST ? 2 * pool.next_rest : LONGEST_REST;
+    } else if (pool.owed && (pool.owed -= gain) <= 0) {
+        pool.owed = pool.next_rest = 0;
+    }
 }
 
 /* Sleep until there is a phase with a share for this helper. */
 static void sleep_helper(struct helper *h, size_t share, uint64_t seen)
 {
-    uint64_t phase;
     pthread_mutex_lock(&h->mutex);
-    atomic_store(&h->asleep, 1);
-    while ((phase = atomic_load(&pool.phase)) == seen || share >= shares_of(phase))
+    for (;;) {
+        atomic_store(&h->asleep, 1);
+        const uint64_t phase = atomic_load(&pool.phase);
+        if (phase != seen && share < shares_of(phase)) break;
         pthread_cond_wait(&h->wake, &h->mutex);
+    }
     atomic_store(&h->asleep, 0);
     pthread_mutex_unlock(&h->mutex);
+}
+
+/* Returns whether it slept. */
+static int wake_helper(struct helper *h)
+{
+    if (!atomic_load(&h->asleep) || !atomic_exchange(&h->asleep, 0)) return 0;
+    pthread_mutex_lock(&h->mutex);
+    pthread_cond_signal(&h->wake);
+    pthread_mutex_unlock(&h->mutex);
+    return 1;
 }
 
 static int claim(struct helper *h, uint64_t phase)
@@ -159,21 +200,51 @@ static int claim(struct helper *h, uint64_t phase)
     return last < phase && atomic_compare_exchange_strong(&h->claimed, &last, phase);
 }
 
+/* Systems like to wake a thread where its waker runs. A helper that has taken the core from the
+ * very call that it should help goes elsewhere; returns 0 where it can't. */
+#if defined(__linux__)
+static int this_cpu(void) { return sched_getcpu(); }
+
+static int leave_caller_alone(void)
+{
+    const int cpu = atomic_load_explicit(&pool.caller_cpu, memory_order_relaxed);
+    cpu_set_t may, other;
+    if (cpu < 0 || cpu != this_cpu() || sched_getaffinity(0, sizeof may, &may)) return 1;
+    other = may;
+    CPU_CLR((unsigned)cpu, &other);
+    if (!CPU_COUNT(&other)) return 0;
+    if (!sched_setaffinity(0, sizeof other, &other)) (void)sched_setaffinity(0, sizeof may, &may);
+    return 1;
+}
+#else
+static int this_cpu(void) { return -1; }
+static int leave_caller_alone(void) { return 1; }
+#endif
+
 static void *help(void *arg)
 {
     struct helper *h = arg;
     const size_t share = (size_t)(h - pool.helper) + 1;
     uint64_t seen = atomic_load(&h->done);
+    int64_t on_core = now_us(); /* since when, as far as we know */
+    int stays = 1;
     (void)cylstm_enter_float_mode();
     for (;;) {
         /* a phase of fewer threads is no reason to stay awake */
-        if (!spin(&pool.phase, seen, 0) || share >= shares_of(atomic_load(&pool.phase)))
+        if (!stays || !spin(&pool.phase, seen, 0) || share >= shares_of(atomic_load(&pool.phase))) {
             sleep_helper(h, share, seen);
+            on_core = now_us();
+        }
         seen = atomic_load_explicit(&pool.phase, memory_order_acquire);
-        if (share >= shares_of(seen) || !claim(h, seen)) continue;
+        if (share >= shares_of(seen)) continue;
+        stays = leave_caller_alone();
+        if (!stays || !claim(h, seen)) continue;
         pool.run(pool.arg, share, 0);
         atomic_store(&h->done, seen);
         wake_caller();
+        if (now_us() - on_core < CORE_TIME) continue;
+        sched_yield();
+        on_core = now_us();
     }
     return NULL;
 }
@@ -247,28 +318,35 @@ void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *run, void *arg, si
     const uint64_t phase = (last + 1) << SHARE_BITS | (helpers + 1);
     pool.run = run;
     pool.arg = arg;
+    atomic_store_explicit(&pool.caller_cpu, this_cpu(), memory_order_relaxed);
     atomic_store(&pool.phase, phase);
-    for (size_t j = 0; j < helpers; j++) {
-        struct helper *h = &pool.helper[j];
-        if (!atomic_load(&h->asleep)) continue;
-        pthread_mutex_lock(&h->mutex);
-        pthread_cond_signal(&h->wake);
-        pthread_mutex_unlock(&h->mutex);
-    }
+    for (size_t j = 0; j < helpers; j++) pool.woken |= wake_helper(&pool.helper[j]);
     run(arg, 0, 1);
+    const int64_t mine = pool.owed ? now_us() - began : 0; /* for a share */
     for (size_t share = helpers + 1; share < shares; share++) run(arg, share, 1);
+    int64_t cost = 0, came = 0;
     for (size_t j = 0; j < helpers; j++) {
         struct helper *h = &pool.helper[j];
-        if (!claim(h, phase)) continue;
+        if (!claim(h, phase)) {
+            came++;
+            continue;
+        }
         run(arg, j + 1, 1);
         atomic_store(&h->done, phase);
     }
-    for (size_t j = 0; j < helpers; j++) wait_done(&pool.helper[j], phase, began);
+    if (!came) return;
+    pool.woken = 0;
+    for (size_t j = 0; j < helpers; j++) cost += wait_done(&pool.helper[j], phase, began);
+    if (cost || pool.owed) keep_account(cost, came * mine);
 }
 
 void cylstm_end_team(struct cylstm_team *team)
 {
-    if (team->threads > 1) atomic_flag_clear(&pool.busy);
+    if (team->threads > 1) {
+        if (pool.woken) keep_account(WAKE_TIME, 0); /* in vain */
+        pool.woken = 0;
+        atomic_flag_clear(&pool.busy);
+    }
     if (team->wanted > 1) atomic_store_explicit(&pool.ended, now_us(), memory_order_relaxed);
     team->threads = 1;
 }
