@@ -173,7 +173,7 @@ def find_shape(name: str) -> Shape:
     named = {shape.name: shape for rows in load_shapes().values() for shape in rows}
     if name in named:
         return named[name]
-    T, B, I, H = map(int, name.split(","))  # noqa: E741
+    T, B, I, H = map(int, name.split(","))
     return Shape(name, T, B, I, H)
 
 

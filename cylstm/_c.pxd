@@ -119,3 +119,4 @@ cdef extern from "cylstm.h" nogil:
                          const size_t *active, size_t rows, const void *x, void *y)
 
     int cylstm_pool_helpers()
+    int cylstm_stop_pool()

@@ -242,6 +242,11 @@ void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx,
  * same bits. Helpers sleep when there is nothing to do, and a forked child starts anew. */
 int cylstm_pool_helpers(void); /* helper threads alive now */
 
+/* End the helpers and return when they are gone; the next call that has use for the pool starts
+ * it again. Returns 0, and stops nothing, while a call has the pool; else 1. A shared library
+ * does so by itself as it is unloaded or the process exits. */
+int cylstm_stop_pool(void);
+
 #ifdef __cplusplus
 }
 #endif

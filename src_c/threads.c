@@ -26,6 +26,7 @@
 #if defined(_WIN32) || defined(CYLSTM_NO_THREADS)
 
 int cylstm_pool_helpers(void) { return 0; }
+int cylstm_stop_pool(void) { return 1; }
 
 struct cylstm_team cylstm_begin_team(int threads, int small)
 {
@@ -53,8 +54,9 @@ void cylstm_end_team(struct cylstm_team *team) { (void)team; }
 enum {
     MAX_HELPERS = 255,
     SHARE_BITS = 16,
-    SPINS_PER_LOOK = 64, /* pauses between looks at the clock */
-    CLOSE_CALLS = 16,    /* small calls in a row that are worth waking helpers for */
+    STOP = (1 << SHARE_BITS) - 1, /* in place of a phase's shares: helpers end */
+    SPINS_PER_LOOK = 64,          /* pauses between looks at the clock */
+    CLOSE_CALLS = 16,             /* small calls in a row that are worth waking helpers for */
     /* in microseconds: */
     SPIN_TIME = 50,        /* how long anyone spins before sleeping */
     AWAKE_TIME = 40,       /* how long after a call helpers surely still spin */
@@ -68,6 +70,7 @@ struct helper {
     _Alignas(128) _Atomic uint64_t claimed; /* the last phase whose share was taken */
     _Alignas(128) _Atomic uint64_t done;    /* the last phase whose share was finished */
     atomic_int asleep;
+    pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
 };
@@ -97,6 +100,12 @@ static struct {
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static size_t shares_of(uint64_t phase) { return (size_t)(phase & ((1u << SHARE_BITS) - 1)); }
+
+/* Its number; for the pool's holder. */
+static uint64_t next_phase(void)
+{
+    return (atomic_load_explicit(&pool.phase, memory_order_relaxed) >> SHARE_BITS) + 1;
+}
 
 static inline void pause_cpu(void)
 {
@@ -236,6 +245,7 @@ static void *help(void *arg)
             on_core = now_us();
         }
         seen = atomic_load_explicit(&pool.phase, memory_order_acquire);
+        if (shares_of(seen) == STOP) return NULL;
         if (share >= shares_of(seen)) continue;
         stays = leave_caller_alone();
         if (!stays || !claim(h, seen)) continue;
@@ -246,7 +256,6 @@ static void *help(void *arg)
         sched_yield();
         on_core = now_us();
     }
-    return NULL;
 }
 
 /* A forked child has none of its parent's threads, and perhaps its locks mid-air. */
@@ -261,6 +270,12 @@ static void forget_threads(void)
 
 static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_threads); }
 
+static void forget_helper(struct helper *h)
+{
+    pthread_cond_destroy(&h->wake);
+    pthread_mutex_destroy(&h->mutex);
+}
+
 static int start_helper(int n)
 {
     struct helper *h = &pool.helper[n];
@@ -268,21 +283,37 @@ static int start_helper(int n)
     atomic_store(&h->claimed, phase);
     atomic_store(&h->done, phase);
     atomic_store(&h->asleep, 0);
-    if (pthread_mutex_init(&h->mutex, NULL) || pthread_cond_init(&h->wake, NULL)) return 0;
-    pthread_attr_t attr;
-    pthread_t thread;
+    pthread_mutex_init(&h->mutex, NULL);
+    pthread_cond_init(&h->wake, NULL);
     sigset_t all, old;
-    if (pthread_attr_init(&attr)) return 0;
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     sigfillset(&all); /* signals are the host program's business */
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    const int started = !pthread_create(&thread, &attr, help, h);
+    const int started = !pthread_create(&h->thread, NULL, help, h);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
+    if (!started) forget_helper(h);
     return started;
 }
 
 int cylstm_pool_helpers(void) { return atomic_load(&pool.helpers); }
+
+int cylstm_stop_pool(void)
+{
+    if (atomic_flag_test_and_set(&pool.busy)) return 0;
+    const int helpers = atomic_load(&pool.helpers);
+    atomic_store(&pool.phase, (next_phase() << SHARE_BITS) | STOP);
+    for (int j = 0; j < helpers; j++) {
+        struct helper *h = &pool.helper[j];
+        (void)wake_helper(h);
+        pthread_join(h->thread, NULL);
+        forget_helper(h);
+    }
+    atomic_store(&pool.helpers, 0);
+    atomic_flag_clear(&pool.busy);
+    return 1;
+}
+
+/* A library that is unloaded takes the code of its threads along. */
+__attribute__((destructor)) static void stop_at_unload(void) { (void)cylstm_stop_pool(); }
 
 struct cylstm_team cylstm_begin_team(int threads, int small)
 {
@@ -314,8 +345,7 @@ void cylstm_run_phase(struct cylstm_team *team, cylstm_phase *run, void *arg, si
     }
     const size_t helpers =
         shares - 1 < (size_t)team->threads - 1 ? shares - 1 : (size_t)team->threads - 1;
-    const uint64_t last = atomic_load_explicit(&pool.phase, memory_order_relaxed) >> SHARE_BITS;
-    const uint64_t phase = (last + 1) << SHARE_BITS | (helpers + 1);
+    const uint64_t phase = next_phase() << SHARE_BITS | (helpers + 1);
     pool.run = run;
     pool.arg = arg;
     atomic_store_explicit(&pool.caller_cpu, this_cpu(), memory_order_relaxed);

@@ -263,6 +263,29 @@ def test_the_default_is_what_the_affinity_mask_leaves() -> None:
         assert output(code, *given, CYLSTM_NUM_THREADS="") == str(min(count, everything))
 
 
+ONE_CPU = """
+import os, statistics, time
+import numpy as np
+import cylstm
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+lstm, x = cylstm.LSTM(64, 256, seed=1), np.ones((500, 1, 64), "f4")
+def cpu_seconds(threads):
+    start = time.process_time()
+    lstm(x, threads=threads)
+    return time.process_time() - start
+pairs = [(cpu_seconds(2), cpu_seconds(1)) for _ in range(20)]
+two, one = map(statistics.median, zip(*pairs))
+print(two / one)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity masks here")
+@own_products
+def test_two_threads_on_one_cpu_cost_little_more_than_one() -> None:
+    """In CPU time, which other processes do not change by much."""
+    assert float(output(ONE_CPU)) < 1.5
+
+
 # ---------------------------------------------------------------------------------------------
 # Many callers
 # ---------------------------------------------------------------------------------------------
