@@ -90,6 +90,23 @@ cdef extern from "cylstm.h" nogil:
                          const void *packed_backward, const cylstm_sequence *seq,
                          const cylstm_gradients *grads, void *scratch)
 
+    cdef struct cylstm_linear:
+        size_t rows, inputs, outputs
+        const void *weight
+
+    size_t cylstm_linear_scratch(const cylstm_context *ctx, const cylstm_linear *linear)
+    void cylstm_linear_forward(const cylstm_context *ctx, const cylstm_linear *linear,
+                               const void *x, const void *bias, void *y, void *scratch)
+
+    cdef struct cylstm_linear_gradients:
+        const void *x
+        const void *dy
+        void *dx
+        void *dweight
+
+    void cylstm_linear_backward(const cylstm_context *ctx, const cylstm_linear *linear,
+                                const cylstm_linear_gradients *grads, void *scratch)
+
     cdef struct cylstm_adam:
         double lr, beta1, beta2, eps, weight_decay
         int decoupled

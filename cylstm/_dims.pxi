@@ -1,6 +1,23 @@
 """The sizes of an LSTM, its kernels, and how many threads a call has. Part of `_core.pyx`."""
 
 
+cdef int _fill_context(_c.cylstm_context *ctx, const _c.cylstm_kernels *kernels, int bits,
+                       int threads, bint polled) except -1:
+    """A context for a call with products."""
+    ctx.kernels, ctx.threads = kernels, threads
+    ctx.sgemm, ctx.dgemm, ctx.poll, ctx.poll_arg = NULL, NULL, NULL, NULL
+    store_pointer(&_last, <uintptr_t>kernels, memory_order_relaxed)
+    if polled and _answers_signals():
+        ctx.poll = _poll
+    if _force_blas:
+        _load_blas()
+        if bits == 32:
+            ctx.sgemm = _sgemm
+        else:
+            ctx.dgemm = _dgemm
+    return 0
+
+
 cdef class Dims:
     """The sizes of an LSTM, and the kernels that serve it."""
 
@@ -34,17 +51,7 @@ cdef class Dims:
         ctx.poll_arg = NULL
 
     cdef int fill_context(self, _c.cylstm_context *ctx, int threads, bint polled) except -1:
-        self.pack_context(ctx, threads)
-        store_pointer(&_last, <uintptr_t>self.kernels, memory_order_relaxed)
-        if polled and _answers_signals():
-            ctx.poll = _poll
-        if _force_blas:
-            _load_blas()
-            if self.c.bits == 32:
-                ctx.sgemm = _sgemm
-            else:
-                ctx.dgemm = _dgemm
-        return 0
+        return _fill_context(ctx, self.kernels, self.c.bits, threads, polled)
 
     cdef bint fits(self, double T, double B, bint kept, int threads):
         """Whether what the core takes for a call surely has a size: in doubles, which don't

@@ -12,27 +12,25 @@ from . import _checks, _core
 from .weights import Array, Fixed, Module, Spec, WeightGrads, Weights, uniform
 
 
-def _product(x: Array, weight: Array) -> Array:
-    """y = x W^T; x (N, in), weight (out, in), y (N, out)."""
-    return x @ weight.T
-
-
-def _product_dx(dy: Array, weight: Array) -> Array:
-    """dx = dy W; dy (N, out), weight (out, in), dx (N, in)."""
-    return dy @ weight
-
-
-def _product_dweight(dy: Array, x: Array, out: Array) -> None:
-    """dW = dy^T x, into out (out, in); dy (N, out), x (N, in)."""
-    np.matmul(dy.T, x, out=out)
+def _rows(array: Array, width: int) -> Array:
+    """Return an array (..., width) as (N, width), contiguous and aligned."""
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        array = array.copy()
+    return array.reshape(-1, width)
 
 
 class LinearGrads:
-    """The gradients of one backward pass: `x` (..., in_features), `weights` {name: array}."""
+    """The gradients of one backward pass.
+
+    Attributes
+    ----------
+    x : array (..., in_features), or None where it was not asked for
+    weights : {name: array}, with the names, shapes and order of `Linear.state_dict()`
+    """
 
     __slots__ = ("weights", "x")
 
-    def __init__(self, x: Array, weights: WeightGrads) -> None:
+    def __init__(self, x: Array | Any, weights: WeightGrads) -> None:
         self.x = x
         self.weights = weights
 
@@ -53,10 +51,19 @@ class LinearTape:
         self._weights = weights
         self.y = y
 
-    def backward(self, dy: ArrayLike) -> LinearGrads:
+    def backward(
+        self, dy: ArrayLike, *, threads: int | None = None, need_x: bool = True
+    ) -> LinearGrads:
         """Return the gradients of a loss whose gradient with respect to `y` is `dy`.
 
         May be called again. dx = dy W, dW = dy^T x, db = sum of dy over all rows.
+
+        Parameters
+        ----------
+        dy : array of the shape of y
+        threads : int or None for `get_num_threads()`; small products take one
+        need_x : bool
+            False leaves out the gradient of x, half of the work.
 
         Raises
         ------
@@ -64,16 +71,19 @@ class LinearTape:
             `dy` does not have the shape or the dtype of `y`.
         """
         dy = _checks.array("dy", dy, self.y.dtype, self.y.shape)
-        views = self._weights.views()
-        weight = views["weight"]
+        weight = self._weights.views()["weight"]
         n_out, n_in = weight.shape
-        rows = dy.reshape(-1, n_out)
+        x, rows = self._x.reshape(-1, n_in), _rows(dy, n_out)
         flat = _core.aligned_empty(self._weights.flat.size, dy.dtype)
         grads = WeightGrads(self._weights.spec, flat)
-        _product_dweight(rows, self._x.reshape(-1, n_in), grads["weight"])
+        n = _core._threads(threads)
+        if rows.size:
+            dx = _core.linear_backward(x, rows, weight, grads["weight"], need_x, n)
+        else:
+            dx, flat[:] = np.empty_like(x) if need_x else None, 0
         if "bias" in grads:
             np.sum(rows, axis=0, out=grads["bias"])
-        return LinearGrads(_product_dx(rows, weight).reshape(self._x.shape), grads)
+        return LinearGrads(None if dx is None else dx.reshape(self._x.shape), grads)
 
 
 class Linear(Module):
@@ -136,18 +146,29 @@ class Linear(Module):
     def _draw(self, flat: Array, seed: Any) -> None:
         uniform(flat, 1 / sqrt(self.in_features), seed)
 
-    def __call__(self, x: ArrayLike) -> Array:
+    def __call__(self, x: ArrayLike, *, threads: int | None = None) -> Array:
         """Return y (..., out_features) for x (..., in_features) of the module's dtype.
 
-        Raises ValueError or TypeError if x has another last axis or another dtype.
-        """
-        return self._apply(self._checked_x(x), self._weights)
+        `threads` is how many cores the call may keep busy, None for `get_num_threads()`; small
+        products take one. The bits of y do not depend on it.
 
-    def forward(self, x: ArrayLike) -> LinearTape:
+        Raises ValueError or TypeError if x has another last axis or another dtype.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import cylstm
+        >>> linear = cylstm.Linear(3, 2, seed=0)
+        >>> linear(np.ones((5, 4, 3), np.float32)).shape
+        (5, 4, 2)
+        """
+        return self._apply(self._checked_x(x), self._weights, threads)
+
+    def forward(self, x: ArrayLike, *, threads: int | None = None) -> LinearTape:
         """Return a tape with `y` as from a call, whose `backward` gives the gradients."""
         x = np.array(self._checked_x(x), order="C")  # the tape's own
         weights = self._weights
-        return LinearTape(x, weights, self._apply(x, weights))
+        return LinearTape(x, weights, self._apply(x, weights, threads))
 
     def _checked_x(self, value: ArrayLike) -> Array:
         x = _checks.array("x", value, self.dtype)
@@ -155,9 +176,10 @@ class Linear(Module):
             raise ValueError(f"x has shape {x.shape}, expected (..., {self.in_features})")
         return x
 
-    def _apply(self, x: Array, weights: Weights) -> Array:
+    def _apply(self, x: Array, weights: Weights, threads: int | None) -> Array:
         views = weights.views()
-        y = _product(x.reshape(-1, self.in_features), views["weight"])
-        if self.bias:
-            y += views["bias"]
-        return y.reshape(*x.shape[:-1], self.out_features)
+        shape, n = (*x.shape[:-1], self.out_features), _core._threads(threads)
+        if not x.size:
+            return np.empty(shape, x.dtype)
+        rows = _rows(x, self.in_features)
+        return _core.linear_forward(rows, views["weight"], views.get("bias"), n).reshape(shape)

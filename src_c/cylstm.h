@@ -189,6 +189,27 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
                      const void *packed_backward, const struct cylstm_sequence *seq,
                      const struct cylstm_gradients *grads, void *scratch);
 
+/* ---------------------------------------------------------------- an affine map */
+
+/* y = x W^T + b for each row, with W as it is: weights are not packed. All arrays are contiguous
+ * and apart. The bits of a row depend neither on the other rows nor on the threads. */
+struct cylstm_linear {
+    size_t rows, inputs, outputs; /* each at least 1 */
+    const void *weight;           /* W (outputs, inputs) */
+};
+size_t cylstm_linear_scratch(const struct cylstm_context *ctx, const struct cylstm_linear *linear);
+/* x (rows, inputs), bias (outputs) or NULL for zeros, y (rows, outputs) */
+void cylstm_linear_forward(const struct cylstm_context *ctx, const struct cylstm_linear *linear,
+                           const void *x, const void *bias, void *y, void *scratch);
+
+struct cylstm_linear_gradients {
+    const void *x, *dy; /* (rows, inputs), (rows, outputs) */
+    void *dx;           /* (rows, inputs), or NULL where it is not wanted */
+    void *dweight;      /* (outputs, inputs) */
+};
+void cylstm_linear_backward(const struct cylstm_context *ctx, const struct cylstm_linear *linear,
+                            const struct cylstm_linear_gradients *grads, void *scratch);
+
 /* ------------------------------------------------------------------- optimisers */
 
 /* A step on n weights: `out` gets the new ones, and may be `weights` itself. What is

@@ -23,6 +23,12 @@ double cylstm_forward_flops(const struct cylstm_dims *dims, double rows)
     return rows * D * (first + (double)(dims->layers - 1) * other);
 }
 
+struct cylstm_sharing cylstm_share_flops(const struct cylstm_context *ctx, double flops)
+{
+    const int alone = ctx->threads < 2 || cylstm_uses_blas(ctx) || flops < PARALLEL_CALL_FLOPS;
+    return (struct cylstm_sharing){alone ? 1 : ctx->threads, flops < WAKING_CALL_FLOPS};
+}
+
 struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
                                       const struct cylstm_dims *dims, size_t B, double rows,
                                       size_t panels, size_t weights, int split_directions)
@@ -32,9 +38,9 @@ struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
     const double step_flops = 8 * (double)B * H * R;
     size_t n = ctx->threads > 1 ? (size_t)ctx->threads : 1;
     struct cylstm_split split = {.threads = 1, .directions = 1, .rows = 1};
-    const double flops = cylstm_forward_flops(dims, rows);
-    if (n < 2 || cylstm_uses_blas(ctx) || flops < PARALLEL_CALL_FLOPS) return split;
-    split.small = flops < WAKING_CALL_FLOPS;
+    const struct cylstm_sharing sharing = cylstm_share_flops(ctx, cylstm_forward_flops(dims, rows));
+    if (sharing.threads == 1) return split;
+    split.small = sharing.small;
     if (split_directions && dims->directions == 2 && n % 2 == 0) split.directions = 2;
     const int streams = weight_bytes > CACHED_BYTES && B / n < STREAMED_ROWS;
     if (split.directions == 1 && (B < n || streams) && step_flops >= PARALLEL_STEP_FLOPS &&

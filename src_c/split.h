@@ -32,6 +32,13 @@ struct cylstm_split {
 /* What packing all weights or writing their gradients takes beside the work of a call, as rows. */
 enum { ROWS_FOR_WEIGHTS = 4 };
 
+/* How many threads are worth a call of so many flops, all of which can be shared. */
+struct cylstm_sharing {
+    int threads;
+    int small; /* not worth waking a helper for */
+};
+struct cylstm_sharing cylstm_share_flops(const struct cylstm_context *ctx, double flops);
+
 /* `rows` is the work of the call, `panels` bounds the shares of units, `weights` is how many every
  * step of a pass reads, and `split_directions` says whether the two directions of a layer may run
  * side by side. */

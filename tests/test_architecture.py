@@ -38,7 +38,7 @@ C_LEVELS = [
     {"split"},
     {"optim", "pack"},
     {"product"},
-    {"forward_step", "backward_step", "backward_gradients"},
+    {"forward_step", "backward_step", "backward_gradients", "linear"},
     {"forward", "backward"},
     {"plan"},
 ]

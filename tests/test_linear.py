@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from cylstm.linear import Linear
-from helpers import Array, new_weights, numerical_gradient, rel, same_bits
+from helpers import Array, bits_promised, new_weights, numerical_gradient, rel, same_bits
 
 GOLDEN = Path(__file__).parent / "golden_training" / "linear.npz"
 
@@ -68,6 +71,75 @@ def test_any_leading_shape(shape: tuple[int, ...]) -> None:
     rows_x, rows_dy = x.reshape(-1, 3), dy.reshape(-1, 2)
     assert rel(grads.weights["weight"], np.einsum("no,ni->oi", rows_dy, rows_x)) < 1e-14
     assert rel(grads.weights["bias"], rows_dy.sum(0)) < 1e-14
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 50, 300])
+@pytest.mark.parametrize("n_in, n_out", [(1, 1), (3, 1), (17, 5), (64, 64), (260, 70), (600, 129)])
+def test_products_of_every_form(rows: int, n_in: int, n_out: int, dtype: str) -> None:
+    """Few rows and few outputs, panels that are not whole, sums in several pieces; the bits are
+    those of each row alone, on any number of threads."""
+    linear = Linear(n_in, n_out, dtype=dtype, seed=1)
+    x, dy = draw(1, rows, n_in, dtype=dtype), draw(2, rows, n_out, dtype=dtype)
+    weight, bias = (a.astype(np.float64) for a in linear.state_dict().values())
+    tape = linear.forward(x, threads=1)
+    grads = tape.backward(dy, threads=1)
+    tolerance = 2e-6 if dtype == "float32" else 5e-15
+    wide_x, wide_dy = x.astype(np.float64), dy.astype(np.float64)
+    assert rel(tape.y, wide_x @ weight.T + bias) < tolerance
+    assert rel(grads.x, wide_dy @ weight) < tolerance
+    assert rel(grads.weights["weight"], wide_dy.T @ wide_x) < tolerance
+    assert rel(grads.weights["bias"], wide_dy.sum(0)) < tolerance
+    for threads in (2, 3):
+        other = linear.forward(x, threads=threads)
+        assert same_bits(other.y, tape.y)
+        again = other.backward(dy, threads=threads)
+        assert same_bits(again.x, grads.x) and same_bits(again.weights.flat, grads.weights.flat)
+    if bits_promised():
+        for row in {0, rows // 2, rows - 1}:
+            assert same_bits(linear(x[row]), tape.y[row])
+
+
+def test_the_gradient_of_x_is_left_out() -> None:
+    linear = Linear(3, 2, dtype="float64", seed=1)
+    for rows in (4, 0):
+        tape, dy = linear.forward(draw(1, rows, 3)), draw(2, rows, 2)
+        lean = tape.backward(dy, need_x=False)
+        assert lean.x is None and same_bits(lean.weights.flat, tape.backward(dy).weights.flat)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's /proc")
+def test_one_thread_is_one_thread() -> None:
+    """Nothing else in the process computes, a BLAS's threads neither."""
+    code = """if True:
+    import os
+    import numpy as np, cylstm
+    def seconds_of_others():
+        ticks = 0
+        for task in os.listdir("/proc/self/task"):
+            if int(task) != os.getpid():
+                with open(f"/proc/self/task/{task}/stat") as stat:
+                    ticks += sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+    linear, x = cylstm.Linear(1024, 1024, seed=0), np.ones((512, 1024), np.float32)
+    before = seconds_of_others()
+    for _ in range(4):
+        tape = linear.forward(x)
+        tape.backward(tape.y)
+    print(seconds_of_others() - before)
+    """
+    environment = {**os.environ, "CYLSTM_NUM_THREADS": "1", "CYLSTM_GEMM": "auto"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) <= 0.02
+
+
+def test_unaligned_arrays() -> None:
+    linear = Linear(3, 2, dtype="float64", seed=1)
+    x = draw(1, 4, 3)
+    crooked = np.frombuffer(b"." + x.tobytes(), np.uint8)[1:].view(np.float64).reshape(4, 3)
+    assert not crooked.flags.aligned and same_bits(linear(crooked), linear(x))
+    assert same_bits(linear.forward(crooked).y, linear(x))
 
 
 def test_strides_do_not_matter() -> None:

@@ -1,0 +1,61 @@
+"""An affine map and its gradients, on arrays that `linear.py` has checked. Part of `_core.pyx`."""
+
+
+cdef bint _fill_linear(_c.cylstm_context *ctx, _c.cylstm_linear *c, int threads, cnp.ndarray x,
+                       cnp.ndarray weight, tuple others) except -1:
+    """The structs of a call with x (N, in) and W (out, in), and whether it should release the GIL.
+    All arrays are contiguous and of one dtype; the error is for this package."""
+    cdef int num = cnp.PyArray_TYPE(weight), bits = 8 * cnp.PyArray_ITEMSIZE(weight)
+    cdef cnp.ndarray array
+    for array in (x, weight) + others:
+        if cnp.PyArray_TYPE(array) != num or not cnp.PyArray_ISCARRAY_RO(array):
+            raise ValueError("expected contiguous arrays of one dtype")
+    c.rows, c.inputs = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
+    c.outputs = cnp.PyArray_DIM(weight, 0)
+    c.weight = cnp.PyArray_DATA(weight)
+    cdef bint release = 2.0 * c.rows * c.inputs * c.outputs >= GIL_FLOPS_SIMD
+    _fill_context(ctx, _c.cylstm_find_kernels(ISA.encode(), bits), bits, threads, release)
+    return release
+
+
+def linear_forward(cnp.ndarray x not None, cnp.ndarray weight not None, cnp.ndarray bias,
+                   int threads):
+    """Return y (N, out) = x W^T + b for x (N, in), W (out, in), b (out,) or None; no size is 0."""
+    cdef _c.cylstm_context ctx
+    cdef _c.cylstm_linear c
+    cdef cnp.npy_intp shape[2]
+    cdef bint release = _fill_linear(&ctx, &c, threads, x, weight, () if bias is None else (bias,))
+    shape[0], shape[1] = c.rows, c.outputs
+    cdef cnp.ndarray y = cnp.PyArray_SimpleNew(2, shape, cnp.PyArray_TYPE(x))
+    cdef Memory scratch = Memory(_c.cylstm_linear_scratch(&ctx, &c))
+    cdef const void *b = NULL if bias is None else cnp.PyArray_DATA(bias)
+    cdef const void *rows = cnp.PyArray_DATA(x)
+    cdef void *out = cnp.PyArray_DATA(y)
+    if release:
+        with nogil:
+            _c.cylstm_linear_forward(&ctx, &c, rows, b, out, scratch.start)
+        _raise_pending()
+    else:
+        _c.cylstm_linear_forward(&ctx, &c, rows, b, out, scratch.start)
+    return y
+
+
+def linear_backward(cnp.ndarray x not None, cnp.ndarray dy not None, cnp.ndarray weight not None,
+                    cnp.ndarray dweight not None, bint need_x, int threads):
+    """Write dW (out, in) = dy^T x, and return dx (N, in) = dy W or None; no size is 0."""
+    cdef _c.cylstm_context ctx
+    cdef _c.cylstm_linear c
+    cdef _c.cylstm_linear_gradients g
+    cdef cnp.ndarray dx = np.empty_like(x) if need_x else None
+    cdef bint release = _fill_linear(&ctx, &c, threads, x, weight, (dy, dweight))
+    cdef Memory scratch = Memory(_c.cylstm_linear_scratch(&ctx, &c))
+    g.x, g.dy = cnp.PyArray_DATA(x), cnp.PyArray_DATA(dy)
+    g.dx = cnp.PyArray_DATA(dx) if need_x else NULL
+    g.dweight = cnp.PyArray_DATA(dweight)
+    if release:
+        with nogil:
+            _c.cylstm_linear_backward(&ctx, &c, &g, scratch.start)
+        _raise_pending()
+    else:
+        _c.cylstm_linear_backward(&ctx, &c, &g, scratch.start)
+    return dx
