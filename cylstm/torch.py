@@ -381,8 +381,9 @@ def accelerate(model: torch.nn.Module, inplace: bool = False) -> Any:
     UserWarning
         Nothing was replaced.
 
-    >>> model = accelerate(model)
+    >>> model = accelerate(torch.nn.ModuleDict({"lstm": torch.nn.LSTM(8, 16)}))
     >>> print(report(model))
+    lstm  cylstm  LSTM(8, 16)
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
