@@ -6,7 +6,7 @@
 # make lint          formatters, linters, types, stubs, C warnings;  make format rewrites
 # make asan          the light suite under AddressSanitizer and UBSan
 # make inner-loops   what compilers make of the kernels' innermost loops, and how fast CPUs could run them
-# make kernels       every kernel against plain loops in long double, plain and under ASan; ARGS=--help
+# make kernels       every kernel against plain loops in long double, plain and under ASan; ARGS=--bench
 # make tsan          the thread pool's stress test under ThreadSanitizer
 # make ulp           the error of sigmoid and tanh over all float32 inputs; ARGS='--sample 20' for fewer
 # make check-wheel   sdist -> wheel -> clean environment -> light suite
@@ -85,7 +85,7 @@ format: $(STAMPS)/group-lint
 # preloaded because python itself is not instrumented; its leaks are its own. The tests run as a
 # copy, so that a process that they start cannot find the repository's cylstm/ first.
 
-ASAN_CFLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
+ASAN_CFLAGS := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined \
                -fno-sanitize-recover=undefined -fno-wrapv -UNDEBUG
 
 asan: $(STAMPS)/cylstm $(STAMPS)/group-test build/asan/stamp
@@ -102,35 +102,35 @@ build/asan/stamp: $(SOURCES) $(wildcard cylstm/*.py) setup.py $(STAMPS)/cylstm
 	CYLSTM_CFLAGS="$(ASAN_CFLAGS)" $(PY) setup.py -q build --build-temp build/asan/temp --build-lib build/asan/lib
 	@touch $@
 
-# --- programs in C, of the core alone
+# --- programs of tests/, with the core alone: build/c-KIND/NAME
 
-build/kernels: tests/kernels.c tests/guarded.h $(C_SOURCES) $(C_HEADERS)
-	@mkdir -p $(@D)
-	$(CC) -std=c11 -O3 -ffp-contract=off -pthread -Isrc_c -o $@ $< $(C_SOURCES) -lm
+C_FLAGS_plain = -O3
+C_FLAGS_asan  = $(ASAN_CFLAGS)
+C_FLAGS_tsan  = -O1 -g1 -fsanitize=thread
 
-build/kernels-asan: tests/kernels.c tests/guarded.h $(C_SOURCES) $(C_HEADERS)
-	@mkdir -p $(@D)
-	$(CC) -std=c11 $(ASAN_CFLAGS) -ffp-contract=off -pthread -Isrc_c -o $@ $< $(C_SOURCES) -lm
+define PROGRAMS
+build/c-$(1)/core/%.o: src_c/%.c $(C_HEADERS)
+	@mkdir -p $$(@D)
+	$(CC) -std=c11 -ffp-contract=off -pthread $(C_FLAGS_$(1)) -c -o $$@ $$<
 
-kernels: build/kernels build/kernels-asan
-	build/kernels $(ARGS)
-	build/kernels-asan $(ARGS)
+build/c-$(1)/%: tests/%.c tests/guarded.h $(C_SOURCES:src_c/%.c=build/c-$(1)/core/%.o)
+	$(CC) -std=c11 -ffp-contract=off -pthread $(C_FLAGS_$(1)) -Isrc_c -o $$@ $$(filter-out %.h,$$^) -lm
+endef
+$(foreach kind,plain asan tsan,$(eval $(call PROGRAMS,$(kind))))
+.SECONDARY: # else make would delete the objects
 
-build/tsan: tests/threads.c $(C_SOURCES) $(C_HEADERS)
-	@mkdir -p $(@D)
-	$(CC) -std=c11 -O1 -g -fsanitize=thread -pthread -Isrc_c -o $@ $< $(C_SOURCES)
+kernels: build/c-plain/kernels build/c-asan/kernels build/c-asan/calls
+	build/c-plain/kernels $(ARGS)
+	build/c-asan/kernels $(ARGS)
+	build/c-asan/calls
 
-tsan: build/tsan
-	build/tsan
+tsan: build/c-tsan/threads
+	build/c-tsan/threads
 
-# --- accuracy, packaging
+ulp: build/c-plain/ulp
+	build/c-plain/ulp $(ARGS)
 
-build/ulp: tests/ulp.c $(C_SOURCES) $(C_HEADERS)
-	@mkdir -p $(@D)
-	$(CC) -std=c11 -ffp-contract=off -O3 -pthread -Isrc_c -o $@ $< $(C_SOURCES) -lm
-
-ulp: build/ulp
-	build/ulp $(ARGS)
+# --- packaging
 
 footprint: $(STAMPS)/group-bench $(STAMPS)/group-wheel
 	$(PY) -m tools.footprint $(ARGS)

@@ -131,6 +131,7 @@ static inline struct block *block_of(struct trial *t, const void *pointer)
     abort();
 }
 
+/* Copy all blocks there are. */
 static inline void ready(struct trial *t)
 {
     for (size_t n = 0; n < t->block_count; n++) {
@@ -152,7 +153,7 @@ static inline void untouched(struct trial *t)
 {
     for (size_t n = 0; n < t->block_count; n++) {
         const struct block *b = &t->blocks[n];
-        for (size_t k = 0; k < b->size && !b->scratch; k++)
+        for (size_t k = 0; k < b->size && b->before && !b->scratch; k++)
             if (b->data[k] != b->before[k]) {
                 fail(t, "byte %zu of %s changed, which nothing should have written", k, b->name);
                 break;

@@ -1,4 +1,4 @@
-"""The kernels as kernels: tests/kernels.c, a program that needs no Python."""
+"""The core without Python: single kernels (tests/kernels.c) and whole calls (tests/calls.c)."""
 
 from __future__ import annotations
 
@@ -39,3 +39,9 @@ def test_measuring(kernels: Path) -> None:
     done = run(kernels, "--bench", "--only", "sum_biases")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(done.stdout.splitlines()) == 2 * len(ISAS)
+
+
+def test_calls_stay_within_their_arrays(build_c: Callable[..., Path]) -> None:
+    """Raw weights among them: in Python, 64 bytes behind them are readable too."""
+    done = run(build_c("calls", HERE / "calls.c"))
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,248 @@
+/* calls.c -- whole calls of the core, every array of which lies between guard pages (guarded.h).
+ *
+ *     cc -std=c11 -O1 -pthread -Isrc_c -o calls tests/calls.c <the core> -lm
+ *     ./calls [seed [trials]]
+ *
+ * Sizes, strides and lengths are drawn from a seed. Forward and backward read the weights raw, then
+ * packed: the bits must be the same, and nothing may be touched beyond the sizes that cylstm.h
+ * states or the library itself asks for. What the numbers should be is shown elsewhere, against
+ * other libraries.
+ */
+#define _DEFAULT_SOURCE
+#include "cylstm.h"
+#include "guarded.h"
+
+enum { TRIALS = 300, MAX_BATCH = 9 };
+
+static size_t between(struct trial *t, size_t least, size_t most)
+{
+    return least + below(t, most - least + 1);
+}
+
+static void *noise(struct trial *t, const char *name, size_t count)
+{
+    void *array = guarded_reals(t, name, count);
+    for (size_t n = 0; n < count; n++) put(t, array, (ptrdiff_t)n, 0.5 * fraction(t));
+    return array;
+}
+
+static void *output(struct trial *t, const char *name, size_t size)
+{
+    void *array = guarded(t, name, size);
+    block_of(t, array)->scratch = 1;
+    return array;
+}
+
+/* An array (T, B, width) whose rows may be apart. */
+struct rows {
+    size_t T, B, width, stride;
+};
+
+static size_t extent(const struct rows *r) { return (r->T * r->B - 1) * r->stride + r->width; }
+
+/* The results of forward and backward, and how large they are. */
+enum { Y, H_N, C_N, CELLS, HIDDEN, DX, DH_0, DC_0, DWEIGHTS, RESULTS };
+static const char *const names[RESULTS] = {"y",  "h_n",  "c_n",  "tape.cells", "tape.hidden",
+                                           "dx", "dh_0", "dc_0", "dweights"};
+
+struct problem {
+    struct cylstm_context ctx;
+    struct cylstm_dims dims;
+    struct cylstm_sequence seq; /* the inputs */
+    struct cylstm_gradients grads;
+    struct cylstm_tape tape;
+    struct rows x, y;
+    const void *raw;
+    size_t sizes[RESULTS]; /* in bytes */
+};
+
+static void draw_problem(struct trial *t, struct problem *p)
+{
+    p->dims = (struct cylstm_dims){.layers = between(t, 1, 3),
+                                   .directions = between(t, 1, 2),
+                                   .input = between(t, 1, 40),
+                                   .hidden = between(t, 1, 50),
+                                   .bias = (int)below(t, 2),
+                                   .bits = t->kernels->bits};
+    if (!below(t, 3)) p->dims.proj = between(t, 1, p->dims.hidden);
+    cylstm_init_context(&p->ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
+    p->ctx.threads = (int)between(t, 1, 3);
+    const size_t T = below(t, 2) ? 1 : between(t, 1, 9), B = between(t, 1, MAX_BATCH),
+                 I = p->dims.input, H = p->dims.hidden, R = p->dims.proj ? p->dims.proj : H,
+                 DR = p->dims.directions * R, LD = p->dims.layers * p->dims.directions;
+    snprintf(t->shape, sizeof t->shape,
+             "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, %d threads", T, B, I, H,
+             p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias, p->ctx.threads);
+    p->x = (struct rows){T, B, I, I + below(t, 3)};
+    p->y = (struct rows){T, B, DR, DR + below(t, 3)};
+    p->raw = noise(t, "raw", cylstm_raw_count(&p->dims));
+    p->seq = (struct cylstm_sequence){.T = T,
+                                      .B = B,
+                                      .x = noise(t, "x", extent(&p->x)),
+                                      .x_t = (ptrdiff_t)(B * p->x.stride),
+                                      .x_b = (ptrdiff_t)p->x.stride,
+                                      .h_0 = below(t, 4) ? noise(t, "h_0", LD * B * R) : NULL,
+                                      .c_0 = below(t, 4) ? noise(t, "c_0", LD * B * H) : NULL,
+                                      .y_t = (ptrdiff_t)(B * p->y.stride),
+                                      .y_b = (ptrdiff_t)p->y.stride};
+    if (below(t, 2)) {
+        size_t *lengths = guarded(t, "lengths", B * sizeof *lengths);
+        for (size_t b = 0; b < B; b++) lengths[b] = between(t, 0, T);
+        p->seq.lengths = lengths;
+    }
+    p->tape = (struct cylstm_tape){.dropout = below(t, 2) ? 0.25 : 0, .dropout_key = draw(t)};
+    p->grads = (struct cylstm_gradients){.dy = noise(t, "dy", extent(&p->y)),
+                                         .dy_t = p->seq.y_t,
+                                         .dy_b = p->seq.y_b,
+                                         .dh_n = below(t, 2) ? noise(t, "dh_n", LD * B * R) : NULL,
+                                         .dc_n = below(t, 2) ? noise(t, "dc_n", LD * B * H) : NULL,
+                                         .dx_t = p->seq.x_t,
+                                         .dx_b = p->seq.x_b};
+    const size_t counts[RESULTS] = {[Y] = extent(&p->y),
+                                    [H_N] = LD * B * R,
+                                    [C_N] = LD * B * H,
+                                    [CELLS] = LD * T * B * 5 * H,
+                                    [HIDDEN] = (p->dims.layers - 1) * T * B * DR,
+                                    [DX] = extent(&p->x),
+                                    [DH_0] = LD * B * R,
+                                    [DC_0] = LD * B * H,
+                                    [DWEIGHTS] = cylstm_raw_count(&p->dims)};
+    for (int n = 0; n < RESULTS; n++) p->sizes[n] = counts[n] * real_size(t);
+}
+
+/* Forward and backward, each with raw weights or packed ones. */
+static void run(struct trial *t, struct problem *p, int read_raw, void *results[RESULTS])
+{
+    for (int n = 0; n < RESULTS; n++) results[n] = output(t, names[n], p->sizes[n]);
+    struct cylstm_tape tape = p->tape;
+    tape.cells = results[CELLS];
+    tape.hidden = results[HIDDEN];
+    struct cylstm_sequence seq = p->seq;
+    seq.y = results[Y];
+    seq.h_n = results[H_N];
+    seq.c_n = results[C_N];
+    seq.tape = &tape;
+    seq.raw = read_raw ? p->raw : NULL;
+    struct cylstm_gradients grads = p->grads;
+    grads.dx = results[DX];
+    grads.dh_0 = results[DH_0];
+    grads.dc_0 = results[DC_0];
+    grads.dweights = results[DWEIGHTS];
+    void *packed = NULL, *back = NULL;
+    if (!read_raw) {
+        packed = output(t, "packed", cylstm_packed_size(&p->ctx, &p->dims));
+        back = output(t, "packed backward", cylstm_packed_backward_size(&p->ctx, &p->dims));
+        cylstm_pack_weights(&p->ctx, &p->dims, p->raw, packed);
+        cylstm_pack_backward(&p->ctx, &p->dims, p->raw, back);
+    }
+    void *scratch = output(t, "scratch", cylstm_forward_scratch(&p->ctx, &p->dims, &seq));
+    cylstm_forward(&p->ctx, &p->dims, packed, &seq, scratch);
+    scratch = output(t, "scratch backward", cylstm_backward_scratch(&p->ctx, &p->dims, &seq));
+    cylstm_backward(&p->ctx, &p->dims, back, &seq, &grads, scratch);
+}
+
+static void check_gaps(struct trial *t, const char *name, const struct rows *r, const void *array)
+{
+    for (size_t row = 0; row + 1 < r->T * r->B; row++)
+        for (size_t u = r->width; u < r->stride; u++) {
+            const double got = get(t, array, (ptrdiff_t)(row * r->stride + u));
+            if (got == got) fail(t, "%s: %g written behind row %zu", name, got, row);
+        }
+}
+
+static void check_calls(struct trial *t)
+{
+    struct problem p = {0};
+    void *raw[RESULTS], *packed[RESULTS];
+    draw_problem(t, &p);
+    ready(t);
+    run(t, &p, 1, raw);
+    run(t, &p, 0, packed);
+    for (int n = 0; n < RESULTS; n++)
+        if (memcmp(raw[n], packed[n], p.sizes[n]))
+            fail(t, "%s differs between raw weights and packed ones", names[n]);
+    check_gaps(t, "y", &p.y, raw[Y]);
+    check_gaps(t, "dx", &p.x, raw[DX]);
+    untouched(t);
+}
+
+/* ---------------------------------------------------------------------------- plans */
+
+/* A plan steps its streams as a sequence would, in whatever order they are named. */
+static void check_plan(struct trial *t)
+{
+    struct problem p = {0};
+    draw_problem(t, &p);
+    p.dims.directions = 1;
+    const size_t T = p.seq.T, B = p.seq.B, I = p.dims.input, H = p.dims.hidden,
+                 R = p.dims.proj ? p.dims.proj : H, L = p.dims.layers, size = real_size(t),
+                 turn = below(t, B);
+    void *raw = noise(t, "raw", cylstm_raw_count(&p.dims)), *x = noise(t, "x", T * B * I),
+         *h_0 = noise(t, "h_0", L * B * R), *c_0 = noise(t, "c_0", L * B * H),
+         *turned_x = guarded_reals(t, "x of the plan", T * B * I);
+    size_t *active = guarded(t, "active", B * sizeof *active);
+    for (size_t b = 0; b < B; b++) {
+        active[b] = (b + turn) % B;
+        for (size_t step = 0; step < T; step++)
+            memcpy(real_at(t, turned_x, (ptrdiff_t)((step * B + b) * I)),
+                   real_at(t, x, (ptrdiff_t)((step * B + active[b]) * I)), I * size);
+    }
+    ready(t);
+    void *packed = output(t, "packed", cylstm_packed_size(&p.ctx, &p.dims)),
+         *y = output(t, "y", T * B * R * size), *h_n = output(t, "h_n", L * B * R * size),
+         *c_n = output(t, "c_n", L * B * H * size), *got_y = output(t, "y", T * B * R * size),
+         *got_h = output(t, "h", L * B * R * size), *got_c = output(t, "c", L * B * H * size);
+    cylstm_pack_weights(&p.ctx, &p.dims, raw, packed);
+    const struct cylstm_sequence seq = {.T = T,
+                                        .B = B,
+                                        .x = x,
+                                        .x_t = (ptrdiff_t)(B * I),
+                                        .x_b = (ptrdiff_t)I,
+                                        .h_0 = h_0,
+                                        .c_0 = c_0,
+                                        .y = y,
+                                        .y_t = (ptrdiff_t)(B * R),
+                                        .y_b = (ptrdiff_t)R,
+                                        .h_n = h_n,
+                                        .c_n = c_n};
+    cylstm_forward(&p.ctx, &p.dims, packed, &seq,
+                   output(t, "scratch", cylstm_forward_scratch(&p.ctx, &p.dims, &seq)));
+    struct cylstm_plan *plan = cylstm_plan_init(
+        &p.ctx, &p.dims, B, output(t, "plan", cylstm_plan_size(&p.ctx, &p.dims, B)));
+    cylstm_plan_set_states(plan, h_0, c_0);
+    cylstm_plan_run(plan, &p.ctx, packed, T, active, B, turned_x, got_y);
+    cylstm_plan_get_states(plan, got_h, got_c);
+    for (size_t n = 0; n < T * B; n++)
+        if (memcmp(real_at(t, got_y, (ptrdiff_t)(n * R)),
+                   real_at(t, y, (ptrdiff_t)((n / B * B + active[n % B]) * R)), R * size))
+            fail(t, "plan: y of step %zu, row %zu is not that of the sequence", n / B, n % B);
+    if (memcmp(got_h, h_n, L * B * R * size) || memcmp(got_c, c_n, L * B * H * size))
+        fail(t, "plan: its states are not those of the sequence");
+    untouched(t);
+}
+
+int main(int argc, char **argv)
+{
+    static void (*const checks[])(struct trial *) = {check_calls, check_plan};
+    const uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 0,
+                   trials = argc > 2 ? strtoull(argv[2], NULL, 10) : TRIALS;
+    size_t failures = 0;
+    for (uint64_t n = seed; n < seed + trials; n++)
+        for (size_t check = 0; check < 2; check++)
+            for (size_t set = 0; set < cylstm_isa_count(); set++) {
+                if (!cylstm_isa_usable(set)) continue;
+                const char *isa = cylstm_isa_name(set);
+                struct trial t = {.kernels = cylstm_find_kernels(isa, n % 2 ? 64 : 32),
+                                  .seed = n,
+                                  .state = n,
+                                  .at_end = n / 2 % 4 != 0};
+                snprintf(t.title, sizeof t.title, "%s f%d: calls %llu 1", isa, t.kernels->bits,
+                         (unsigned long long)n);
+                watch(&t);
+                checks[check](&t);
+                failures += (size_t)t.failed;
+                release(&t);
+            }
+    printf("%llu trials on each set, %zu failed\n", (unsigned long long)trials, failures);
+    return failures != 0 || !trials;
+}
