@@ -1,6 +1,7 @@
 # make test          the light suite: NumPy, SciPy, pytest, hypothesis, safetensors
 # make demo          the forecasting example; CSV=file COLUMN=name for your own data
 # make test-oracles  against PyTorch, ONNX Runtime and Keras, then the light suite on every ISA and on BLAS
+# make conformance  CASES=folder: other projects' cases, through ONNX files and by their weights
 # make bench         against other engines; ARGS=--help for what can be chosen
 # make bench-kernels single kernels and calls of every ISA; ARGS='-k step' for some of them
 # make lint          formatters, linters, types, stubs, C warnings;  make format rewrites
@@ -33,7 +34,7 @@ LIGHT = $(PY) -m pytest tests --ignore=tests/oracles
 ANY_KERNELS = $(addprefix --ignore=tests/test_,architecture.py docs.py embed.py import.py kernels.py)
 
 .DELETE_ON_ERROR:
-.PHONY: test demo test-oracles bench bench-kernels lint inner-loops format asan kernels tsan ulp footprint check-wheel cross wheels clean
+.PHONY: test demo test-oracles conformance bench bench-kernels lint inner-loops format asan kernels tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
@@ -46,6 +47,9 @@ test-oracles: $(STAMPS)/cylstm $(STAMPS)/group-oracles
 	@set -e; isas=$$($(PY) -c 'import cylstm; print(*cylstm.show_config()["isa_available"])'); \
 	for isa in $$isas; do echo "--- CYLSTM_ISA=$$isa"; CYLSTM_ISA=$$isa $(LIGHT) $(ANY_KERNELS); done
 	@echo "--- CYLSTM_GEMM=blas"; CYLSTM_GEMM=blas $(LIGHT) $(ANY_KERNELS)
+
+conformance: $(STAMPS)/cylstm $(STAMPS)/group-oracles
+	$(PY) tools/conformance.py "$(CASES)" $(ARGS)
 
 bench: $(STAMPS)/cylstm $(STAMPS)/group-bench
 	$(PY) -m bench.compare $(ARGS)

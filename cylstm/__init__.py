@@ -3,6 +3,7 @@
 from . import losses, optim
 from .config import get_num_threads, set_num_threads, show_config
 from .convert import inspect, load
+from .convert.write import to_onnx
 from .files import save
 from .layers import LSTM
 from .linear import Linear
@@ -21,6 +22,7 @@ __all__ = [
     "save",
     "set_num_threads",
     "show_config",
+    "to_onnx",
 ]
 
 

@@ -1,0 +1,458 @@
+"""Whole ONNX graphs: every recurrent node by our kernels, all else in NumPy.
+
+A graph is planned once, when it is loaded: constants are folded, attributes bound, branches of
+known conditions taken. What is left is a list of steps. A call fills one list of values, each at
+the place that the plan gave it, and takes the steps one after another; it looks nothing up by
+name and touches no protobuf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..weights import Array, Module
+from . import onnx_ops
+from .onnx_file import File, Graph, attributes, evaluator, import_onnx, is_standard, subgraphs
+from .onnx_recurrent import Operator, is_recurrent
+
+if TYPE_CHECKING:
+    import onnx
+
+Values = list[Any]
+
+
+class Step(NamedTuple):
+    run: Callable[[Values], None]
+    path: str
+
+
+class Port(NamedTuple):
+    """An input or output of a graph: its name, dtype and shape, None where any size may be."""
+
+    name: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[int | None, ...] | None
+
+
+class OnnxModel:
+    """A whole ONNX graph, run in NumPy with every recurrent layer on cylstm's kernels.
+
+    `cylstm.load` returns one for a file that is more than a stack of recurrent layers::
+
+        model = cylstm.load("vad.onnx")
+        outputs = model(input=chunk, state=state, sr=16000)
+        probability, state = outputs["output"], outputs["stateN"]
+
+    Inputs and outputs have the names of the file. A state that streams from call to call is an
+    input and an output, as the graph has it. One model may be called from many threads at once.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of Port
+    layers : {path: module}, the recurrent layers in it
+    """
+
+    def __init__(self, file: File) -> None:
+        plan = _Plan(file)
+        self._name = file.name
+        self.layers: dict[str, Module] = plan.layers
+        self.inputs = tuple(_port(i) for i in file.model.graph.input if i.name in file.graph.inputs)
+        self.outputs = tuple(_port(o) for o in file.model.graph.output)
+        self._input_slots = [plan.define(file.graph, port.name) for port in self.inputs]
+        plan.make(file.graph, [port.name for port in self.outputs])
+        self._output_slots = [plan.slot(file.graph, port.name) for port in self.outputs]
+        self._steps = plan.steps
+        self._values = plan.values
+
+    def __repr__(self) -> str:
+        inputs, outputs = (
+            ", ".join(p.name for p in ports) for ports in (self.inputs, self.outputs)
+        )
+        return f"OnnxModel({self._name!r}, inputs: {inputs}, outputs: {outputs})"
+
+    def __call__(self, **inputs: Any) -> dict[str, Array]:
+        """Run the graph: `run` with the inputs by keyword."""
+        return self.run(inputs)
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Run the graph.
+
+        Parameters
+        ----------
+        inputs : mapping of every input's name to an array of the file's dtype and shape
+            Numbers and lists are converted, arrays are not.
+
+        Returns
+        -------
+        {name: array} of all outputs, in the file's order
+
+        Raises
+        ------
+        ValueError
+            An input is missing, unknown or of a wrong shape, or a node can't work on what it got.
+        TypeError
+            An array of another dtype.
+        """
+        if surplus := [name for name in inputs if all(name != p.name for p in self.inputs)]:
+            raise ValueError(
+                f"unknown input {', '.join(map(repr, surplus))}, expected "
+                f"{', '.join(p.name for p in self.inputs)}"
+            )
+        values = self._values.copy()
+        given = []
+        for port, slot in zip(self.inputs, self._input_slots):
+            if port.name not in inputs:
+                raise ValueError(f"input {port.name!r} is missing")
+            values[slot] = _fit(port, inputs[port.name])
+            given.append(values[slot])
+        with np.errstate(all="ignore"):  # infinities and NaN go their way, as in any engine
+            _walk(self._steps, values)
+        outputs = {}
+        for port, slot in zip(self.outputs, self._output_slots):
+            result = np.asarray(values[slot])
+            if any(np.may_share_memory(result, array) for array in given):
+                result = result.copy()
+            outputs[port.name] = result
+        return outputs
+
+
+class GraphError(ValueError):
+    """A node of the graph could not work on what it got; says which."""
+
+
+def _walk(steps: list[Step], values: Values) -> None:
+    for step in steps:
+        try:
+            step.run(values)
+        except GraphError:
+            raise
+        except Exception as error:
+            raise GraphError(f"{step.path}: {error}") from error
+
+
+def _fit(port: Port, value: Any) -> Array:
+    if port.dtype is None or port.shape is None:
+        return np.asarray(value)
+    array: Array = value if isinstance(value, np.ndarray) else np.asarray(value, port.dtype)
+    if array.dtype != port.dtype:
+        raise TypeError(f"{port.name} is {array.dtype}, expected {port.dtype}")
+    if array.ndim != len(port.shape) or any(
+        want is not None and want != have for want, have in zip(port.shape, array.shape)
+    ):
+        shape = ", ".join("any" if n is None else str(n) for n in port.shape)
+        raise ValueError(f"{port.name} has shape {array.shape}, expected ({shape})")
+    return array
+
+
+def _port(info: onnx.ValueInfoProto) -> Port:
+    onnx = import_onnx()
+    if not info.type.HasField("tensor_type"):
+        return Port(info.name, None, None)
+    tensor = info.type.tensor_type
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    if not tensor.HasField("shape"):
+        return Port(info.name, dtype, None)
+    sizes = (d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    return Port(info.name, dtype, tuple(n if n and n > 0 else None for n in sizes))
+
+
+class _Plan:
+    """The steps of a graph, and a place in one list for each of its values.
+
+    Places are of the whole model: a graph within an If or a Loop has its own names, but its
+    values stand in the same list, so that it reads those around it like its own.
+    """
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.values: Values = [None]  # place 0 is of inputs that are absent
+        self.steps: list[Step] = []
+        self.layers: dict[str, Module] = {}
+        self._slots: dict[tuple[int, str], int] = {}
+
+    # --- places
+
+    def define(self, graph: Graph, name: str) -> int:
+        """Give a name of a graph a new place."""
+        self.values.append(None)
+        self._slots[id(graph), name] = len(self.values) - 1
+        return len(self.values) - 1
+
+    def slot(self, graph: Graph, name: str) -> int:
+        """Return the place of a name, here or around; of a constant, which is then put there."""
+        if not name:
+            return 0
+        origin = graph.origin(name)
+        key = id(origin.graph), name
+        if key not in self._slots:
+            constant = graph.constant(name)
+            if constant is None:
+                raise ValueError(f"{name!r} is read before it is made")
+            constant = constant.view()
+            constant.flags.writeable = False
+            self.values[self.define(origin.graph, name)] = constant
+        return self._slots[key]
+
+    # --- steps
+
+    def make(self, graph: Graph, wanted: list[str]) -> None:
+        """Append the steps of a graph that its wanted names need."""
+        for node in self._needed(graph, wanted):
+            if is_recurrent(node):
+                self._make_recurrent(graph, node)
+            elif is_standard(node) and node.op_type == "If":
+                self._make_if(graph, node)
+            elif is_standard(node) and node.op_type == "Loop":
+                self._make_loop(graph, node)
+            elif (
+                is_standard(node)
+                and node.op_type in ("Identity", "Dropout")
+                and self._passes(graph, node)
+            ):
+                self._slots[id(graph), node.output[0]] = self.slot(graph, node.input[0])
+            else:
+                self._make_other(graph, node)
+
+    def _needed(self, graph: Graph, wanted: list[str]) -> list[onnx.NodeProto]:
+        """The nodes on which names of this graph depend while it runs, in order."""
+        names = {name for name in wanted if name and graph.origin(name).graph is graph}
+        nodes = []
+        for node in reversed(graph.body):
+            if any(o in names and graph.constant(o) is None for o in node.output if o):
+                nodes.append(node)
+                names.update(node.input)
+                for attribute, proto in subgraphs(node):
+                    for _, inner in graph.inner(node, attribute, proto).nodes():
+                        names.update(inner.input)
+                    names.update(o.name for o in proto.output)
+        return nodes[::-1]
+
+    def _append(self, graph: Graph, node: onnx.NodeProto, run: Callable[[Values], None]) -> None:
+        self.steps.append(Step(run, f"{self.file.name}: {graph.path_of(node)}"))
+
+    def _inner_steps(self, graph: Graph, wanted: list[str]) -> tuple[list[Step], list[int]]:
+        """Steps of a graph within this one, and the places of what it makes."""
+        outer, self.steps = self.steps, []
+        self.make(graph, wanted)
+        steps, self.steps = self.steps, outer
+        return steps, [self.slot(graph, name) for name in wanted]
+
+    def _passes(self, graph: Graph, node: onnx.NodeProto) -> bool:
+        """Whether a node hands its first input on as it is."""
+        if node.op_type == "Identity":
+            return True
+        training = node.input[2] if len(node.input) > 2 else ""
+        still = not training or not np.any(graph.constant(training))
+        if training and graph.constant(training) is None:
+            still = False
+        return still and sum(bool(o) for o in node.output) == 1 and self.file.opsets[""] >= 7
+
+    def _make_other(self, graph: Graph, node: onnx.NodeProto) -> None:
+        sources = [self.slot(graph, name) for name in node.input]
+        constants = [graph.constant(name) if name else onnx_ops.ABSENT for name in node.input]
+        made = None
+        if is_standard(node) and sum(bool(name) for name in node.output) == 1:
+            made = onnx_ops.make(node.op_type, self.file.opsets[""], attributes(node), constants)
+        if made is not None:
+            function, taken = made
+            target = self.define(graph, node.output[0])
+            self._append(graph, node, _single(function, [sources[k] for k in taken], target))
+            return
+        path = graph.path_of(node)
+        inner = [
+            g for attribute, proto in subgraphs(node) for g in [graph.inner(node, attribute, proto)]
+        ]
+        if any(is_recurrent(n) for g in inner for _, n in g.nodes()):
+            raise ValueError(f"{path}: a recurrent layer inside a {node.op_type} is not supported")
+        captured = {
+            name
+            for g in inner
+            for _, n in g.nodes()
+            for name in n.input
+            if name and name not in g.origins
+        }
+        try:
+            function = evaluator(node, self.file.opsets)
+        except Exception as error:
+            raise ValueError(
+                f"{path}: the onnx package can't run "
+                f"{node.domain + '.' if node.domain else ''}{node.op_type}: {error}"
+            ) from None
+        context = {name: self.slot(graph, name) for name in captured}
+        targets = [(k, self.define(graph, name)) for k, name in enumerate(node.output) if name]
+
+        def run(values: Values) -> None:
+            more = {"context": {n: values[s] for n, s in context.items()}} if inner else {}
+            results = function(*[values[s] for s in sources], **more)
+            for k, target in targets:
+                values[target] = results[k]
+
+        self._append(graph, node, run)
+
+    def _make_if(self, graph: Graph, node: onnx.NodeProto) -> None:
+        branches = {a: graph.inner(node, a, proto) for a, proto in subgraphs(node)}
+        if set(branches) != {"then_branch", "else_branch"}:
+            raise ValueError(f"{graph.path_of(node)}: an If without branches")
+        condition = graph.constant(node.input[0])
+        if condition is not None:
+            inner = branches["then_branch" if condition.any() else "else_branch"]
+            made = [o.name for o in inner.proto.output]
+            self.make(inner, made)
+            for name, source in zip(node.output, made):
+                self._slots[id(graph), name] = self.slot(inner, source)
+            return
+        chosen = self.slot(graph, node.input[0])
+        plans = {
+            a: self._inner_steps(inner, [o.name for o in inner.proto.output])
+            for a, inner in branches.items()
+        }
+        targets = [self.define(graph, name) for name in node.output]
+        then_steps, then_slots = plans["then_branch"]
+        else_steps, else_slots = plans["else_branch"]
+
+        def run(values: Values) -> None:
+            taken = bool(values[chosen])
+            _walk(then_steps if taken else else_steps, values)
+            for target, source in zip(targets, then_slots if taken else else_slots):
+                values[target] = values[source]
+
+        self._append(graph, node, run)
+
+    def _make_loop(self, graph: Graph, node: onnx.NodeProto) -> None:
+        ((attribute, proto),) = subgraphs(node)
+        body = graph.inner(node, attribute, proto)
+        limit, condition, *initial = [
+            self.slot(graph, name) for name in (*node.input, "", "")[: max(2, len(node.input))]
+        ]
+        count_in, condition_in, *carried_in = [self.define(body, name) for name in body.inputs]
+        steps, (condition_out, *results) = self._inner_steps(body, [o.name for o in proto.output])
+        n = len(carried_in)
+        if len(initial) != n or len(results) < n:
+            raise ValueError(
+                f"{graph.path_of(node)}: a Loop of {len(initial)} values "
+                f"whose body takes {n} and makes {len(results)}"
+            )
+        empty = [_port(o) for o in proto.output][1 + n :]
+        targets = [self.define(graph, name) if name else 0 for name in node.output]
+
+        def run(values: Values) -> None:
+            most = values[limit]
+            going = values[condition] is None or bool(values[condition])
+            carried = [values[s] for s in initial]
+            rows: list[list[Array]] = [[] for _ in empty]
+            k = 0
+            while going and (most is None or k < most):
+                values[count_in], values[condition_in] = np.array(k), np.array(going)
+                for target, value in zip(carried_in, carried):
+                    values[target] = value
+                _walk(steps, values)
+                going = condition_out == 0 or bool(values[condition_out])
+                carried = [values[s] for s in results[:n]]
+                for row, s in zip(rows, results[n:]):
+                    row.append(values[s])
+                k += 1
+            stacked = [
+                np.stack(row) if row else np.empty((0, *[m or 0 for m in p.shape or ()]), p.dtype)
+                for row, p in zip(rows, empty)
+            ]
+            for target, value in zip(targets, carried + stacked):
+                if target:
+                    values[target] = value
+
+        self._append(graph, node, run)
+
+    def _make_recurrent(self, graph: Graph, node: onnx.NodeProto) -> None:
+        layer = Operator(graph, node)
+        module = layer.module()
+        self.layers[layer.path] = module
+        x, lengths, h, c = (
+            self.slot(graph, layer.sources.get(role, ""))
+            for role in ("X", "sequence_lens", "initial_h", "initial_c")
+        )
+        function = _operator(layer, module)
+        targets = [(k, self.define(graph, name)) for k, name in enumerate(node.output) if name]
+
+        def run(values: Values) -> None:
+            results = function(values[x], values[lengths], values[h], values[c])
+            for k, target in targets:
+                values[target] = results[k]
+
+        self._append(graph, node, run)
+
+
+def _single(
+    function: Callable[..., Any], sources: list[int], target: int
+) -> Callable[[Values], None]:
+    """A step that makes one value."""
+    if len(sources) == 1:
+        (a,) = sources
+
+        def run(values: Values) -> None:
+            values[target] = function(values[a])
+
+    elif len(sources) == 2:
+        a, b = sources
+
+        def run(values: Values) -> None:
+            values[target] = function(values[a], values[b])
+
+    else:
+
+        def run(values: Values) -> None:
+            values[target] = function(*[values[s] for s in sources])
+
+    return run
+
+
+def _operator(layer: Operator, module: Any) -> Callable[..., tuple[Array, ...]]:
+    """The operator as ONNX has it: (X, sequence_lens, initial_h, initial_c) to (Y, Y_h, Y_c)."""
+    D, H = layer.directions, layer.hidden_size
+    swapped = layer.layout == 1
+    dtype = layer.dtype
+    is_lstm = layer.cell == "LSTM"
+    flipped = layer.turned()
+
+    def operator(X: Array, lengths: Any, h: Any, c: Any) -> tuple[Array, ...]:
+        narrow = X.dtype == np.float16 and dtype == np.float32
+        if narrow:
+            X = X.astype(dtype)
+            h, c = (None if a is None else a.astype(dtype) for a in (h, c))
+        if swapped:
+            h, c = (None if a is None else a.swapaxes(0, 1) for a in (h, c))
+        if flipped:
+            X = turn(X, lengths, module.batch_first)
+        states: Any = h
+        if is_lstm and not (h is None and c is None):
+            zeros = np.zeros((D, X.shape[0 if swapped else 1], H), dtype)
+            states = zeros if h is None else h, zeros if c is None else c
+        y, states = module(X, states, lengths)
+        if flipped:
+            y = turn(y, lengths, module.batch_first)
+        finals = states if is_lstm else (states,)
+        if lengths is not None and not np.all(lengths):
+            # The specification is silent; ONNX Runtime gives such a sequence states of zero.
+            for state in finals:
+                state[:, np.equal(lengths, 0)] = 0
+        if swapped:
+            Y = y.reshape(*y.shape[:2], D, H)
+            finals = tuple(state.swapaxes(0, 1) for state in finals)
+        else:
+            Y = y.reshape(*y.shape[:2], D, H).swapaxes(1, 2)
+        results = (Y, *finals)
+        return tuple(a.astype(np.float16) for a in results) if narrow else results
+
+    return operator
+
+
+def turn(x: Array, lengths: Any, batch_first: bool) -> Array:
+    """Return x with the valid part of every sequence backwards."""
+    axis = 1 if batch_first else 0
+    if lengths is None:
+        return np.flip(x, axis)
+    steps = np.arange(x.shape[axis])
+    order = np.asarray(lengths)[:, None] - 1 - steps
+    order = np.where(order < 0, steps, order)  # (B, T)
+    return np.take_along_axis(x, (order if batch_first else order.T)[:, :, None], axis)

@@ -1,0 +1,95 @@
+"""What `to_onnx` writes, checked by the onnx package, run by ONNX Runtime, and read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import cylstm
+from cylstm import load, to_onnx
+from helpers import assert_close, make_problem, rel
+
+TOLERANCE = 1e-5
+
+
+def run(path: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, inputs), strict=True))
+
+
+@pytest.mark.parametrize("with_states", [False, True], ids=["zeros", "states"])
+@pytest.mark.parametrize("lengths", [None, [5, 1, 3]], ids=["full", "lengths"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time", "batch"])
+@pytest.mark.parametrize(("bidirectional", "bias"), [(False, True), (True, True), (True, False)])
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_lstm(
+    num_layers: int,
+    bidirectional: bool,
+    bias: bool,
+    batch_first: bool,
+    lengths: list[int] | None,
+    with_states: bool,
+    tmp_path: Path,
+) -> None:
+    p = make_problem(
+        0,
+        5,
+        3,
+        lengths,
+        "float32",
+        input_size=4,
+        hidden_size=7,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        bias=bias,
+        batch_first=batch_first,
+    )
+    lstm, path = p.lstm(), tmp_path / "lstm.onnx"
+    to_onnx(lstm, path, states=with_states, lengths=lengths is not None)
+    inputs = {"x": p.x}
+    if with_states:
+        inputs |= {"h_0": p.h_0, "c_0": p.c_0}
+    if lengths is not None:
+        inputs["lengths"] = np.array(lengths, np.int32)
+    want = run(path, inputs)
+    y, (h_n, c_n) = lstm(p.x, p.states if with_states else None, lengths)
+    got = {"y": y, "h_n": h_n, "c_n": c_n}
+    assert_close({name: rel(got[name], a) for name, a in want.items()}, TOLERANCE)
+    again = load(path)
+    assert isinstance(again, cylstm.LSTM)
+    assert again._config() == lstm._config()
+    for name, value in lstm.state_dict().items():
+        assert np.array_equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("opset", [14, 18, 22])
+def test_versions(opset: int, tmp_path: Path) -> None:
+    path = tmp_path / "lstm.onnx"
+    to_onnx(cylstm.LSTM(3, 7), path, opset=opset)
+    assert onnx.load(path).opset_import[0].version == opset
+    assert isinstance(load(path), cylstm.LSTM)
+
+
+def test_float64_is_written_and_read(tmp_path: Path) -> None:
+    lstm = cylstm.LSTM(3, 7, dtype="float64")
+    to_onnx(lstm, tmp_path / "lstm.onnx")
+    again: Any = load(tmp_path / "lstm.onnx")
+    assert again.dtype == np.float64
+    for name, value in lstm.state_dict().items():
+        assert np.array_equal(again.state_dict()[name], value), name
+
+
+def test_what_onnx_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ONNX has no LSTM with proj_size 3"):
+        to_onnx(cylstm.LSTM(3, 7, proj_size=3), tmp_path / "lstm.onnx")
+    with pytest.raises(TypeError, match="module is a Linear"):
+        to_onnx(cylstm.Linear(3, 7), tmp_path / "linear.onnx")
+    with pytest.raises(ValueError, match="opset is 9, expected 14"):
+        to_onnx(cylstm.LSTM(3, 7), tmp_path / "lstm.onnx", opset=9)
+    assert not list(tmp_path.iterdir())
