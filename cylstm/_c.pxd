@@ -36,8 +36,21 @@ cdef extern from "cylstm.h" nogil:
         size_t layers, directions
         size_t input, hidden, proj
         int bias
-        int bits
+        int bits, cell, format
 
+    enum: CYLSTM_LSTM
+
+    cdef struct cylstm_cell_shape:
+        size_t gates, states, tape_vectors
+    cylstm_cell_shape cylstm_find_cell(const cylstm_dims *dims)
+
+    enum: CYLSTM_ARRAYS
+
+    cdef struct cylstm_array:
+        const char *name
+        size_t rows, columns, at
+    size_t cylstm_list_arrays(const cylstm_dims *dims, size_t layer, size_t direction,
+                              cylstm_array *arrays)
     size_t cylstm_raw_count(const cylstm_dims *dims)
     size_t cylstm_packed_size(const cylstm_context *ctx, const cylstm_dims *dims)
     void cylstm_pack_weights(const cylstm_context *ctx, const cylstm_dims *dims, const void *raw,
@@ -51,6 +64,9 @@ cdef extern from "cylstm.h" nogil:
         void *hidden
         double dropout
         uint64_t dropout_key
+
+    size_t cylstm_tape_cells_size(const cylstm_dims *dims, size_t T, size_t B)
+    size_t cylstm_tape_hidden_size(const cylstm_dims *dims, size_t T, size_t B)
 
     cdef struct cylstm_sequence:
         size_t T, B

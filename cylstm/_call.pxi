@@ -32,7 +32,8 @@ cdef class Problem:
     cdef _c.cylstm_sequence seq
     cdef Py_ssize_t T, B
     cdef bint batched, batch_first
-    cdef cnp.ndarray x, h_0, c_0, y, h_n, c_n
+    cdef cnp.ndarray x, y
+    cdef list states_0, states_n  # [h] or [h, c]; states_0 None: zeros
     cdef cnp.ndarray lengths
     cdef double rows
 
@@ -44,12 +45,12 @@ cdef class Problem:
             return (self.B, self.T, width)
         return (self.T, self.B, width)
 
-    cdef tuple state(self, Py_ssize_t width):
-        """The shape of a state."""
+    cdef tuple state_outer(self):
+        """The shape of a state, without its width."""
         cdef Py_ssize_t n = self.dims.L * self.dims.D
-        if not self.batched:
-            return (n, width)
-        return (n, self.B, width)
+        if self.batched:
+            return (n, self.B)
+        return (n,)
 
     cdef void strides(self, cnp.ndarray array, ptrdiff_t *t, ptrdiff_t *b) noexcept:
         """Strides in elements by time and batch."""
@@ -59,7 +60,7 @@ cdef class Problem:
         b[0] = cnp.PyArray_STRIDE(array, 1 - time) // size if self.batched else 0
 
     cdef int check(self, Packed packed, object x, object states, object lengths,
-                   bint batch_first, int threads, bint kept) except -1:
+                   bint batch_first) except -1:
         cdef Dims dims = packed.dims
         self.packed, self.dims, self.batch_first = packed, dims, batch_first
         cdef cnp.ndarray a = as_floats(x, "x", dims.dtype)
@@ -77,20 +78,13 @@ cdef class Problem:
                              f"{cnp.PyArray_DIM(a, n - 1)}, expected input_size {dims.inputs}")
         if self.T == 0:
             raise ValueError(f"x has shape {(<object>a).shape}: no time steps, expected at least 1")
-        if not dims.fits(<double>self.T, <double>self.B, kept, threads):
-            raise ValueError(f"x has shape {(<object>a).shape}: too large, the arrays of the call "
-                             "would not fit the address space")
         if lengths is not None:
             self.lengths = check_lengths(lengths, self.T, self.B, self.batched)
             self.rows = float((<object>self.lengths).sum())
         else:
             self.rows = <double>self.T * <double>self.B
         if states is not None:
-            if not isinstance(states, (tuple, list)) or len(states) != 2:
-                raise TypeError(f"states is a {type(states).__name__}, expected None or a tuple "
-                                "(h_0, c_0)")
-            self.h_0 = _check_whole(states[0], "h_0", dims, self.state(dims.R))
-            self.c_0 = _check_whole(states[1], "c_0", dims, self.state(dims.H))
+            self.states_0 = dims.check_states(states, "states", "_0", self.state_outer())
         self.x = _rows_of(a)
         return 0
 
@@ -103,22 +97,19 @@ cdef class Problem:
         else:
             self.y = _check_out(out, dims, shape)
             self.x = _apart(self.x, self.y)
-            if self.h_0 is not None:
-                self.h_0, self.c_0 = _apart(self.h_0, self.y), _apart(self.c_0, self.y)
-        self.h_n = np.empty(self.state(dims.R), dims.dtype)
-        self.c_n = np.empty(self.state(dims.H), dims.dtype)
+            if self.states_0 is not None:
+                self.states_0 = [_apart(state, self.y) for state in self.states_0]
+        self.states_n = dims.new_states(self.state_outer())
         self.seq.T, self.seq.B = self.T, self.B
         self.seq.lengths = NULL
         if self.lengths is not None:
             self.seq.lengths = <const size_t *>cnp.PyArray_DATA(self.lengths)
         self.seq.x = cnp.PyArray_DATA(self.x)
         self.strides(self.x, &self.seq.x_t, &self.seq.x_b)
-        self.seq.h_0 = NULL if self.h_0 is None else cnp.PyArray_DATA(self.h_0)
-        self.seq.c_0 = NULL if self.c_0 is None else cnp.PyArray_DATA(self.c_0)
+        self.seq.h_0, self.seq.c_0 = _state(self.states_0, 0), _state(self.states_0, 1)
         self.seq.y = cnp.PyArray_DATA(self.y)
         self.strides(self.y, &self.seq.y_t, &self.seq.y_b)
-        self.seq.h_n = cnp.PyArray_DATA(self.h_n)
-        self.seq.c_n = cnp.PyArray_DATA(self.c_n)
+        self.seq.h_n, self.seq.c_n = _state(self.states_n, 0), _state(self.states_n, 1)
         return 0
 
     cdef int run(self, int threads) except -1:
@@ -146,11 +137,11 @@ cdef class Problem:
 
 
 def forward(Packed packed not None, x, states, lengths, threads, bint batch_first, out):
-    """Inference: (y, (h_n, c_n)), new arrays but for `out`. See LSTM.__call__."""
+    """Inference: (y, state), new arrays but for `out`. See _Recurrent.__call__."""
     cdef Problem p = Problem()
     cdef int n = _threads(threads)
-    p.check(packed, x, states, lengths, batch_first, n, False)
+    p.check(packed, x, states, lengths, batch_first)
     p.allocate(out)
     packed.spares.release_tape()
     p.run(n)
-    return p.y, (p.h_n, p.c_n)
+    return p.y, _as_state(p.states_n)

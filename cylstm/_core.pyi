@@ -90,6 +90,7 @@ class Memory:
 class Dims:
     def __new__(
         cls,
+        cell: str,
         layers: int,
         directions: int,
         input: int,
@@ -101,6 +102,9 @@ class Dims:
     ) -> Self: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def weights_size(self) -> int: ...
+    def arrays(self) -> tuple[tuple[str, tuple[int, ...]], ...]: ...
 
 class Pack: ...
 

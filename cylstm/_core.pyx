@@ -25,8 +25,6 @@ cnp.import_array()
 # Work that takes about 50 microseconds: below it, letting go of the GIL costs more than it gives.
 cdef size_t GIL_PACK_BYTES = 256 << 10, GIL_STEP_WEIGHTS = 64 << 10
 cdef double GIL_FLOPS_SIMD = 2.5e6, GIL_FLOPS_SCALAR = 2.5e5
-# The most memory that a system can give. Not far beyond it, a size in bytes wraps.
-cdef double MOST_BYTES = sys.maxsize
 
 # What threads of Python share and change without a lock, where there is no GIL to be one.
 cdef extern from "<stdatomic.h>" nogil:

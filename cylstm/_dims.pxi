@@ -1,4 +1,6 @@
-"""The sizes of an LSTM, its kernels, and how many threads a call has. Part of `_core.pyx`."""
+"""The sizes of a stack, its kernels, and how many threads a call has. Part of `_core.pyx`."""
+
+cdef dict CELLS = {"LSTM": _c.CYLSTM_LSTM}
 
 
 cdef int _fill_context(_c.cylstm_context *ctx, const _c.cylstm_kernels *kernels, int bits,
@@ -19,27 +21,78 @@ cdef int _fill_context(_c.cylstm_context *ctx, const _c.cylstm_kernels *kernels,
 
 
 cdef class Dims:
-    """The sizes of an LSTM, and the kernels that serve it."""
+    """The sizes of a stack of layers, its kind of cell, and the kernels that serve it.
+
+    What the core knows of a kind of cell (its gates, its states, the arrays of its weights) is
+    read from it here, once.
+    """
 
     cdef _c.cylstm_dims c
+    cdef _c.cylstm_cell_shape cell
     cdef const _c.cylstm_kernels *kernels
     cdef readonly object dtype
     cdef int typenum
     cdef double gil_flops
     cdef Py_ssize_t L, D, inputs, H, R  # "I" would collide with <complex.h>
+    cdef str name  # of the kind of cell
 
-    def __cinit__(self, layers, directions, input, hidden, proj, bias, dtype, isa=None):
+    def __cinit__(self, str cell, layers, directions, input, hidden, proj, bias, dtype, isa=None):
         self.dtype = np.dtype(dtype)
         self.typenum = self.dtype.num
         self.L, self.D, self.inputs, self.H = layers, directions, input, hidden
         self.R = proj or hidden
-        self.c = _c.cylstm_dims(layers, directions, input, hidden, proj, bias,
-                                8 * self.dtype.itemsize)
+        self.name = cell
+        self.c = _c.cylstm_dims(layers=layers, directions=directions, input=input, hidden=hidden,
+                                proj=proj, bias=bias, bits=8 * self.dtype.itemsize,
+                                cell=CELLS[cell], format=0)
+        self.cell = _c.cylstm_find_cell(&self.c)
         cdef bytes name = (isa or ISA).encode()
         self.kernels = _c.cylstm_find_kernels(name, self.c.bits)
         if self.kernels == NULL:
             raise ValueError(f"isa {isa!r} can't run here, expected one of {ISA_AVAILABLE}")
         self.gil_flops = GIL_FLOPS_SCALAR if name == b"scalar" else GIL_FLOPS_SIMD
+
+    @property
+    def weights_size(self):
+        """Bytes of the largest of the weights and their two packs, at least those of SIZE_MAX where
+        they overflow."""
+        cdef _c.cylstm_context ctx
+        self.pack_context(&ctx, 1)
+        return max(_c.cylstm_raw_count(&self.c) * <object>(self.c.bits // 8),
+                   _c.cylstm_packed_size(&ctx, &self.c),
+                   _c.cylstm_packed_backward_size(&ctx, &self.c))
+
+    def arrays(self):
+        """((name, shape), ...) of all weights, in the order in which they lie."""
+        cdef _c.cylstm_array arrays[_c.CYLSTM_ARRAYS]
+        cdef size_t layer, direction, n
+        cdef list found = []
+        for layer in range(self.c.layers):
+            for direction in range(self.c.directions):
+                end = f"_l{layer}{'_reverse' if direction else ''}"
+                for n in range(_c.cylstm_list_arrays(&self.c, layer, direction, arrays)):
+                    shape = (arrays[n].rows, arrays[n].columns)
+                    found.append((arrays[n].name.decode() + end,
+                                  shape if arrays[n].columns else shape[:1]))
+        return tuple(found)
+
+    cdef list check_states(self, object value, str what, str suffix, tuple outer):
+        """[h], or [h, c]: the states of this cell, (*outer, width), whole and checked."""
+        cdef tuple names = (f"h{suffix}", f"c{suffix}")
+        if self.cell.states == 1:
+            return [_check_whole(value, names[0], self, (*outer, self.R))]
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise TypeError(f"{what} is a {type(value).__name__}, expected a tuple "
+                            f"({names[0]}, {names[1]})")
+        return [_check_whole(value[0], names[0], self, (*outer, self.R)),
+                _check_whole(value[1], names[1], self, (*outer, self.H))]
+
+    cdef list new_states(self, tuple outer):
+        """Memory for h, or for h and c: (*outer, width) each."""
+        cdef list states = [np.empty((*outer, self.R), self.dtype)]
+        if self.cell.states > 1:
+            states.append(np.empty((*outer, self.H), self.dtype))
+        return states
 
     cdef void pack_context(self, _c.cylstm_context *ctx, int threads) noexcept:
         """A context without products, for packing."""
@@ -53,20 +106,20 @@ cdef class Dims:
     cdef int fill_context(self, _c.cylstm_context *ctx, int threads, bint polled) except -1:
         return _fill_context(ctx, self.kernels, self.c.bits, threads, polled)
 
-    cdef bint fits(self, double T, double B, bint kept, int threads):
-        """Whether what the core takes for a call surely has a size: in doubles, which don't
-        overflow. `kept` is for a tape and its backward."""
-        cdef double L = self.L, D = self.D, inputs = self.inputs, R = self.R
-        cdef double H = self.H + 32  # with padding
-        cdef double reals = (8 if kept else 4) * L * D * H * B  # states
-        reals += (48 * threads + 256) * 4 * H                   # merged inputs
-        reals += min(L, 3) * D * R * T * B                      # y, and what is between layers
-        if kept:
-            reals += L * D * (5 * self.H + R) * T * B + (10 * H + inputs) * (B + 512)
-        return reals * (self.c.bits // 8) < MOST_BYTES
-
     cdef bint releases_gil(self, double rows):
         return _c.cylstm_forward_flops(&self.c, rows) >= self.gil_flops
+
+
+cdef void *_state(list states, int n) noexcept:
+    """The data of h (0) or c (1), or NULL."""
+    if states is None or n >= len(states):
+        return NULL
+    return cnp.PyArray_DATA(<cnp.ndarray>states[n])
+
+
+cdef object _as_state(list states):
+    """What a user meets: h, or (h, c)."""
+    return states[0] if len(states) == 1 else tuple(states)
 
 
 cpdef int _threads(object threads) except -1:

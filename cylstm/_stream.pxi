@@ -31,9 +31,6 @@ cdef class Stream:
         self.current, self.dims, self.threads = current, dims, threads
         self.owner = owner
         self.max_threads = _threads(threads)
-        if not dims.fits(16 if dims.L > 1 else 0, self.N, False, self.max_threads):  # a block of 16
-            raise ValueError(f"batch_size is {self.N}: too large, the states would not fit the "
-                             "address space")
         dims.fill_context(&ctx, self.max_threads, False)
         self.take()  # weights that have not been packed are packed now and not in a step
         self.leave()
@@ -214,25 +211,20 @@ cdef class Stream:
 
     @property
     def state(self):
-        """(h, c), copies: (L, R) and (L, H), or (L, N, R) and (L, N, H). Settable."""
-        cdef Dims d = self.dims
-        cdef cnp.ndarray h = np.empty((d.L, self.N, d.R), d.dtype)
-        cdef cnp.ndarray c = np.empty((d.L, self.N, d.H), d.dtype)
+        """A copy of the state, h or (h, c): h (L, R) and c (L, H), or (L, N, R) and (L, N, H).
+        Settable."""
+        cdef list states = self.dims.new_states((self.dims.L, self.N))
         self.take()
-        _c.cylstm_plan_get_states(self.plan, cnp.PyArray_DATA(h), cnp.PyArray_DATA(c))
+        _c.cylstm_plan_get_states(self.plan, _state(states, 0), _state(states, 1))
         self.leave()
-        return (h, c) if self.batched else (h[:, 0], c[:, 0])
+        return _as_state(states if self.batched else [state[:, 0] for state in states])
 
     @state.setter
     def state(self, value):
-        cdef Dims d = self.dims
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise TypeError(f"state is a {type(value).__name__}, expected a tuple (h, c)")
-        middle = (self.N,) if self.batched else ()
-        cdef cnp.ndarray h = _check_whole(value[0], "h", d, (d.L, *middle, d.R))
-        cdef cnp.ndarray c = _check_whole(value[1], "c", d, (d.L, *middle, d.H))
+        cdef list states = self.dims.check_states(
+            value, "state", "", (self.dims.L, *(self.frame(self.N, 0)[:-1])))
         self.take()
-        _c.cylstm_plan_set_states(self.plan, cnp.PyArray_DATA(h), cnp.PyArray_DATA(c))
+        _c.cylstm_plan_set_states(self.plan, _state(states, 0), _state(states, 1))
         self.leave()
 
     def reset(self, indices=None):

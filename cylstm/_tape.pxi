@@ -12,7 +12,7 @@ class Gradients:
     Attributes
     ----------
     x : array of the shape of x, or None where it was not asked for
-    h_0, c_0 : arrays of the shapes of h_n and c_n
+    h_0, c_0 : arrays of the shapes of h_n and c_n; c_0 is None for a cell without c
     weights : mapping with the names, shapes and order of `LSTM.state_dict()`
     """
 
@@ -27,10 +27,10 @@ cdef class Tape:
 
     Attributes
     ----------
-    y, h_n, c_n : read-only arrays, as `LSTM.__call__` returns them
-    gates : read-only array (L*D, T, B, 4, H), the gates i, f, g, o of every step after their
-        activations; unbatched without B
-    cells : read-only array (L*D, T, B, H), c of every step
+    y, h_n, c_n : read-only arrays, as a call returns them; c_n is None for a cell without c
+    gates : read-only array (L*D, T, B, G, H), the gates of every step (of an LSTM i, f, g, o) after
+        their activations; unbatched without B
+    cells : read-only array (L*D, T, B, H), c of every step; None for a cell without it
 
     gates and cells are time-major whatever `batch_first` says, and zero past each length.
     """
@@ -47,18 +47,17 @@ cdef class Tape:
         `draw_key` gives the key of this call's dropout, once everything else is in order."""
         cdef Problem p = Problem()
         cdef int n = _threads(threads)
-        p.check(packed, x, states, lengths, batch_first, n, True)
+        p.check(packed, x, states, lengths, batch_first)
         p.x = np.array(p.x, order="C", subok=False)
-        if p.h_0 is not None:
-            p.h_0 = (<object>p.h_0).copy()
-            p.c_0 = (<object>p.c_0).copy()
+        if p.states_0 is not None:
+            p.states_0 = [state.copy() for state in p.states_0]
         p.allocate()
         cdef Dims dims = p.dims
-        cdef Py_ssize_t LD = dims.L * dims.D, rows = p.T * p.B, width = dims.D * dims.R
-        cdef size_t real_size = dims.c.bits // 8, cells = LD * rows * 5 * dims.H * real_size
-        cells += -cells % _c.CYLSTM_ALIGN
-        self.memory = Memory(cells + (dims.L - 1) * rows * width * real_size, packed.spares,
-                             TAPE)
+        cdef size_t cells = _c.cylstm_tape_cells_size(&dims.c, p.T, p.B)
+        cdef size_t hidden = _c.cylstm_tape_hidden_size(&dims.c, p.T, p.B)
+        if hidden > SIZE_MAX - cells:
+            raise MemoryError(f"no memory for the gates of {p.T} steps of {p.B} sequences")
+        self.memory = Memory(cells + hidden, packed.spares, TAPE)
         self.tape.cells = self.memory.start
         self.tape.hidden = <char *>self.memory.start + cells
         self.tape.dropout = dropout
@@ -67,11 +66,15 @@ cdef class Tape:
         p.run(n)
         self.p = p
         self.wrap = wrap
-        view = _frozen(self.memory.array((LD, p.T, p.B, 5, dims.H), dims.typenum))
+        cdef Py_ssize_t gates = dims.cell.gates, vectors = dims.cell.tape_vectors
+        view = _frozen(self.memory.array((dims.L * dims.D, p.T, p.B, vectors, dims.H),
+                                         dims.typenum))
         if not p.batched:
             view = view[:, :, 0]
-        self.gates, self.cells = view[..., :4, :], view[..., 4, :]
-        self.y, self.h_n, self.c_n = _frozen(p.y), _frozen(p.h_n), _frozen(p.c_n)
+        self.gates = view[..., :gates, :]
+        self.y, self.h_n = _frozen(p.y), _frozen(p.states_n[0])
+        if dims.cell.states > 1:
+            self.cells, self.c_n = view[..., vectors - 1, :], _frozen(p.states_n[1])
 
     def backward(self, dy=None, dh_n=None, dc_n=None, *, threads=None, bint need_x=True):
         """Return the exact gradients of a loss, given its gradients by y, h_n and c_n.
@@ -104,9 +107,13 @@ cdef class Tape:
         cdef _c.cylstm_gradients g
         cdef _c.cylstm_context ctx
         cdef int n = _threads(threads)
-        cdef cnp.ndarray dy_rows, dh_whole, dc_whole, dx = None, dh_0, dc_0, dweights
+        cdef cnp.ndarray dy_rows, dh_whole, dc_whole, dx = None, dweights
         if dy is None and dh_n is None and dc_n is None:
             raise ValueError("backward was given no gradient: expected dy, dh_n or dc_n")
+        if dc_n is not None and dims.cell.states == 1:
+            raise ValueError(f"dc_n was given to the tape of a {dims.name}, which has no c; "
+                             "expected None")
+        cdef tuple outer = p.state_outer()
         g.dy = g.dh_n = g.dc_n = g.dx = NULL
         g.dy_t = g.dy_b = g.dx_t = g.dx_b = 0
         if dy is not None:
@@ -114,20 +121,19 @@ cdef class Tape:
             g.dy = cnp.PyArray_DATA(dy_rows)
             p.strides(dy_rows, &g.dy_t, &g.dy_b)
         if dh_n is not None:
-            dh_whole = _check_whole(dh_n, "dh_n", dims, p.state(dims.R))
+            dh_whole = _check_whole(dh_n, "dh_n", dims, (*outer, dims.R))
             g.dh_n = cnp.PyArray_DATA(dh_whole)
         if dc_n is not None:
-            dc_whole = _check_whole(dc_n, "dc_n", dims, p.state(dims.H))
+            dc_whole = _check_whole(dc_n, "dc_n", dims, (*outer, dims.H))
             g.dc_n = cnp.PyArray_DATA(dc_whole)
-        dh_0 = np.empty(p.state(dims.R), dims.dtype)
-        dc_0 = np.empty(p.state(dims.H), dims.dtype)
+        cdef list dstates = dims.new_states(outer)
         new = np.zeros if p.B == 0 else np.empty
         dweights = new(_c.cylstm_raw_count(&dims.c), dims.dtype)
         if need_x:
             dx = np.empty(p.outer(dims.inputs), dims.dtype)
             g.dx = cnp.PyArray_DATA(dx)
             p.strides(dx, &g.dx_t, &g.dx_b)
-        g.dh_0, g.dc_0 = cnp.PyArray_DATA(dh_0), cnp.PyArray_DATA(dc_0)
+        g.dh_0, g.dc_0 = _state(dstates, 0), _state(dstates, 1)
         g.dweights = cnp.PyArray_DATA(dweights)
         cdef bint release = dims.releases_gil(2 * p.rows)
         dims.fill_context(&ctx, n, release)
@@ -147,4 +153,5 @@ cdef class Tape:
                 _raise_pending()
             else:
                 _c.cylstm_backward(&ctx, &dims.c, packed, &seq, &g, scratch.start)
-        return Gradients(dx, dh_0, dc_0, self.wrap(dweights))
+        dc_0 = dstates[1] if dims.cell.states > 1 else None
+        return Gradients(dx, dstates[0], dc_0, self.wrap(dweights))

@@ -55,7 +55,7 @@ class LSTM(_Recurrent[States]):
 
     __slots__ = ()
 
-    _gates = 4
+    _cell = "LSTM"
 
     proj_size = Fixed[int]()
 

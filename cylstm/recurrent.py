@@ -21,12 +21,12 @@ MAX_LAYERS = 2**16  # a stack's weights are listed by name
 
 
 class _Recurrent(Module, Generic[S]):
-    """A stack of recurrent layers. A kind of cell is a subclass: its number of gates, the type of
-    its state, and a constructor that hands its arguments to `_make`."""
+    """A stack of recurrent layers. A kind of cell is a subclass: its name, the type of its
+    state, and a constructor that hands its arguments to `_make`."""
 
     __slots__ = ("_calls", "_dims", "_seed")
 
-    _gates: ClassVar[int]
+    _cell: ClassVar[str]  # as `_core` names it
     # The kernels to use, for tests; None: those that `show_config()` names.
     _isa: ClassVar[str | None] = None
 
@@ -83,41 +83,19 @@ class _Recurrent(Module, Generic[S]):
         }
         I, H, L = arguments["input_size"], arguments["hidden_size"], arguments["num_layers"]
         P, D = arguments.get("proj_size", 0), 1 + arguments["bidirectional"]
-        count = self._count_weights(I, H, P, L, D, arguments["bias"])
-        # in Python's integers, which don't overflow; packed, they are up to 14 times as many
-        if 8 * count * arguments["dtype"].itemsize > sys.maxsize:
+        self._dims = _core.Dims(
+            self._cell, L, D, I, H, P, arguments["bias"], arguments["dtype"], self._isa
+        )
+        if self._dims.weights_size > sys.maxsize:
             raise ValueError(
-                f"input_size {I}, hidden_size {H} and num_layers {L} make {count} weights, too "
-                "many for the address space"
+                f"input_size {I}, hidden_size {H} and num_layers {L} make too many weights for the "
+                "address space"
             )
-        self._dims = _core.Dims(L, D, I, H, P, arguments["bias"], arguments["dtype"], self._isa)
-        return arguments, self._make_spec(I, H, P, L, D, arguments["bias"])
+        return arguments, self._dims.arrays()
 
     def _configure_cell(self, hidden_size: int) -> dict[str, Any]:
         """Return the arguments that this kind of cell has beside those of all, checked."""
         return {}
-
-    def _count_weights(self, I: int, H: int, P: int, L: int, D: int, bias: bool) -> int:
-        """How many weights `_make_spec` will ask for, before it lists them."""
-        R = P or H
-        other = self._gates * H * (D * R + R + 2 * bias) + P * H
-        first = other + self._gates * H * (I - D * R)
-        return D * (first + (L - 1) * other)
-
-    def _make_spec(self, I: int, H: int, P: int, L: int, D: int, bias: bool) -> Spec:
-        """PyTorch's names and shapes, in its order."""
-        gates, R = self._gates * H, P or H
-        spec: list[tuple[str, tuple[int, ...]]] = []
-        for layer in range(L):
-            for suffix in ("", "_reverse")[:D]:
-                end = f"_l{layer}{suffix}"
-                spec.append((f"weight_ih{end}", (gates, D * R if layer else I)))
-                spec.append((f"weight_hh{end}", (gates, R)))
-                if bias:
-                    spec += [(f"bias_ih{end}", (gates,)), (f"bias_hh{end}", (gates,))]
-                if P:
-                    spec.append((f"weight_hr{end}", (R, H)))
-        return tuple(spec)
 
     def _draw(self, flat: Array, seed: Any) -> None:
         uniform(flat, 1 / math.sqrt(self.hidden_size), seed)

@@ -16,7 +16,8 @@ struct cylstm_arena {
 static inline void *cylstm_carve(struct cylstm_arena *arena, size_t count, size_t size)
 {
     void *piece = arena->base ? arena->base + arena->used : NULL;
-    arena->used += cylstm_round_up(count * size, CYLSTM_ALIGN);
+    arena->used =
+        cylstm_plus(arena->used, cylstm_round_up(cylstm_times(count, size), CYLSTM_ALIGN));
     return piece;
 }
 

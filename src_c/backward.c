@@ -34,7 +34,8 @@ static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t
     if (cylstm_stopped(&b->call)) return;
     cylstm_run_phase(&b->team, cylstm_gather_inputs, b, shares);
     cylstm_run_phase(&b->team, cylstm_use_chunk, b, shares);
-    memcpy(p->next, b->dgates, b->start[1] * backward_stride_of(b, 4 * p->l.H) * b->call.real_size);
+    memcpy(p->next, b->dgates,
+           b->start[1] * backward_stride_of(b, p->l.dgates) * b->call.real_size);
 }
 
 /* ------------------------------------------------------------------------ the stack */
@@ -115,19 +116,20 @@ static void first_states(void *arg, size_t share, int caller)
     void *dh_0 = cylstm_at(b->grads->dh_0, size, (ptrdiff_t)(n * B * R)),
          *dc_0 = cylstm_at(b->grads->dc_0, size, (ptrdiff_t)(n * B * H));
     const size_t active = cylstm_active_rows(&b->order, B, 0);
-    struct cylstm_product g = cylstm_recurrent_product(
-        b, p, backward_padded_rows(b, p->next, backward_stride_of(b, 4 * H), 0), active,
-        cylstm_share(backward_panels_of(b, R), b->shares, share));
-    g.finish = CYLSTM_STORE;
-    g.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
-    g.out_panel = (ptrdiff_t)backward_width_of(b);
-    backward_multiply(b, caller, share, p, &p->l.hh_t, &g);
+    struct cylstm_job job =
+        backward_dgates_job(b, p, &p->l.hh_t, p->l.kind->hh,
+                            backward_padded_rows(b, p->next, backward_stride_of(b, p->l.dgates), 0),
+                            active, cylstm_share(backward_panels_of(b, R), b->shares, share));
+    job.product.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
+    job.product.out_panel = (ptrdiff_t)backward_width_of(b);
+    backward_multiply(b, caller, share, &job);
     for (size_t r = 0; share == 0 && r < B; r++) {
         if (r >= active)
             memcpy(cylstm_at(dh_0, size, b->r0_offset[r]),
                    cylstm_at(p->dh, size, (ptrdiff_t)(r * backward_stride_of(b, R))), R * size);
-        memcpy(cylstm_at(dc_0, size, b->c0_offset[r]),
-               cylstm_at(p->dc, size, (ptrdiff_t)(r * backward_stride_of(b, H))), H * size);
+        if (p->dc)
+            memcpy(cylstm_at(dc_0, size, b->c0_offset[r]),
+                   cylstm_at(p->dc, size, (ptrdiff_t)(r * backward_stride_of(b, H))), H * size);
     }
 }
 
@@ -163,29 +165,34 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     b->block = D == 1 ? b->chunk_steps : seq->T;
     cylstm_carve_order(arena, &b->order, seq);
     b->pass = cylstm_carve(arena, L * D, sizeof *b->pass);
-    const size_t H = dims->hidden;
-    size_t z = 0;
+    size_t z = 0, dgates = 0;
     for (size_t n = 0; n < L * D; n++) {
         struct backward_pass p = {.l = cylstm_find_layer(k, dims, n / D, n % D)};
         z = cylstm_larger(z, backward_panels_of(b, p.l.I) + backward_panels_of(b, p.l.R));
-        p.dh = cylstm_carve(arena, B * cylstm_stride(k, p.l.R), size);
-        p.dc = cylstm_carve(arena, B * cylstm_stride(k, p.l.H), size);
-        p.next = cylstm_carve(arena, B * cylstm_stride(k, 4 * p.l.H), size);
+        p.dh = cylstm_carve(arena, cylstm_times(B, cylstm_stride(k, p.l.R)), size);
+        if (p.l.kind->shape.states > 1)
+            p.dc = cylstm_carve(arena, cylstm_times(B, cylstm_stride(k, p.l.H)), size);
+        p.next = cylstm_carve(arena, cylstm_times(B, cylstm_stride(k, p.l.dgates)), size);
+        dgates = p.l.dgates;
         if (arena->base) b->pass[n] = p;
     }
     b->start = cylstm_carve(arena, b->chunk_steps + 1, sizeof(size_t));
-    b->dgates = cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, 4 * H), size);
-    b->z = cylstm_carve(arena, b->chunk_rows * z * backward_width_of(b), size);
+    b->dgates = cylstm_carve(arena, cylstm_times(b->chunk_rows, cylstm_stride(k, dgates)), size);
+    b->z = cylstm_carve(arena, cylstm_times(b->chunk_rows, z * backward_width_of(b)), size);
     b->ones = cylstm_carve(arena, b->chunk_rows, size);
     b->dh =
-        dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->proj), size) : NULL;
-    b->m = dims->proj ? cylstm_carve(arena, b->chunk_rows * cylstm_stride(k, dims->hidden), size)
-                      : NULL;
+        dims->proj
+            ? cylstm_carve(arena, cylstm_times(b->chunk_rows, cylstm_stride(k, dims->proj)), size)
+            : NULL;
+    b->m =
+        dims->proj
+            ? cylstm_carve(arena, cylstm_times(b->chunk_rows, cylstm_stride(k, dims->hidden)), size)
+            : NULL;
     carve_panels(arena, ctx, dims, b);
     b->dx_offset = cylstm_carve(arena, b->chunk_rows, sizeof(ptrdiff_t));
     b->r0_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
     b->c0_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
-    const size_t inner = b->block * B * D * cylstm_hidden_width(dims);
+    const size_t inner = cylstm_times(cylstm_times(b->block, B), D * cylstm_hidden_width(dims));
     for (size_t n = 0; n < 2; n++)
         b->between[n] = L > 1 && (L > 2 || n == 1) ? cylstm_carve(arena, inner, size) : NULL;
     for (size_t d = 0; d < D; d++)
@@ -214,7 +221,7 @@ static void place_walks(struct backward *b, const struct cylstm_gradients *grads
     const struct cylstm_sequence *seq = b->seq;
     const size_t L = b->dims->layers, D = b->dims->directions, H = b->dims->hidden, B = seq->B;
     const ptrdiff_t width = (ptrdiff_t)(D * cylstm_hidden_width(b->dims)), t = (ptrdiff_t)B * width;
-    const ptrdiff_t hidden = (ptrdiff_t)seq->T * t, cells = (ptrdiff_t)(TAPE_VECTORS * H),
+    const ptrdiff_t hidden = (ptrdiff_t)seq->T * t, cells = (ptrdiff_t)b->pass[0].l.tape,
                     size = (ptrdiff_t)b->call.real_size;
     for (size_t n = 0; n < L * D; n++) {
         struct backward_pass *p = &b->pass[n];
@@ -259,9 +266,11 @@ static void load_states(struct backward *b, const struct cylstm_gradients *grads
         cylstm_load_rows(&b->order, size, R,
                          grads->dh_n ? cylstm_at(grads->dh_n, size, (ptrdiff_t)(n * B * R)) : NULL,
                          backward_stride_of(b, R), p->dh);
-        cylstm_load_rows(&b->order, size, H,
-                         grads->dc_n ? cylstm_at(grads->dc_n, size, (ptrdiff_t)(n * B * H)) : NULL,
-                         backward_stride_of(b, H), p->dc);
+        if (p->dc)
+            cylstm_load_rows(&b->order, size, H,
+                             grads->dc_n ? cylstm_at(grads->dc_n, size, (ptrdiff_t)(n * B * H))
+                                         : NULL,
+                             backward_stride_of(b, H), p->dc);
     }
 }
 
@@ -279,7 +288,8 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     const size_t LD = dims->layers * dims->directions, size = b.call.real_size, B = seq->B;
     b.grads = grads;
     if (!b.order.T) memset(grads->dweights, 0, cylstm_raw_count(dims) * size);
-    const size_t R = cylstm_hidden_width(dims), weights = dims->hidden * (4 * R + dims->proj);
+    const size_t R = cylstm_hidden_width(dims),
+                 weights = b.pass[0].l.gates * R + dims->hidden * dims->proj;
     const double rows = (double)B * (double)b.order.T + ROWS_FOR_WEIGHTS;
     b.split = cylstm_split_work(ctx, dims, B, rows, backward_panels_of(&b, R), weights, 0);
     b.team = cylstm_begin_team(b.split.threads, b.split.small);
@@ -290,9 +300,10 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
         b.layer = n / dims->directions;
         b.direction = n % dims->directions;
         cylstm_run_phase(&b.team, first_states, &b, b.shares);
-        if (dims->bias) /* both biases are added to the same sums */
-            memcpy(cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw_b_hh),
-                   cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw_b_ih), 4 * p->l.H * size);
+        if (dims->bias && cylstm_biases_alike(p->l.kind))
+            memcpy(cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw[CYLSTM_BIAS_HH]),
+                   cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw[CYLSTM_BIAS_IH]),
+                   p->l.gates * size);
     }
     cylstm_end_team(&b.team);
     if (grads->dx)

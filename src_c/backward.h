@@ -10,12 +10,12 @@
 struct backward_pass {
     struct cylstm_layer l;
     struct cylstm_walk x, h; /* inputs (T, B, I) and own outputs (T, B, D*R), as forward saw them */
-    struct cylstm_walk tape; /* (T, B, 5, H) */
+    struct cylstm_walk tape; /* (T, B, tape) */
     struct cylstm_walk dy, dx; /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
     void *h_0, *c_0;           /* (B, R), (B, H), in batch order; may be NULL */
     void *dh;   /* (B, R) padded: dh_n; with a projection, where dh of a step is summed */
-    void *dc;   /* (B, H) padded: dc_n, then the running dc */
-    void *next; /* (B, 4H) padded: dgates of the step after the chunk */
+    void *dc;   /* (B, H) padded: dc_n, then the running dc; NULL for a cell without it */
+    void *next; /* (B, dgates) padded: dgates of the step after the chunk */
 };
 
 /* Arrays that have a walk; inner arrays are all alike. */
@@ -31,7 +31,7 @@ struct backward {
     struct backward_pass *pass; /* (L * D) */
     size_t chunk_steps, chunk_rows;
     size_t *start; /* (chunk_steps + 1): first row of each step in the chunk */
-    void *dgates;  /* (chunk_rows, 4H) padded */
+    void *dgates;  /* (chunk_rows, dgates) padded */
     void *z;       /* the inputs of a chunk's steps, as panels (chunk_rows, 4 VL): x, then h */
     void *ones;    /* (chunk_rows) */
     const struct cylstm_gradients *grads; /* the caller's */
@@ -79,11 +79,29 @@ static inline struct cylstm_rows backward_padded_rows(const struct backward *b, 
 }
 
 static inline void backward_multiply(struct backward *b, int caller, size_t share,
-                                     const struct backward_pass *p,
-                                     const struct cylstm_matrix *matrix,
-                                     const struct cylstm_product *g)
+                                     struct cylstm_job *job)
 {
-    cylstm_multiply_weights(&b->call, caller, g, &b->weights, &p->l, matrix, b->panels[share]);
+    cylstm_multiply_weights(&b->call, caller, &b->weights, job, b->panels[share]);
+}
+
+/* A product of dgates: the runs of them that meet `matrix`, which has as many rows. */
+static inline struct cylstm_job backward_dgates_job(const struct backward *b,
+                                                    const struct backward_pass *p,
+                                                    const struct cylstm_matrix *matrix,
+                                                    const struct cylstm_run runs[CYLSTM_RUNS],
+                                                    struct cylstm_rows dgates, size_t rows,
+                                                    struct cylstm_range panels)
+{
+    struct cylstm_job job = cylstm_start_job(&p->l, matrix, rows, panels);
+    for (size_t n = 0, k = 0; n < CYLSTM_RUNS; n++) {
+        const size_t K = runs[n].count * p->l.H;
+        void *first = cylstm_at(dgates.base, b->call.real_size, (ptrdiff_t)(runs[n].from * p->l.H));
+        job.product.term[n] =
+            (struct cylstm_term){{first, dgates.offset, dgates.stride}, 1, K, NULL};
+        job.k[n] = k;
+        k += K;
+    }
+    return job;
 }
 
 /* backward_step.c: phases, whose `arg` is the struct backward. */
@@ -91,12 +109,6 @@ static inline void backward_multiply(struct backward *b, int caller, size_t shar
 cylstm_phase cylstm_backward_rows;          /* all steps of the chunk, for a share of the rows */
 cylstm_phase cylstm_backward_units;         /* one step, for a share of the units of h */
 cylstm_phase cylstm_backward_units_of_cell; /* with a projection, after it: of the cell's units */
-
-/* What products with W_hh have in common: rows [r0, r0 + n) of dgates times W_hh. */
-struct cylstm_product cylstm_recurrent_product(const struct backward *b,
-                                               const struct backward_pass *p,
-                                               struct cylstm_rows dgates, size_t n,
-                                               struct cylstm_range panels);
 
 /* backward_gradients.c: phases over the rows of a chunk. */
 

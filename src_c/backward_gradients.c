@@ -84,89 +84,109 @@ void cylstm_gather_inputs(void *arg, size_t share, int caller)
 static void input_gradient(struct backward *b, int caller, size_t share, size_t shares)
 {
     const struct backward_pass *p = b->now;
-    const size_t width = backward_width_of(b), rows = b->start[b->step_end - b->step_begin];
+    const size_t rows = b->start[b->step_end - b->step_begin];
     const int few = rows < shares;
     const struct cylstm_range mine = cylstm_share(rows, few ? 1 : shares, few ? 0 : share),
                               panels = cylstm_share(backward_panels_of(b, p->l.I), few ? shares : 1,
                                                     few ? share : 0);
     if (!p->dx.base) return;
-    struct cylstm_product g = {
-        .rows = mine.end - mine.begin,
-        .panel_begin = panels.begin,
-        .panel_end = panels.end,
-        .columns = p->l.I,
-        .w_panel = (ptrdiff_t)(4 * p->l.H * width),
-        .w_k = (ptrdiff_t)width,
-        .init = cylstm_zeros,
-        .term[0] = {.a = backward_padded_rows(b, b->dgates, backward_stride_of(b, 4 * p->l.H),
-                                              mine.begin),
-                    .a_k = 1,
-                    .K = 4 * p->l.H,
-                    .w = cylstm_at(b->weights.packed, b->call.real_size, (ptrdiff_t)p->l.ih_t.at)},
-        .finish = CYLSTM_STORE,
-        .out = {p->dx.base, b->dx_offset + mine.begin, 0},
-        .out_panel = (ptrdiff_t)width,
-    };
-    if (b->direction) g.addend = g.out;
-    backward_multiply(b, caller, share, p, &p->l.ih_t, &g);
+    struct cylstm_job job = backward_dgates_job(
+        b, p, &p->l.ih_t, p->l.kind->ih,
+        backward_padded_rows(b, b->dgates, backward_stride_of(b, p->l.dgates), mine.begin),
+        mine.end - mine.begin, panels);
+    job.product.out = (struct cylstm_rows){p->dx.base, b->dx_offset + mine.begin, 0};
+    job.product.out_panel = (ptrdiff_t)backward_width_of(b);
+    if (b->direction) job.product.addend = job.product.out;
+    backward_multiply(b, caller, share, &job);
 }
 
-/* out (rows, columns) += a^T w over the rows of the chunk, for a share of the rows. The first
- * chunk of a pass, which holds its last steps, finds nothing there yet. */
-static void weight_gradient(struct backward *b, int caller, struct cylstm_range mine,
-                            struct cylstm_term term, ptrdiff_t w_panel, ptrdiff_t w_k,
-                            size_t columns, size_t raw)
+/* A matrix by whose rows something is multiplied, as panels or as rows. */
+struct operand {
+    const void *w;
+    size_t panel, k; /* reals from a panel to the next, from a row to the next */
+};
+
+/* out (rows, columns) += a^T w over the rows of the chunk, where `a` has a row of the chunk every
+ * `stride` reals. The first chunk of a pass, which holds its last steps, finds nothing there yet. */
+static void weight_gradient(struct backward *b, int caller, const void *a, size_t stride,
+                            size_t rows, struct operand by, size_t columns, size_t raw)
 {
+    void *out = cylstm_at(b->grads->dweights, b->call.real_size, (ptrdiff_t)raw);
     struct cylstm_product g = {
-        .rows = mine.end - mine.begin,
+        .rows = rows,
         .panel_end = backward_panels_of(b, columns),
         .columns = columns,
-        .w_panel = w_panel,
-        .w_k = w_k,
+        .w_panel = (ptrdiff_t)by.panel,
+        .w_k = (ptrdiff_t)by.k,
         .init = cylstm_zeros,
-        .term[0] = term,
-        .finish = CYLSTM_STORE,
-        .out = {cylstm_at(b->grads->dweights, b->call.real_size,
-                          (ptrdiff_t)(raw + mine.begin * columns)),
-                NULL, (ptrdiff_t)columns},
+        .term[0] = {.a = {(void *)(uintptr_t)a, NULL, 1},
+                    .a_k = (ptrdiff_t)stride,
+                    .K = b->start[b->step_end - b->step_begin],
+                    .w = by.w},
+        .out = {out, NULL, (ptrdiff_t)columns},
         .out_panel = (ptrdiff_t)backward_width_of(b),
     };
     if (b->step_end < b->order.T) g.addend = g.out;
     cylstm_multiply(&b->call, caller, &g);
 }
 
-/* Columns of a matrix with rows `stride` apart, from the first one on, times w. */
-static struct cylstm_term columns_of(const struct backward *b, const void *matrix, size_t stride,
-                                     size_t first, const void *w)
+/* Column `column` of the chunk's dgates. */
+static void *dgates_at(const struct backward *b, size_t column)
 {
-    return (struct cylstm_term){
-        .a = {cylstm_at(matrix, b->call.real_size, (ptrdiff_t)first), NULL, 1},
-        .a_k = (ptrdiff_t)stride,
-        .K = b->start[b->step_end - b->step_begin],
-        .w = w};
+    return cylstm_at(b->dgates, b->call.real_size, (ptrdiff_t)column);
+}
+
+/* The gradient of a raw matrix of gates, for some of its rows. */
+static void gates_gradient(struct backward *b, int caller, enum cylstm_array_type type,
+                           const struct cylstm_run runs[CYLSTM_RUNS], struct cylstm_range rows,
+                           struct operand by, size_t columns)
+{
+    const struct cylstm_layer *l = &b->now->l;
+    for (size_t n = 0, first = 0; n < CYLSTM_RUNS; n++) { /* raw rows [first, end) are the run's */
+        const size_t end = first + runs[n].count * l->H,
+                     from = rows.begin > first ? rows.begin : first,
+                     to = rows.end < end ? rows.end : end;
+        if (from < to)
+            weight_gradient(b, caller, dgates_at(b, runs[n].from * l->H + from - first),
+                            backward_stride_of(b, l->dgates), to - from, by, columns,
+                            l->raw[type] + from * columns);
+        first = end;
+    }
+}
+
+/* The gradient of a bias: a sum over the rows of the chunk. */
+static void bias_gradient(struct backward *b, int caller, enum cylstm_array_type type,
+                          const struct cylstm_run runs[CYLSTM_RUNS])
+{
+    const struct cylstm_layer *l = &b->now->l;
+    for (size_t n = 0, first = 0; n < CYLSTM_RUNS; n++) {
+        const struct operand by = {dgates_at(b, runs[n].from * l->H), backward_width_of(b),
+                                   backward_stride_of(b, l->dgates)};
+        const size_t columns = runs[n].count * l->H;
+        weight_gradient(b, caller, b->ones, 1, 1, by, columns, l->raw[type] + first);
+        first += columns;
+    }
 }
 
 static void weight_gradients(struct backward *b, int caller, size_t share, size_t shares)
 {
     const struct cylstm_layer *l = &b->now->l;
-    const size_t width = backward_width_of(b), dgates = backward_stride_of(b, 4 * l->H),
-                 m = backward_stride_of(b, l->H);
-    const struct cylstm_range mine = cylstm_share(4 * l->H, shares, share);
-    struct cylstm_term term = columns_of(b, b->dgates, dgates, mine.begin, b->z);
-    const ptrdiff_t z_panel = (ptrdiff_t)(b->chunk_rows * width);
-    weight_gradient(b, caller, mine, term, z_panel, (ptrdiff_t)width, l->I, l->raw_ih);
-    term.w = backward_z_at(b, backward_panels_of(b, l->I), 0);
-    weight_gradient(b, caller, mine, term, z_panel, (ptrdiff_t)width, l->R, l->raw_hh);
+    const size_t width = backward_width_of(b);
+    const struct cylstm_range mine = cylstm_share(l->gates, shares, share);
+    const struct operand x = {b->z, b->chunk_rows * width, width},
+                         h = {backward_z_at(b, backward_panels_of(b, l->I), 0), x.panel, x.k};
+    gates_gradient(b, caller, CYLSTM_WEIGHT_IH, l->kind->ih, mine, x, l->I);
+    gates_gradient(b, caller, CYLSTM_WEIGHT_HH, l->kind->hh, mine, h, l->R);
     if (l->P) {
         const struct cylstm_range projected = cylstm_share(l->P, shares, share);
-        weight_gradient(b, caller, projected,
-                        columns_of(b, b->dh, backward_stride_of(b, l->R), projected.begin, b->m),
-                        (ptrdiff_t)width, (ptrdiff_t)m, l->H, l->raw_hr);
+        const struct operand m = {b->m, width, backward_stride_of(b, l->H)};
+        weight_gradient(b, caller, cylstm_at(b->dh, b->call.real_size, (ptrdiff_t)projected.begin),
+                        backward_stride_of(b, l->R), projected.end - projected.begin, m, l->H,
+                        l->raw[CYLSTM_WEIGHT_HR] + projected.begin * l->H);
     }
-    if (share == 0 && b->dims->bias)
-        weight_gradient(b, caller, (struct cylstm_range){0, 1},
-                        columns_of(b, b->ones, 1, 0, b->dgates), (ptrdiff_t)width,
-                        (ptrdiff_t)dgates, 4 * l->H, l->raw_b_ih);
+    if (share || !l->bias) return;
+    bias_gradient(b, caller, CYLSTM_BIAS_IH, l->kind->ih);
+    if (!cylstm_biases_alike(l->kind)) bias_gradient(b, caller, CYLSTM_BIAS_HH, l->kind->hh);
 }
 
 void cylstm_use_chunk(void *arg, size_t share, int caller)

@@ -2,46 +2,27 @@
  * cell's backward, which leaves dgates_t (4H) for the step before. */
 #include "backward.h"
 
-/* ------------------------------------------------------------------ one step back */
-
-struct cylstm_product cylstm_recurrent_product(const struct backward *b,
-                                               const struct backward_pass *p,
-                                               struct cylstm_rows dgates, size_t n,
-                                               struct cylstm_range panels)
-{
-    const size_t width = backward_width_of(b);
-    return (struct cylstm_product){
-        .rows = n,
-        .panel_begin = panels.begin,
-        .panel_end = panels.end,
-        .columns = p->l.R,
-        .w_panel = (ptrdiff_t)(4 * p->l.H * width),
-        .w_k = (ptrdiff_t)width,
-        .init = cylstm_zeros,
-        .term[0] = {.a = dgates,
-                    .a_k = 1,
-                    .K = 4 * p->l.H,
-                    .w = cylstm_at(b->weights.packed, b->call.real_size, (ptrdiff_t)p->l.hh_t.at)},
-    };
-}
-
 static struct cylstm_cell cell_of_step(const struct backward *b, const struct backward_pass *p,
                                        size_t s, size_t r0)
 {
-    const size_t size = b->call.real_size, H = p->l.H, flat = b->start[s - b->step_begin] + r0;
+    const struct cylstm_layer *l = &p->l;
+    const size_t size = b->call.real_size, H = l->H, flat = b->start[s - b->step_begin] + r0;
     struct cylstm_cell cell = {
         .H = H,
+        .tape_vectors = (unsigned char)l->kind->shape.tape_vectors,
         .tape = cylstm_walk_rows(&p->tape, size, r0, s),
-        .dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r0),
-        .dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, 4 * p->l.H), flat),
+        .dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat),
     };
-    if (s) {
-        cell.c_prev = cylstm_walk_rows(&p->tape, size, r0, s - 1);
-        cell.c_prev.base = cylstm_at(cell.c_prev.base, size, (ptrdiff_t)(4 * H));
-    } else if (p->c_0) {
-        cell.c_prev = (struct cylstm_rows){p->c_0, b->c0_offset + r0, 0};
+    if (p->dc) {
+        cell.dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r0);
+        if (s) { /* c is the last vector of the tape */
+            cell.c_prev = cylstm_walk_rows(&p->tape, size, r0, s - 1);
+            cell.c_prev.base = cylstm_at(cell.c_prev.base, size, (ptrdiff_t)(l->tape - H));
+        } else if (p->c_0) {
+            cell.c_prev = (struct cylstm_rows){p->c_0, b->c0_offset + r0, 0};
+        }
     }
-    if (p->l.P) cell.h = backward_padded_rows(b, b->m, backward_stride_of(b, H), flat);
+    if (l->P) cell.h = backward_padded_rows(b, b->m, backward_stride_of(b, H), flat);
     return cell;
 }
 
@@ -49,7 +30,7 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
 static struct cylstm_rows dgates_after(const struct backward *b, const struct backward_pass *p,
                                        size_t s, size_t r0)
 {
-    const size_t stride = backward_stride_of(b, 4 * p->l.H);
+    const size_t stride = backward_stride_of(b, p->l.dgates);
     if (s + 1 == b->step_end) return backward_padded_rows(b, p->next, stride, r0);
     return backward_padded_rows(b, b->dgates, stride, b->start[s + 1 - b->step_begin] + r0);
 }
@@ -66,26 +47,26 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
     for (int part = 0; part < 2; part++) {
         const size_t from = part ? continuing : r0, to = part ? active : continuing;
         if (to <= from) continue;
-        struct cylstm_product g =
-            cylstm_recurrent_product(b, p, dgates_after(b, p, s, from), to - from, panels);
+        struct cylstm_job job = backward_dgates_job(b, p, &p->l.hh_t, p->l.kind->hh,
+                                                    dgates_after(b, p, s, from), to - from, panels);
+        struct cylstm_product *g = &job.product;
         if (part) { /* no step after: start from dh_n */
-            g.term[0].K = 0;
-            g.init = cylstm_at(p->dh, size, (ptrdiff_t)(from * backward_stride_of(b, p->l.R)));
-            g.init_row = (ptrdiff_t)backward_stride_of(b, p->l.R);
-            g.init_panel = (ptrdiff_t)backward_width_of(b);
+            g->term[0].K = g->term[1].K = 0;
+            g->init = cylstm_at(p->dh, size, (ptrdiff_t)(from * backward_stride_of(b, p->l.R)));
+            g->init_row = (ptrdiff_t)backward_stride_of(b, p->l.R);
+            g->init_panel = (ptrdiff_t)backward_width_of(b);
         }
-        g.descending = (int)(s & 1);
-        g.addend = cylstm_walk_rows(&p->dy, size, from, s);
+        g->descending = (int)(s & 1);
+        g->addend = cylstm_walk_rows(&p->dy, size, from, s);
         if (p->l.P) {
-            g.finish = CYLSTM_STORE;
-            g.out = backward_padded_rows(b, b->dh, backward_stride_of(b, p->l.R),
-                                         b->start[s - b->step_begin] + from);
-            g.out_panel = (ptrdiff_t)backward_width_of(b);
+            g->out = backward_padded_rows(b, b->dh, backward_stride_of(b, p->l.R),
+                                          b->start[s - b->step_begin] + from);
+            g->out_panel = (ptrdiff_t)backward_width_of(b);
         } else {
-            g.finish = CYLSTM_CELL_BACKWARD;
-            g.cell = cell_of_step(b, p, s, from);
+            g->finish = b->call.kernels->cell[p->l.kind->math].backward;
+            g->cell = cell_of_step(b, p, s, from);
         }
-        backward_multiply(b, caller, share, p, &p->l.hh_t, &g);
+        backward_multiply(b, caller, share, &job);
     }
 }
 
@@ -94,25 +75,16 @@ static void project_back(struct backward *b, int caller, size_t share,
                          const struct backward_pass *p, size_t s, size_t r0, size_t r1,
                          struct cylstm_range panels)
 {
-    const size_t active = cylstm_active_rows(&b->order, r1, s), width = backward_width_of(b);
+    const size_t active = cylstm_active_rows(&b->order, r1, s);
     if (active <= r0) return;
-    const struct cylstm_product g = {
-        .rows = active - r0,
-        .panel_begin = panels.begin,
-        .panel_end = panels.end,
-        .columns = p->l.H,
-        .w_panel = (ptrdiff_t)(p->l.P * width),
-        .w_k = (ptrdiff_t)width,
-        .init = cylstm_zeros,
-        .term[0] = {.a = backward_padded_rows(b, b->dh, backward_stride_of(b, p->l.R),
-                                              b->start[s - b->step_begin] + r0),
-                    .a_k = 1,
-                    .K = p->l.P,
-                    .w = cylstm_at(b->weights.packed, b->call.real_size, (ptrdiff_t)p->l.hr_t.at)},
-        .finish = CYLSTM_CELL_BACKWARD,
-        .cell = cell_of_step(b, p, s, r0),
-    };
-    backward_multiply(b, caller, share, p, &p->l.hr_t, &g);
+    struct cylstm_job job = cylstm_start_job(&p->l, &p->l.hr_t, active - r0, panels);
+    job.product.term[0] =
+        (struct cylstm_term){backward_padded_rows(b, b->dh, backward_stride_of(b, p->l.R),
+                                                  b->start[s - b->step_begin] + r0),
+                             1, p->l.P, NULL};
+    job.product.finish = b->call.kernels->cell[p->l.kind->math].backward;
+    job.product.cell = cell_of_step(b, p, s, r0);
+    backward_multiply(b, caller, share, &job);
 }
 
 void cylstm_backward_rows(void *arg, size_t share, int caller)

@@ -66,11 +66,11 @@ static void blas_term(const struct cylstm_call *call, const struct cylstm_term *
 void cylstm_multiply_by_blas(const struct cylstm_call *call, const struct cylstm_product *p)
 {
     _Alignas(CYLSTM_ALIGN) char sums[BLAS_ROWS * PANEL_VECTORS * MAX_VL * sizeof(float)];
-    const size_t size = call->real_size, width = cylstm_panel_width(call->kernels);
+    const size_t size = call->real_size, width = cylstm_panel_width(call->kernels),
+                 VL = call->kernels->lanes;
     for (size_t panel = p->panel_begin; panel < p->panel_end; panel++) {
         const size_t left = p->columns - panel * width, columns = left < width ? left : width;
-        const size_t lanes =
-            cylstm_round_up(columns, call->kernels->lanes); /* what `finish` reads */
+        const size_t lanes = cylstm_round_up(columns, VL); /* what `finish` reads */
         for (size_t row = 0; row < p->rows; row += BLAS_ROWS) {
             const size_t rows = p->rows - row < BLAS_ROWS ? p->rows - row : BLAS_ROWS;
             for (size_t r = 0; r < rows; r++) {
@@ -78,11 +78,14 @@ void cylstm_multiply_by_blas(const struct cylstm_call *call, const struct cylstm
                     (ptrdiff_t)panel * p->init_panel + (ptrdiff_t)(row + r) * p->init_row;
                 memcpy(sums + r * width * size, cylstm_at(p->init, size, at), lanes * size);
             }
-            for (int t = 0; t < 2; t++)
+            for (int t = 0; t < 2; t++) {
+                const size_t first = p->narrow && t ? VL : 0; /* column that the term meets */
                 if (p->term[t].K)
-                    blas_term(call, &p->term[t], row, rows, columns,
+                    blas_term(call, &p->term[t], row, rows,
+                              p->narrow ? NARROW_VECTORS * VL : columns,
                               cylstm_at(p->term[t].w, size, (ptrdiff_t)panel * p->w_panel), p->w_k,
-                              sums, width);
+                              sums + first * size, width);
+            }
             call->kernels->finish(p, panel, row, rows, sums);
         }
     }

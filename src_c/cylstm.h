@@ -28,8 +28,8 @@
  *     void *scratch = aligned_alloc(CYLSTM_ALIGN, cylstm_forward_scratch(&ctx, &dims, &seq));
  *     cylstm_forward(&ctx, &dims, packed, &seq, scratch);
  *
- * The caller has checked its sizes: every array is as large as its comment says and no
- * product of sizes overflows size_t. (The Python package does this in _core.pyx.)
+ * The caller has checked its sizes: every array is as large as its comment says, and no size asked
+ * for is SIZE_MAX, which stands for what overflows size_t. (The Python package does this in _core.)
  *
  * Words and letters
  * -----------------
@@ -103,19 +103,61 @@ int cylstm_init_context(struct cylstm_context *ctx, const char *isa, int bits);
 
 /* ------------------------------------------------------------------ the weights */
 
+/* What is left out of an initialiser is 0, and means the plain LSTM. */
 struct cylstm_dims {
     size_t layers, directions; /* L >= 1; D is 1 or 2 */
     size_t input, hidden;      /* I and H, at least 1 (a field I would collide with <complex.h>) */
     size_t proj;               /* P; 0: no projection */
     int bias;                  /* 0: the raw weights hold no biases */
     int bits;                  /* 32: float, 64: double */
+    int cell;                  /* enum cylstm_cell_type */
+    int format;                /* enum cylstm_format_type: of the packed weights for forward */
 };
 
-/* Raw weights are one array, in PyTorch's names, shapes and order, one after another:
- * for each layer, for each direction
- *     weight_ih (4H, I of the layer), weight_hh (4H, R), bias_ih (4H), bias_hh (4H),
+/* The kinds of cell, with the gates in the order of their raw weights. */
+enum cylstm_cell_type {
+    CYLSTM_LSTM, /* i, f, g, o */
+    CYLSTM_CELLS
+};
+
+/* What a caller must know of a cell. */
+struct cylstm_cell_shape {
+    size_t gates;        /* of the raw weights */
+    size_t states;       /* 1: h; 2: h and c */
+    size_t tape_vectors; /* of H reals that each step leaves on the tape: first the gates, after
+                            their activations; last, with two states, c */
+};
+struct cylstm_cell_shape cylstm_find_cell(const struct cylstm_dims *dims);
+
+/* How weights are stored in a pack. */
+enum cylstm_format_type {
+    CYLSTM_AS_COMPUTED, /* reals */
+    CYLSTM_FORMATS
+};
+
+/* Raw weights are one array of reals, in PyTorch's names, shapes and order, one after another: for
+ * each layer, for each direction, with G gates,
+ *     weight_ih (G*H, I of the layer), weight_hh (G*H, R), bias_ih (G*H), bias_hh (G*H),
  *     weight_hr (P, H)
- * with the gates in the order i, f, g, o; layers above the first have D * R inputs. */
+ * as far as `dims` ask for them; layers above the first have D * R inputs. */
+enum cylstm_array_type {
+    CYLSTM_WEIGHT_IH,
+    CYLSTM_WEIGHT_HH,
+    CYLSTM_BIAS_IH,
+    CYLSTM_BIAS_HH,
+    CYLSTM_WEIGHT_HR,
+    CYLSTM_ARRAYS /* of a layer and direction, at most */
+};
+struct cylstm_array {
+    enum cylstm_array_type type;
+    const char *name;     /* without the layer and direction: "weight_ih" */
+    size_t rows, columns; /* columns 0: a vector */
+    size_t at;            /* where it starts, in reals */
+};
+/* List the arrays of a layer and direction, in order; returns how many there are. Sizes that
+ * overflow, here and in all that follows, are SIZE_MAX. */
+size_t cylstm_list_arrays(const struct cylstm_dims *dims, size_t layer, size_t direction,
+                          struct cylstm_array arrays[CYLSTM_ARRAYS]);
 size_t cylstm_raw_count(const struct cylstm_dims *dims); /* reals */
 
 /* Packed weights: what the kernels read. `packed` serves the forward pass, and
@@ -132,7 +174,7 @@ void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_
 
 /* What the backward pass needs of a forward pass. Memory is the caller's. */
 struct cylstm_tape {
-    /* (L*D, T, B, 5, H) = i, f, g, o, c of every step, set to 0 past each length */
+    /* (L*D, T, B, tape_vectors, H) of every step, set to 0 past each length */
     void *cells;
     /* (L-1, T, B, D*R): outputs of the layers below the last, before dropout */
     void *hidden;
@@ -140,6 +182,11 @@ struct cylstm_tape {
     uint64_t dropout_key; /* a different key draws a different mask */
 };
 
+/* Bytes of its two arrays for T steps of B rows: `cells`, a multiple of CYLSTM_ALIGN, and `hidden`. */
+size_t cylstm_tape_cells_size(const struct cylstm_dims *dims, size_t T, size_t B);
+size_t cylstm_tape_hidden_size(const struct cylstm_dims *dims, size_t T, size_t B);
+
+/* With one state, c_0, c_n and their gradients are NULL everywhere. */
 struct cylstm_sequence {
     size_t T, B;           /* both at least 1 */
     const size_t *lengths; /* (B), each 0 <= length <= T; NULL: all T */

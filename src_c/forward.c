@@ -200,12 +200,11 @@ void cylstm_run_forward(struct forward *f, size_t T)
     const size_t L = f->dims->layers, D = f->dims->directions;
     const struct forward_pass *last = &f->pass[(L - 1) * D];
     const size_t threads = f->call.ctx->threads > 1 ? (size_t)f->call.ctx->threads : 1;
-    const size_t K =
-        cylstm_is_merged(f, last, f->order.B / threads, T) ? last->l.R : last->l.gates.K;
+    const size_t K = cylstm_is_merged(f, last, f->order.B / threads, T) ? last->l.R : last->l.w.K;
     const double rows = (double)f->order.B * (double)T + (f->weights.raw ? ROWS_FOR_WEIGHTS : 0);
     f->split =
         cylstm_split_work(f->call.ctx, f->dims, f->order.B, rows, cylstm_gate_panels(f, last).end,
-                          last->l.gates.columns * K + last->l.P * last->l.H, 1);
+                          last->l.gates * K + last->l.P * last->l.H, 1);
     f->team = cylstm_begin_team(f->split.threads, f->split.small);
     const size_t together = D == 1 ? L : 1; /* layers that share a block */
     for (size_t layer = 0; layer < L; layer += together) {
@@ -235,8 +234,9 @@ void cylstm_load_states(struct forward *f, const struct cylstm_order *order, con
                      H = cylstm_stride(f->call.kernels, p->l.H);
         cylstm_load_rows(order, size, p->l.R,
                          h ? cylstm_at(h, size, (ptrdiff_t)(n * B * p->l.R)) : NULL, R, p->h[0]);
-        cylstm_load_rows(order, size, p->l.H,
-                         c ? cylstm_at(c, size, (ptrdiff_t)(n * B * p->l.H)) : NULL, H, p->c);
+        if (p->c)
+            cylstm_load_rows(order, size, p->l.H,
+                             c ? cylstm_at(c, size, (ptrdiff_t)(n * B * p->l.H)) : NULL, H, p->c);
         memset(p->h[1], 0, B * R * size);
         if (p->m) memset(p->m, 0, B * H * size);
     }
@@ -255,8 +255,9 @@ void cylstm_store_states(const struct forward *f, const struct cylstm_order *ord
                          last = cylstm_row_length(order, r) & 1;
             memcpy(cylstm_at(h, size, (ptrdiff_t)(b * p->l.R)),
                    cylstm_at(p->h[last], size, (ptrdiff_t)(r * R)), p->l.R * size);
-            memcpy(cylstm_at(c, size, (ptrdiff_t)(b * p->l.H)),
-                   cylstm_at(p->c, size, (ptrdiff_t)(r * H)), p->l.H * size);
+            if (p->c)
+                memcpy(cylstm_at(c, size, (ptrdiff_t)(b * p->l.H)),
+                       cylstm_at(p->c, size, (ptrdiff_t)(r * H)), p->l.H * size);
         }
     }
 }
@@ -265,7 +266,7 @@ void cylstm_store_states(const struct forward *f, const struct cylstm_order *ord
 
 static size_t block_steps(const struct cylstm_dims *dims, size_t B, size_t T, size_t real_size)
 {
-    const size_t bytes = B * dims->directions * cylstm_hidden_width(dims) * real_size;
+    const size_t bytes = cylstm_times(B, dims->directions * cylstm_hidden_width(dims) * real_size);
     const size_t steps = bytes < BLOCK_BYTES / 4 ? BLOCK_BYTES / bytes : 4;
     return steps < T ? steps : T;
 }
@@ -274,14 +275,16 @@ void cylstm_carve_passes(struct cylstm_arena *arena, size_t B, struct forward *f
 {
     const struct cylstm_kernels *k = f->call.kernels;
     const size_t D = f->dims->directions, LD = f->dims->layers * D, size = f->call.real_size;
+    const size_t states = cylstm_cell_kind(f->dims)->shape.states;
     f->pass = cylstm_carve(arena, LD, sizeof *f->pass);
     for (size_t n = 0; n < LD; n++) {
         struct forward_pass p = {.l = cylstm_find_layer(k, f->dims, n / D, n % D)};
         const size_t R = cylstm_stride(k, p.l.R), H = cylstm_stride(k, p.l.H);
-        p.h[0] = cylstm_carve(arena, B * R, size);
-        p.h[1] = cylstm_carve(arena, B * R, size);
-        p.c = cylstm_carve(arena, B * H, size);
-        p.m = p.l.P ? cylstm_carve(arena, B * H, size) : NULL;
+        f->columns = p.l.w.columns; /* all layers' */
+        p.h[0] = cylstm_carve(arena, cylstm_times(B, R), size);
+        p.h[1] = cylstm_carve(arena, cylstm_times(B, R), size);
+        p.c = states > 1 ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
+        p.m = p.l.P ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
         if (arena->base) f->pass[n] = p;
     }
 }
@@ -296,9 +299,9 @@ void cylstm_carve_workspaces(struct cylstm_arena *arena, struct forward *f)
     f->workspace = cylstm_carve(arena, f->workspaces, sizeof *f->workspace);
     for (size_t n = 0; n < f->workspaces; n++) {
         struct workspace own;
-        own.merged = cylstm_carve(
-            arena, f->merge_rows * (cylstm_round_up(4 * f->dims->hidden, k->lanes) + k->lanes),
-            cylstm_real_size(k));
+        own.merged =
+            cylstm_carve(arena, cylstm_times(f->merge_rows, cylstm_plus(f->columns, k->lanes)),
+                         cylstm_real_size(k));
         own.offset = cylstm_carve(arena, f->merge_rows, sizeof(ptrdiff_t));
         own.panels = cylstm_carve(arena, panels, 1);
         if (arena->base) f->workspace[n] = own;
@@ -328,7 +331,7 @@ static void carve_forward(struct cylstm_arena *arena, const struct cylstm_contex
         f->tape_offset[d] = seq->tape ? cylstm_carve_offsets(arena, seq) : NULL;
     }
     f->block = block_steps(dims, seq->B, seq->T, size);
-    const size_t inner = (D == 1 ? f->block : seq->T) * seq->B * width;
+    const size_t inner = cylstm_times(cylstm_times(D == 1 ? f->block : seq->T, seq->B), width);
     if (L > 1 && !seq->tape)
         for (int n = 0; n < 2; n++)
             f->between[n] = L > 2 || n == 0 ? cylstm_carve(arena, inner, size) : NULL;
@@ -346,10 +349,10 @@ size_t cylstm_forward_scratch(const struct cylstm_context *ctx, const struct cyl
 
 static void place_walks(struct forward *f, const struct cylstm_sequence *seq)
 {
-    const size_t L = f->dims->layers, D = f->dims->directions, H = f->dims->hidden, B = seq->B;
+    const size_t L = f->dims->layers, D = f->dims->directions, B = seq->B;
     const size_t width = D * cylstm_hidden_width(f->dims), size = f->call.real_size;
     const ptrdiff_t t = (ptrdiff_t)(B * width), b = (ptrdiff_t)width;
-    const size_t cells = TAPE_VECTORS * H;
+    const size_t cells = f->pass[0].l.tape;
     for (size_t n = 0; n < L * D; n++) {
         struct forward_pass *p = &f->pass[n];
         const size_t layer = n / D, d = n % D;
@@ -382,7 +385,7 @@ static void place_walks(struct forward *f, const struct cylstm_sequence *seq)
 static void clear_padding(const struct forward *f, const struct cylstm_sequence *seq)
 {
     const size_t D = f->dims->directions, LD = f->dims->layers * D, size = f->call.real_size;
-    const size_t cells = TAPE_VECTORS * f->dims->hidden;
+    const size_t cells = f->pass[0].l.tape;
     for (size_t n = 0; seq->tape && n < LD; n++)
         cylstm_clear_padding(
             seq, cylstm_at(seq->tape->cells, size, (ptrdiff_t)(n * seq->T * seq->B * cells)),

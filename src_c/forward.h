@@ -11,9 +11,9 @@
 
 struct forward_pass {
     struct cylstm_layer l;
-    struct cylstm_walk x, y, tape; /* (T, B, I), (T, B, D*R) at this direction, (T, B, 5, H) */
+    struct cylstm_walk x, y, tape; /* (T, B, I), (T, B, D*R) at this direction, (T, B, tape) */
     void *h[2];                    /* (B, R) padded: step s reads h[s % 2] and writes the other */
-    void *c;                       /* (B, H) padded */
+    void *c;                       /* (B, H) padded; NULL for a cell without it */
     void *m;                       /* (B, H) padded: h before its projection */
 };
 
@@ -30,11 +30,11 @@ struct forward {
     struct cylstm_weights weights;
     const struct cylstm_tape *tape;
     struct cylstm_order order;
-    struct forward_pass *pass;   /* (L * D) */
-    struct workspace *workspace; /* (workspaces) */
-    size_t workspaces, merge_rows;
-    size_t parity;                        /* of the steps already done, for plans */
-    const ptrdiff_t *h_offset, *c_offset; /* rows of the states; NULL: all, in order */
+    struct forward_pass *pass;              /* (L * D) */
+    struct workspace *workspace;            /* (workspaces) */
+    size_t workspaces, merge_rows, columns; /* of merged input products */
+    size_t parity;                          /* of the steps already done, for plans */
+    const ptrdiff_t *h_offset, *c_offset;   /* rows of the states; NULL: all, in order */
     void *between[2]; /* (block, B, D*R): outputs of inner layers, in inference */
     void *dropped;    /* (block, B, D*R): an inner layer's output after dropout */
     size_t block;     /* steps that a unidirectional stack takes together */
@@ -77,6 +77,7 @@ const void *cylstm_merged_row(const struct forward *f, const struct forward_pass
 
 /* forward.c, for plans: memory, states and the pass itself. */
 
+/* Passes first. */
 void cylstm_carve_passes(struct cylstm_arena *arena, size_t B, struct forward *f);
 void cylstm_carve_workspaces(struct cylstm_arena *arena, struct forward *f);
 /* States h (L*D, B, R) and c (L*D, B, H): set before the first step, NULL for zeros, and read when

@@ -25,64 +25,51 @@ static struct cylstm_rows state_rows(const struct forward *f, void *state, size_
 
 static size_t merged_stride(const struct forward *f, const struct forward_pass *p)
 {
-    return p->l.gates.columns + f->call.kernels->lanes;
+    return p->l.w.columns + f->call.kernels->lanes;
 }
 
-/* The gates' product, as far as it is the same for a step and for merged inputs. */
-static struct cylstm_product gates_product(const struct forward *f, const struct forward_pass *p,
-                                           size_t rows, struct cylstm_range panels)
+static void run_job(struct forward *f, int caller, const struct workspace *own,
+                    struct cylstm_job *job)
 {
-    const size_t width = cylstm_panel_width(f->call.kernels);
-    const struct cylstm_matrix *gates = &p->l.gates;
-    const void *w = cylstm_at(f->weights.packed, f->call.real_size, (ptrdiff_t)gates->at);
-    return (struct cylstm_product){
-        .rows = rows,
-        .panel_begin = panels.begin,
-        .panel_end = panels.end,
-        .columns = gates->columns,
-        .w_panel = (ptrdiff_t)(gates->K * width),
-        .w_k = (ptrdiff_t)width,
-        .init = w, /* the row of biases */
-        .init_panel = (ptrdiff_t)(gates->K * width),
-        .term[0] = {.a_k = 1, .K = p->l.I, .w = cylstm_at(w, f->call.real_size, (ptrdiff_t)width)},
-    };
+    cylstm_multiply_weights(&f->call, caller, &f->weights, job, own->panels);
 }
 
 void cylstm_forward_step(struct forward *f, int caller, const struct forward_pass *p,
                          const struct workspace *own, size_t s, size_t r0, size_t n,
                          struct cylstm_range panels, const void *merged)
 {
-    const size_t size = f->call.real_size, width = cylstm_panel_width(f->call.kernels);
+    const struct cylstm_layer *l = &p->l;
+    const struct cylstm_cell_kind *kind = l->kind;
+    const size_t size = f->call.real_size;
     const size_t now = (s + f->parity) & 1;
-    struct cylstm_product g = gates_product(f, p, n, panels);
+    struct cylstm_job job = cylstm_start_job(l, &l->w, n, panels);
+    struct cylstm_product *g = &job.product;
+    const struct cylstm_rows h = state_rows(f, p->h[now], l->R, r0, f->h_offset);
     if (merged) {
-        g.init = merged;
-        g.init_panel = (ptrdiff_t)width;
-        g.init_row = (ptrdiff_t)merged_stride(f, p);
-        g.term[0].K = 0;
+        g->init = merged;
+        g->init_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
+        g->init_row = (ptrdiff_t)merged_stride(f, p);
     } else {
-        g.term[0].a = cylstm_walk_rows(&p->x, size, r0, s);
+        g->term[0] = (struct cylstm_term){cylstm_walk_rows(&p->x, size, r0, s), 1, l->I, NULL};
     }
-    g.term[1] = (struct cylstm_term){
-        .a = state_rows(f, p->h[now], p->l.R, r0, f->h_offset),
-        .a_k = 1,
-        .K = p->l.R,
-        .w = cylstm_at(f->weights.packed, size, (ptrdiff_t)(p->l.gates.at + (1 + p->l.I) * width)),
-    };
+    g->term[1] = (struct cylstm_term){h, 1, l->R, NULL};
+    job.k[1] = l->I;
     /* Every other step takes the panels last to first: a sweep that does not fit its cache
      * then finds its most recent part still there. */
-    g.descending = (int)now;
-    g.finish = CYLSTM_CELL_FORWARD;
-    g.cell.H = p->l.H;
-    g.cell.c = state_rows(f, p->c, p->l.H, r0, f->c_offset);
-    if (p->l.P) {
-        g.cell.h = state_rows(f, p->m, p->l.H, r0, NULL);
+    g->descending = (int)now;
+    g->finish = f->call.kernels->cell[kind->math].forward;
+    g->cell.H = l->H;
+    g->cell.unit_vectors = kind->unit_vectors;
+    g->cell.tape_vectors = (unsigned char)kind->shape.tape_vectors;
+    if (p->c) g->cell.c = state_rows(f, p->c, l->H, r0, f->c_offset);
+    if (l->P) {
+        g->cell.h = state_rows(f, p->m, l->H, r0, NULL);
     } else {
-        g.cell.h = state_rows(f, p->h[!now], p->l.R, r0, f->h_offset);
-        g.cell.y = cylstm_walk_rows(&p->y, size, r0, s);
+        g->cell.h = state_rows(f, p->h[!now], l->R, r0, f->h_offset);
+        g->cell.y = cylstm_walk_rows(&p->y, size, r0, s);
     }
-    g.cell.tape = cylstm_walk_rows(&p->tape, size, r0, s);
-    cylstm_multiply_weights(&f->call, caller, &g, &f->weights, &p->l, &p->l.gates, own->panels);
+    g->cell.tape = cylstm_walk_rows(&p->tape, size, r0, s);
+    run_job(f, caller, own, &job);
 }
 
 void cylstm_forward_project(struct forward *f, int caller, const struct forward_pass *p,
@@ -93,23 +80,12 @@ void cylstm_forward_project(struct forward *f, int caller, const struct forward_
     const struct cylstm_rows h =
         state_rows(f, p->h[!((s + f->parity) & 1)], p->l.R, r0, f->h_offset);
     const struct cylstm_rows y = cylstm_walk_rows(&p->y, size, r0, s);
-    const struct cylstm_product project = {
-        .rows = n,
-        .panel_begin = panels.begin,
-        .panel_end = panels.end,
-        .columns = p->l.P,
-        .w_panel = (ptrdiff_t)(p->l.H * width),
-        .w_k = (ptrdiff_t)width,
-        .init = cylstm_zeros,
-        .term[0] = {.a = state_rows(f, p->m, p->l.H, r0, NULL),
-                    .a_k = 1,
-                    .K = p->l.H,
-                    .w = cylstm_at(f->weights.packed, size, (ptrdiff_t)p->l.hr.at)},
-        .finish = CYLSTM_STORE,
-        .out = h,
-        .out_panel = (ptrdiff_t)width,
-    };
-    cylstm_multiply_weights(&f->call, caller, &project, &f->weights, &p->l, &p->l.hr, own->panels);
+    struct cylstm_job job = cylstm_start_job(&p->l, &p->l.hr, n, panels);
+    job.product.term[0] =
+        (struct cylstm_term){state_rows(f, p->m, p->l.H, r0, NULL), 1, p->l.H, NULL};
+    job.product.out = h;
+    job.product.out_panel = (ptrdiff_t)width;
+    run_job(f, caller, own, &job);
     const size_t first = panels.begin * width,
                  end = panels.end * width < p->l.P ? panels.end * width : p->l.P;
     for (size_t r = 0; r < n; r++)
@@ -122,7 +98,7 @@ void cylstm_forward_project(struct forward *f, int caller, const struct forward_
 
 struct cylstm_range cylstm_gate_panels(const struct forward *f, const struct forward_pass *p)
 {
-    return (struct cylstm_range){0, cylstm_panels_of(f->call.kernels, p->l.gates.columns)};
+    return (struct cylstm_range){0, cylstm_panels_of(f->call.kernels, p->l.w.columns)};
 }
 
 struct cylstm_range cylstm_projection_panels(const struct forward *f, const struct forward_pass *p)
@@ -162,12 +138,11 @@ size_t cylstm_list_rows(const struct forward *f, const struct forward_pass *p,
 void cylstm_merge_inputs(struct forward *f, int caller, const struct forward_pass *p,
                          const struct workspace *own, size_t rows, struct cylstm_range panels)
 {
-    struct cylstm_product g = gates_product(f, p, rows, panels);
-    g.term[0].a = (struct cylstm_rows){p->x.base, own->offset, 0};
-    g.finish = CYLSTM_STORE;
-    g.out = (struct cylstm_rows){own->merged, NULL, (ptrdiff_t)merged_stride(f, p)};
-    g.out_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
-    cylstm_multiply(&f->call, caller, &g);
+    struct cylstm_job job = cylstm_start_job(&p->l, &p->l.w, rows, panels);
+    job.product.term[0] = (struct cylstm_term){{p->x.base, own->offset, 0}, 1, p->l.I, NULL};
+    job.product.out = (struct cylstm_rows){own->merged, NULL, (ptrdiff_t)merged_stride(f, p)};
+    job.product.out_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
+    run_job(f, caller, own, &job);
 }
 
 const void *cylstm_merged_row(const struct forward *f, const struct forward_pass *p,

@@ -2,54 +2,141 @@
 #include "layout.h"
 
 struct counts {
-    size_t raw, forward, backward;
+    size_t raw, forward, backward; /* reals, bytes, bytes */
 };
 
-/* A layer without its place among the others. */
-static struct cylstm_layer shape_layer(const struct cylstm_dims *dims, size_t layer, size_t VL)
+/* ---------------------------------------------------------------------- raw arrays */
+
+static size_t layer_inputs(const struct cylstm_dims *dims, size_t layer)
 {
+    return layer ? dims->directions * cylstm_hidden_width(dims) : dims->input;
+}
+
+static size_t array_size(const struct cylstm_array *a)
+{
+    return cylstm_times(a->rows, a->columns ? a->columns : 1);
+}
+
+/* The arrays of a layer, whose first starts at `at`. Returns where the last one ends. */
+static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t at,
+                           struct cylstm_array arrays[CYLSTM_ARRAYS], size_t *count)
+{
+    const size_t gates = cylstm_times(cylstm_cell_kind(dims)->shape.gates, dims->hidden);
+    const struct cylstm_array all[CYLSTM_ARRAYS] = {
+        {CYLSTM_WEIGHT_IH, "weight_ih", gates, layer_inputs(dims, layer), 0},
+        {CYLSTM_WEIGHT_HH, "weight_hh", gates, cylstm_hidden_width(dims), 0},
+        {CYLSTM_BIAS_IH, "bias_ih", dims->bias ? gates : 0, 0, 0},
+        {CYLSTM_BIAS_HH, "bias_hh", dims->bias ? gates : 0, 0, 0},
+        {CYLSTM_WEIGHT_HR, "weight_hr", dims->proj, dims->hidden, 0},
+    };
+    *count = 0;
+    for (size_t n = 0; n < CYLSTM_ARRAYS; n++) {
+        if (!all[n].rows) continue;
+        struct cylstm_array *a = &arrays[(*count)++];
+        *a = all[n];
+        a->at = at;
+        at = cylstm_plus(at, array_size(a));
+    }
+    return at;
+}
+
+/* ------------------------------------------------------------------ packed matrices */
+
+/* How a weight of a pack is stored, by enum cylstm_format_type. */
+static const struct format {
+    size_t bytes; /* 0: a real */
+} formats[CYLSTM_FORMATS] = {
+    [CYLSTM_AS_COMPUTED] = {0},
+};
+
+static size_t wide_row(size_t VL, const struct cylstm_matrix *m)
+{
+    return PANEL_VECTORS * VL * m->weight;
+}
+
+static size_t biases_size(size_t VL, size_t real_size, const struct cylstm_matrix *m)
+{
+    return m->type == CYLSTM_GATES ? PANEL_VECTORS * VL * real_size : 0;
+}
+
+/* Its bytes, and those of a panel, which are filled in. */
+static size_t measure(struct cylstm_matrix *m, size_t VL, size_t real_size)
+{
+    if (!m->columns) return 0;
+    const size_t width = PANEL_VECTORS * VL, biases = biases_size(VL, real_size, m);
+    const size_t row = m->narrow ? NARROW_VECTORS * VL * m->weight : wide_row(VL, m);
+    const size_t wide = cylstm_plus(biases, cylstm_times(m->K, wide_row(VL, m)));
+    m->panel = cylstm_plus(biases, cylstm_times(m->K, row));
+    m->panel_reals = m->panel / real_size;
+    m->panel_weights = m->weight == real_size ? m->panel_reals : m->panel / m->weight;
+    const size_t whole = m->columns / width;
+    return cylstm_plus(cylstm_times(whole, m->panel), m->columns > whole * width ? wide : 0);
+}
+
+size_t cylstm_wide_panel(const struct cylstm_kernels *k, const struct cylstm_matrix *m)
+{
+    return biases_size(k->lanes, cylstm_real_size(k), m) + m->K * wide_row(k->lanes, m);
+}
+
+/* A layer without its place among the others, and what it takes. */
+static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, size_t VL,
+                                 struct cylstm_layer *l)
+{
+    const struct cylstm_cell_kind *kind = cylstm_cell_kind(dims);
     const size_t R = cylstm_hidden_width(dims), H = dims->hidden, P = dims->proj,
-                 I = layer ? dims->directions * R : dims->input;
-    return (struct cylstm_layer){
+                 I = layer_inputs(dims, layer), real_size = (size_t)dims->bits / 8;
+    const size_t gates = cylstm_times(kind->shape.gates, H), stored = formats[dims->format].bytes,
+                 columns = cylstm_round_up(cylstm_times(kind->unit_vectors, H), VL);
+    *l = (struct cylstm_layer){
+        .kind = kind,
         .I = I,
         .H = H,
         .R = R,
         .P = P,
         .bias = dims->bias,
-        .gates = {.kind = CYLSTM_GATES, .K = 1 + I + R, .columns = cylstm_round_up(4 * H, VL)},
-        .hr = {.kind = CYLSTM_ROWS, .K = H, .columns = P},
-        .hh_t = {.kind = CYLSTM_COLUMNS, .K = 4 * H, .columns = R},
-        .ih_t = {.kind = CYLSTM_COLUMNS, .K = 4 * H, .columns = I},
-        .hr_t = {.kind = CYLSTM_COLUMNS, .K = P, .columns = H},
+        .gates = gates,
+        .dgates = cylstm_times(kind->dgates, H),
+        .tape = cylstm_times(kind->shape.tape_vectors, H),
+        .w = {.type = CYLSTM_GATES, .K = cylstm_plus(I, R), .columns = columns},
+        .hr = {.type = CYLSTM_ROWS, .K = H, .columns = P, .raw = CYLSTM_WEIGHT_HR},
+        .hh_t = {.type = CYLSTM_COLUMNS, .K = gates, .columns = R, .raw = CYLSTM_WEIGHT_HH},
+        .ih_t = {.type = CYLSTM_COLUMNS, .K = gates, .columns = I, .raw = CYLSTM_WEIGHT_IH},
+        .hr_t = {.type = CYLSTM_COLUMNS, .K = P, .columns = H, .raw = CYLSTM_WEIGHT_HR},
     };
-}
+    l->w.narrow = kind->narrow;
+    l->w.weight = l->hr.weight = stored ? stored : real_size;
+    l->hh_t.weight = l->ih_t.weight = l->hr_t.weight = real_size;
 
-static size_t size_of(const struct cylstm_matrix *m, size_t VL)
-{
-    return m->K * cylstm_round_up(m->columns, PANEL_VECTORS * VL);
-}
-
-static struct counts count_layer(const struct cylstm_layer *l, size_t VL)
-{
-    return (struct counts){
-        .raw = 4 * l->H * (l->I + l->R + (l->bias ? 2 : 0)) + l->P * l->H,
-        .forward = size_of(&l->gates, VL) + size_of(&l->hr, VL),
-        .backward = size_of(&l->hh_t, VL) + size_of(&l->ih_t, VL) + size_of(&l->hr_t, VL),
-    };
+    struct cylstm_array arrays[CYLSTM_ARRAYS];
+    size_t count;
+    struct counts c = {.raw = place_arrays(dims, layer, 0, arrays, &count)};
+    for (size_t n = 0; n < count; n++) l->raw[arrays[n].type] = arrays[n].at;
+    struct cylstm_matrix *const forward[] = {&l->w, &l->hr}, *const backward[] = {
+                                                                 &l->hh_t, &l->ih_t, &l->hr_t};
+    for (size_t n = 0; n < sizeof forward / sizeof *forward; n++) {
+        forward[n]->at = c.forward;
+        c.forward = cylstm_plus(c.forward, measure(forward[n], VL, real_size));
+    }
+    for (size_t n = 0; n < sizeof backward / sizeof *backward; n++) {
+        backward[n]->at = c.backward;
+        c.backward = cylstm_plus(c.backward, measure(backward[n], VL, real_size));
+    }
+    return c;
 }
 
 /* The first layer has a size of its own; all above it are alike. */
 static struct counts count_before(const struct cylstm_dims *dims, size_t layer, size_t direction,
                                   size_t VL)
 {
-    const struct cylstm_layer first = shape_layer(dims, 0, VL), other = shape_layer(dims, 1, VL);
-    const struct counts a = count_layer(&first, VL), b = count_layer(&other, VL);
-    const size_t n_first = layer ? dims->directions : direction;
-    const size_t n_other = layer ? (layer - 1) * dims->directions + direction : 0;
+    if (!layer && !direction) return (struct counts){0, 0, 0};
+    struct cylstm_layer l;
+    const struct counts a = shape_layer(dims, 0, VL, &l), b = shape_layer(dims, 1, VL, &l);
+    const size_t n_a = layer ? dims->directions : direction;
+    const size_t n_b = layer ? (layer - 1) * dims->directions + direction : 0;
     return (struct counts){
-        .raw = n_first * a.raw + n_other * b.raw,
-        .forward = n_first * a.forward + n_other * b.forward,
-        .backward = n_first * a.backward + n_other * b.backward,
+        .raw = cylstm_plus(cylstm_times(n_a, a.raw), cylstm_times(n_b, b.raw)),
+        .forward = cylstm_plus(cylstm_times(n_a, a.forward), cylstm_times(n_b, b.forward)),
+        .backward = cylstm_plus(cylstm_times(n_a, a.backward), cylstm_times(n_b, b.backward)),
     };
 }
 
@@ -57,23 +144,26 @@ struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
                                       const struct cylstm_dims *dims, size_t layer,
                                       size_t direction)
 {
-    const size_t VL = kernels->lanes;
-    const struct counts before = count_before(dims, layer, direction, VL);
-    struct cylstm_layer l = shape_layer(dims, layer, VL);
-    l.raw_ih = before.raw;
-    l.raw_hh = l.raw_ih + 4 * l.H * l.I;
-    l.raw_b_ih = l.raw_hh + 4 * l.H * l.R;
-    l.raw_b_hh = l.raw_b_ih + (l.bias ? 4 * l.H : 0);
-    l.raw_hr = l.raw_b_hh + (l.bias ? 4 * l.H : 0);
-    l.hh_t.raw = l.raw_hh;
-    l.ih_t.raw = l.raw_ih;
-    l.hr.raw = l.hr_t.raw = l.raw_hr;
-    l.gates.at = before.forward;
-    l.hr.at = l.gates.at + size_of(&l.gates, VL);
-    l.hh_t.at = before.backward;
-    l.ih_t.at = l.hh_t.at + size_of(&l.hh_t, VL);
-    l.hr_t.at = l.ih_t.at + size_of(&l.ih_t, VL);
+    struct cylstm_layer l;
+    const struct counts before = count_before(dims, layer, direction, kernels->lanes);
+    shape_layer(dims, layer, kernels->lanes, &l);
+    for (size_t n = 0; n < CYLSTM_ARRAYS; n++) l.raw[n] += before.raw;
+    l.w.at += before.forward;
+    l.hr.at += before.forward;
+    l.hh_t.at += before.backward;
+    l.ih_t.at += before.backward;
+    l.hr_t.at += before.backward;
     return l;
+}
+
+/* -------------------------------------------------------------------- public sizes */
+
+size_t cylstm_list_arrays(const struct cylstm_dims *dims, size_t layer, size_t direction,
+                          struct cylstm_array arrays[CYLSTM_ARRAYS])
+{
+    size_t count;
+    place_arrays(dims, layer, count_before(dims, layer, direction, 1).raw, arrays, &count);
+    return count;
 }
 
 size_t cylstm_raw_count(const struct cylstm_dims *dims)
@@ -83,12 +173,30 @@ size_t cylstm_raw_count(const struct cylstm_dims *dims)
 
 size_t cylstm_packed_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
 {
-    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).forward *
-           cylstm_real_size(ctx->kernels);
+    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).forward;
 }
 
 size_t cylstm_packed_backward_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
 {
-    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).backward *
-           cylstm_real_size(ctx->kernels);
+    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).backward;
+}
+
+/* Bytes of (passes, T, B, width) reals. */
+static size_t series_size(const struct cylstm_dims *dims, size_t passes, size_t T, size_t B,
+                          size_t width)
+{
+    const size_t row = cylstm_times(width, (size_t)dims->bits / 8);
+    return cylstm_times(cylstm_times(passes, row), cylstm_times(T, B));
+}
+
+size_t cylstm_tape_cells_size(const struct cylstm_dims *dims, size_t T, size_t B)
+{
+    const size_t step = cylstm_times(cylstm_cell_kind(dims)->shape.tape_vectors, dims->hidden);
+    return cylstm_round_up(series_size(dims, dims->layers * dims->directions, T, B, step),
+                           CYLSTM_ALIGN);
+}
+
+size_t cylstm_tape_hidden_size(const struct cylstm_dims *dims, size_t T, size_t B)
+{
+    return series_size(dims, dims->layers - 1, T, B, dims->directions * cylstm_hidden_width(dims));
 }

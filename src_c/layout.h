@@ -2,33 +2,38 @@
 #ifndef CYLSTM_LAYOUT_H
 #define CYLSTM_LAYOUT_H
 
-#include "cylstm.h"
-#include "kernels/kernels.h"
+#include "cells.h"
+#include "sizes.h"
 
-/* A packed matrix: panels one after another, each (K, 4 VL). */
+/* A packed matrix: panels one after another, each of them its row of biases, if it has one, and K
+ * rows of weights. */
 struct cylstm_matrix {
-    enum cylstm_kind {
-        CYLSTM_GATES,  /* panels of 4 gates by VL units; k over bias, W_ih, W_hh. The last one's
-                          gates are as many units long as fill whole vectors together. */
+    enum cylstm_matrix_type {
+        CYLSTM_GATES,  /* panels of gates by units, as the cell says; k over W_ih, W_hh, behind the
+                          biases. A last one's gates are as many units long as fill whole vectors
+                          together. */
         CYLSTM_ROWS,   /* panels of 4 VL rows of a raw matrix (columns, K) */
         CYLSTM_COLUMNS /* panels of 4 VL columns of a raw matrix (K, columns) */
-    } kind;
-    size_t K, columns; /* of the gates: 1 + I + R, and 4 H rounded up to whole vectors */
-    size_t at;         /* where it starts in its pack */
-    size_t raw;        /* where the raw matrix starts; the gates have several */
+    } type;
+    size_t K, columns;          /* of the gates: I + R, and the units' columns in whole vectors */
+    enum cylstm_array_type raw; /* the raw matrix; the gates have several */
+    int narrow;               /* rows of weights are three vectors wide, but for a partial panel */
+    size_t weight, panel, at; /* bytes: of a weight, of a whole panel; the start in its pack */
+    size_t panel_weights, panel_reals; /* a whole panel again, counted in either */
 };
 
-/* One layer and direction. Offsets count reals from the start of their array. */
+/* One layer and direction. */
 struct cylstm_layer {
+    const struct cylstm_cell_kind *kind;
     size_t I, H, R, P;
     int bias;
-    size_t raw_ih, raw_hh, raw_b_ih, raw_b_hh, raw_hr; /* where each starts in the raw weights */
-    struct cylstm_matrix gates, hr;                    /* in the forward pack */
+    size_t gates, dgates, tape; /* reals: rows of the raw gates, a step's dgates, its tape */
+    size_t raw[CYLSTM_ARRAYS];  /* where each array starts in the raw weights, in reals */
+    struct cylstm_matrix w, hr; /* in the forward pack: all gates; the projection */
     struct cylstm_matrix hh_t, ih_t, hr_t; /* in the backward pack, to multiply dgates and dh */
 };
 
 static inline size_t cylstm_larger(size_t a, size_t b) { return a > b ? a : b; }
-static inline size_t cylstm_round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 /* Reals from one padded row to the next. The extra vector keeps rows whose width is a
  * power of two from falling into the same cache sets. */
@@ -64,6 +69,17 @@ static inline size_t cylstm_panel_width(const struct cylstm_kernels *k)
 static inline size_t cylstm_panels_of(const struct cylstm_kernels *k, size_t columns)
 {
     return (columns + cylstm_panel_width(k) - 1) / cylstm_panel_width(k);
+}
+
+/* Bytes of a panel whose rows are all as wide as a panel: no panel is larger. */
+size_t cylstm_wide_panel(const struct cylstm_kernels *k, const struct cylstm_matrix *m);
+
+/* Where row k of the weights of a panel starts, from the panel's start, in bytes. */
+static inline size_t cylstm_panel_row(const struct cylstm_kernels *k, const struct cylstm_matrix *m,
+                                      int narrow, size_t row)
+{
+    const size_t biases = m->type == CYLSTM_GATES ? cylstm_panel_width(k) * cylstm_real_size(k) : 0;
+    return biases + row * (narrow ? NARROW_VECTORS : PANEL_VECTORS) * k->lanes * m->weight;
 }
 
 #endif

@@ -62,7 +62,7 @@ static void pack(const struct multiplication *m, size_t panel, size_t k, size_t 
             const size_t u = v * VL, lanes = u < columns ? at_most(columns - u, VL) : 0;
             kernels->transpose(cylstm_at(from, size, (ptrdiff_t)u * m->b_column + (ptrdiff_t)n),
                                (size_t)m->b_column, lanes, at_most(K - n, TRANSPOSED), VL,
-                               out + (n * width + u) * size);
+                               out + (n * width + u) * size, width);
         }
 }
 
@@ -118,7 +118,6 @@ static void multiply_share(void *arg, size_t share, int caller)
         .init = cylstm_at(m->init, m->call.real_size, first * m->init_row),
         .init_panel = m->init_panel,
         .init_row = m->init_row,
-        .finish = CYLSTM_STORE,
         .out = {cylstm_at(m->out, m->call.real_size, first * (ptrdiff_t)m->columns), NULL,
                 (ptrdiff_t)m->columns},
         .out_panel = (ptrdiff_t)cylstm_panel_width(k),

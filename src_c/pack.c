@@ -16,56 +16,114 @@ enum {
 /* Where a panel comes from and goes to. */
 struct panel {
     const struct cylstm_kernels *kernels;
+    const struct cylstm_layer *layer;
     const void *raw;
     void *out;
     size_t size, width; /* of a real, of a row of the panel */
 };
 
-/* Rows of the panel from its k-th on: its vector v holds n[v] rows of the raw matrix at `from`
- * (., K), from row v * next on, one row of the panel for each of the K. */
-static void transpose_rows(const struct panel *p, size_t k, size_t from, size_t K, size_t next,
-                           const size_t n[PANEL_VECTORS], size_t lanes)
-{
-    for (size_t j = 0; j < K; j += BLOCK)
-        for (size_t v = 0; v < PANEL_VECTORS; v++)
-            p->kernels->transpose(
-                cylstm_at(p->raw, p->size, (ptrdiff_t)(from + v * next * K + j)), K, n[v],
-                K - j < BLOCK ? K - j : BLOCK, lanes,
-                cylstm_at(p->out, p->size, (ptrdiff_t)((k + j) * p->width + v * lanes)));
-}
-
 static size_t at_most(size_t n, size_t most) { return n < most ? n : most; }
 
-static void pack_gates(const struct panel *p, const struct cylstm_layer *l, size_t panel)
+/* The raw array `type`, from its element `at` on. */
+static const void *raw_at(const struct panel *p, enum cylstm_array_type type, size_t at)
 {
-    const size_t VL = p->kernels->lanes, u = panel * VL, n = at_most(l->H - u, VL),
-                 lanes = at_most(l->gates.columns / PANEL_VECTORS - u, VL);
-    const size_t units[PANEL_VECTORS] = {n, n, n, n};
-    memset(p->out, 0, p->width * p->size);
-    for (size_t gate = 0; l->bias && gate < PANEL_VECTORS; gate++) {
-        const ptrdiff_t row = (ptrdiff_t)(gate * l->H + u);
-        p->kernels->sum_biases(cylstm_at(p->raw, p->size, (ptrdiff_t)l->raw_b_ih + row),
-                               cylstm_at(p->raw, p->size, (ptrdiff_t)l->raw_b_hh + row), n,
-                               cylstm_at(p->out, p->size, (ptrdiff_t)(gate * lanes)));
+    return cylstm_at(p->raw, p->size, (ptrdiff_t)(p->layer->raw[type] + at));
+}
+
+/* Rows of the panel, `width` apart from `out` on: its vector v holds n[v] rows of a raw matrix (., K)
+ * from row[v] on, one row of the panel for each of the K. */
+static void transpose_rows(const struct panel *p, enum cylstm_array_type matrix, size_t K,
+                           const size_t *row, const size_t *n, size_t vectors, size_t lanes,
+                           size_t width, char *out)
+{
+    for (size_t j = 0; j < K; j += BLOCK)
+        for (size_t v = 0; v < vectors; v++)
+            p->kernels->transpose(raw_at(p, matrix, row[v] * K + j), K, n[v], at_most(K - j, BLOCK),
+                                  lanes, out + (j * width + v * lanes) * p->size, width);
+}
+
+/* The units of a panel of gates. Its vector v holds n[v] units from unit[v] on. */
+struct units {
+    size_t unit[PANEL_VECTORS], n[PANEL_VECTORS];
+    size_t lanes; /* from a vector to the next */
+};
+
+static struct units find_units(const struct panel *p, size_t panel)
+{
+    const struct cylstm_layer *l = p->layer;
+    const size_t VL = p->kernels->lanes;
+    const int together = l->kind->unit_vectors == PANEL_VECTORS; /* all vectors are of VL units */
+    struct units units = {.lanes = VL};
+    for (size_t v = 0; v < PANEL_VECTORS; v++) {
+        const size_t u = together ? panel * VL : (panel * PANEL_VECTORS + v) * VL;
+        units.unit[v] = u;
+        units.n[v] = u < l->H ? at_most(l->H - u, VL) : 0;
     }
-    transpose_rows(p, 1, l->raw_ih + u * l->I, l->I, l->H, units, lanes);
-    transpose_rows(p, 1 + l->I, l->raw_hh + u * l->R, l->R, l->H, units, lanes);
+    if (together) units.lanes = at_most(l->w.columns / PANEL_VECTORS - panel * VL, VL);
+    return units;
+}
+
+static struct cylstm_vector gate_of(const struct cylstm_layer *l, size_t v)
+{
+    return l->kind->vector[l->kind->unit_vectors == PANEL_VECTORS ? v : 0];
+}
+
+/* The biases that a vector's gates have in both arrays are summed. */
+static void pack_biases(const struct panel *p, const struct units *units)
+{
+    const struct cylstm_layer *l = p->layer;
+    memset(p->out, 0, p->width * p->size);
+    for (size_t v = 0; l->bias && v < PANEL_VECTORS; v++) {
+        const struct cylstm_vector gate = gate_of(l, v);
+        const size_t n = units->n[v];
+        const void *ih = raw_at(p, CYLSTM_BIAS_IH, (size_t)gate.ih * l->H + units->unit[v]),
+                   *hh = raw_at(p, CYLSTM_BIAS_HH, (size_t)gate.hh * l->H + units->unit[v]);
+        void *out = cylstm_at(p->out, p->size, (ptrdiff_t)(v * units->lanes));
+        if (gate.ih != CYLSTM_NONE && gate.hh != CYLSTM_NONE)
+            p->kernels->sum_biases(ih, hh, n, out);
+        else
+            memcpy(out, gate.ih != CYLSTM_NONE ? ih : hh, n * p->size);
+    }
+}
+
+static void pack_gates(const struct panel *p, size_t panel)
+{
+    const struct cylstm_layer *l = p->layer;
+    const struct units units = find_units(p, panel);
+    const int partial = panel >= l->w.columns / p->width, narrow = l->w.narrow && !partial;
+    const size_t vectors = narrow ? NARROW_VECTORS : PANEL_VECTORS, VL = p->kernels->lanes;
+    pack_biases(p, &units);
+    for (int h = 0; h < 2; h++) { /* W_ih, then W_hh */
+        const size_t first = narrow && h ? PANEL_VECTORS - NARROW_VECTORS : 0;
+        size_t row[PANEL_VECTORS], n[PANEL_VECTORS];
+        for (size_t v = 0; v < vectors; v++) {
+            const struct cylstm_vector both = gate_of(l, first + v);
+            const int gate = h ? both.hh : both.ih;
+            row[v] = gate == CYLSTM_NONE ? 0 : (size_t)gate * l->H + units.unit[first + v];
+            n[v] = gate == CYLSTM_NONE ? 0 : units.n[first + v];
+        }
+        transpose_rows(p, h ? CYLSTM_WEIGHT_HH : CYLSTM_WEIGHT_IH, h ? l->R : l->I, row, n, vectors,
+                       units.lanes, vectors * VL,
+                       (char *)p->out + cylstm_panel_row(p->kernels, &l->w, narrow, h ? l->I : 0));
+    }
 }
 
 static void pack_rows(const struct panel *p, const struct cylstm_matrix *m, size_t first)
 {
-    const size_t VL = p->kernels->lanes, left = m->columns - first;
-    size_t rows[PANEL_VECTORS];
-    for (size_t v = 0; v < PANEL_VECTORS; v++)
-        rows[v] = left > v * VL ? at_most(left - v * VL, VL) : 0;
-    transpose_rows(p, 0, m->raw + first * m->K, m->K, VL, rows, VL);
+    const size_t VL = p->kernels->lanes;
+    size_t row[PANEL_VECTORS], n[PANEL_VECTORS];
+    for (size_t v = 0; v < PANEL_VECTORS; v++) {
+        row[v] = first + v * VL;
+        n[v] = row[v] < m->columns ? at_most(m->columns - row[v], VL) : 0;
+    }
+    transpose_rows(p, m->raw, m->K, row, n, PANEL_VECTORS, VL, p->width, p->out);
 }
 
 static void pack_columns(const struct panel *p, const struct cylstm_matrix *m, size_t first)
 {
     const size_t row = p->width * p->size, stride = m->columns * p->size,
                  bytes = at_most(m->columns - first, p->width) * p->size;
-    const char *from = cylstm_at(p->raw, p->size, (ptrdiff_t)(m->raw + first));
+    const char *from = raw_at(p, m->raw, first);
     char *out = p->out;
     for (size_t k = 0; k < m->K; k++, from += stride, out += row) {
         for (size_t line = 0; line < row; line += CYLSTM_ALIGN)
@@ -78,10 +136,10 @@ static void pack_columns(const struct panel *p, const struct cylstm_matrix *m, s
 void cylstm_pack_panel(const struct cylstm_kernels *kernels, const struct cylstm_layer *l,
                        const struct cylstm_matrix *matrix, const void *raw, size_t panel, void *out)
 {
-    const struct panel p = {kernels, raw, out, cylstm_real_size(kernels),
-                            cylstm_panel_width(kernels)};
-    switch (matrix->kind) {
-    case CYLSTM_GATES: pack_gates(&p, l, panel); break;
+    const struct panel p = {
+        kernels, l, raw, out, cylstm_real_size(kernels), cylstm_panel_width(kernels)};
+    switch (matrix->type) {
+    case CYLSTM_GATES: pack_gates(&p, panel); break;
     case CYLSTM_ROWS: pack_rows(&p, matrix, panel * p.width); break;
     case CYLSTM_COLUMNS: pack_columns(&p, matrix, panel * p.width); break;
     }
@@ -103,11 +161,8 @@ static void pack_matrix(const struct packing *p, const struct cylstm_layer *l,
 {
     const struct cylstm_range mine =
         cylstm_share(cylstm_panels_of(p->kernels, m->columns), p->shares, share);
-    const size_t panel = m->K * cylstm_panel_width(p->kernels);
     for (size_t i = mine.begin; i < mine.end; i++)
-        cylstm_pack_panel(
-            p->kernels, l, m, p->raw, i,
-            cylstm_at(p->packed, cylstm_real_size(p->kernels), (ptrdiff_t)(m->at + i * panel)));
+        cylstm_pack_panel(p->kernels, l, m, p->raw, i, (char *)p->packed + m->at + i * m->panel);
 }
 
 static void pack_share(void *arg, size_t share, int caller)
@@ -122,7 +177,7 @@ static void pack_share(void *arg, size_t share, int caller)
                 pack_matrix(p, &l, &l.ih_t, share);
                 pack_matrix(p, &l, &l.hr_t, share);
             } else {
-                pack_matrix(p, &l, &l.gates, share);
+                pack_matrix(p, &l, &l.w, share);
                 pack_matrix(p, &l, &l.hr, share);
             }
         }

@@ -28,7 +28,7 @@ static void carve_plan(struct cylstm_arena *arena, size_t B, struct cylstm_plan 
     plan->h_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
     plan->c_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
     for (size_t n = 0; n < 2 && n + 1 < L; n++)
-        f->between[n] = cylstm_carve(arena, PLAN_STEPS * B * R, size);
+        f->between[n] = cylstm_carve(arena, cylstm_times(B, PLAN_STEPS * R), size);
     f->block = PLAN_STEPS;
 }
 
@@ -74,7 +74,7 @@ void cylstm_plan_reset_row(struct cylstm_plan *plan, size_t row)
         const size_t R = cylstm_stride(f->call.kernels, p->l.R),
                      H = cylstm_stride(f->call.kernels, p->l.H);
         memset(cylstm_at(p->h[f->parity], size, (ptrdiff_t)(row * R)), 0, R * size);
-        memset(cylstm_at(p->c, size, (ptrdiff_t)(row * H)), 0, H * size);
+        if (p->c) memset(cylstm_at(p->c, size, (ptrdiff_t)(row * H)), 0, H * size);
     }
 }
 

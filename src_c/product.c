@@ -19,7 +19,7 @@ static void multiply(struct cylstm_call *call, const struct cylstm_product *prod
 
 void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_product *product)
 {
-    if (!product->rows || product->panel_begin == product->panel_end) return;
+    if (!product->rows || product->panel_begin >= product->panel_end) return;
     if (!call->ctx->poll) {
         multiply(call, product);
         return;
@@ -43,18 +43,24 @@ void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_p
     } while (part.panel_begin < product->panel_end && !cylstm_stopped(call));
 }
 
-enum { RAW_ROWS = 8 }; /* more of them hide what packing takes, and threads would all do it */
+/* --------------------------------------------------------------------- weights */
+
+enum {
+    RAW_ROWS = 8,      /* more of them hide what packing takes, and threads would all do it */
+    PANELS_AT_ONCE = 2 /* a product of one row takes two together */
+};
 
 size_t cylstm_panels_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
                           int backward)
 {
-    size_t K = 0;
+    size_t size = 0;
     for (size_t layer = 0; layer < 2 && layer < dims->layers; layer++) { /* the others are alike */
         const struct cylstm_layer l = cylstm_find_layer(kernels, dims, layer, 0);
-        K = cylstm_larger(K, backward ? cylstm_larger(l.hh_t.K, l.hr_t.K)
-                                      : cylstm_larger(l.gates.K, l.hr.K));
+        const struct cylstm_matrix *const matrices[2][2] = {{&l.w, &l.hr}, {&l.hh_t, &l.hr_t}};
+        for (int n = 0; n < 2; n++)
+            size = cylstm_larger(size, cylstm_wide_panel(kernels, matrices[backward][n]));
     }
-    return PANELS_AT_ONCE * K * cylstm_panel_width(kernels) * cylstm_real_size(kernels);
+    return PANELS_AT_ONCE * size;
 }
 
 int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t T,
@@ -62,62 +68,105 @@ int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims 
 {
     const double threads = ctx->threads > 1 ? ctx->threads : 1;
     const struct cylstm_kernels *k = ctx->kernels;
-    return T == 1 && B <= RAW_ROWS &&
+    return T == 1 && B <= RAW_ROWS && dims->format == CYLSTM_AS_COMPUTED &&
            threads * (double)cylstm_panels_size(k, dims, 0) <=
                (double)cylstm_packed_size(ctx, dims) &&
            threads * (double)cylstm_panels_size(k, dims, 1) <=
                (double)cylstm_packed_backward_size(ctx, dims);
 }
 
-static const void *moved(const void *pointer, uintptr_t by)
+/* The addresses of a job's weights, whose panel 0 is or would be at `panels`. */
+static void place_weights(const struct cylstm_kernels *k, struct cylstm_job *job,
+                          const char *panels, int narrow)
 {
-    return (const void *)((uintptr_t)pointer + by);
+    struct cylstm_product *g = &job->product;
+    const struct cylstm_matrix *m = job->matrix;
+    g->narrow = narrow;
+    g->w_k = (ptrdiff_t)((narrow ? NARROW_VECTORS : PANEL_VECTORS) * k->lanes);
+    g->w_panel = (ptrdiff_t)m->panel_weights;
+    for (int t = 0; t < 2; t++) g->term[t].w = panels + cylstm_panel_row(k, m, narrow, job->k[t]);
+    if (g->init) return;
+    g->init = cylstm_zeros;
+    if (m->type != CYLSTM_GATES) return;
+    g->init = panels; /* its row of biases */
+    g->init_panel = (ptrdiff_t)m->panel_reals;
+}
+
+/* The rows of a partial panel are as wide as ever: in a narrow matrix it is a product of its own. */
+static void multiply_narrow(struct cylstm_call *call, int caller, struct cylstm_job *job,
+                            const char *panels)
+{
+    const size_t whole = job->matrix->columns / cylstm_panel_width(call->kernels);
+    struct cylstm_job partial = *job;
+    if (partial.product.panel_begin < whole) partial.product.panel_begin = whole;
+    if (job->product.panel_end > whole) job->product.panel_end = whole;
+    place_weights(call->kernels, job, panels, 1);
+    place_weights(call->kernels, &partial, panels, 0);
+    const int partial_first = job->product.descending;
+    for (int n = 0; n < 2; n++)
+        cylstm_multiply(call, caller, n == partial_first ? &job->product : &partial.product);
+}
+
+/* Packed panels, of which panel 0 is or would be at `panels`. */
+static void multiply_panels(struct cylstm_call *call, int caller, struct cylstm_job *job,
+                            const char *panels)
+{
+    if (job->matrix->narrow) {
+        multiply_narrow(call, caller, job, panels);
+    } else {
+        place_weights(call->kernels, job, panels, 0);
+        cylstm_multiply(call, caller, &job->product);
+    }
 }
 
 /* Panels of columns stand in the raw matrix as they are, but for a last one that is not whole, of
  * which kernels read more. Returns the first panel that is still to do. */
-static size_t multiply_in_place(struct cylstm_call *call, int caller,
-                                const struct cylstm_product *product, const void *raw,
-                                const struct cylstm_matrix *matrix)
+static size_t multiply_in_place(struct cylstm_call *call, int caller, const struct cylstm_job *job,
+                                const void *raw)
 {
-    const size_t width = cylstm_panel_width(call->kernels), whole = matrix->columns / width;
-    if (matrix->kind != CYLSTM_COLUMNS || product->panel_begin >= whole)
-        return product->panel_begin;
-    struct cylstm_product part = *product;
-    part.panel_end = product->panel_end < whole ? product->panel_end : whole;
-    part.term[0].w = cylstm_at(raw, call->real_size, (ptrdiff_t)matrix->raw);
+    const struct cylstm_matrix *m = job->matrix;
+    const size_t width = cylstm_panel_width(call->kernels), whole = m->columns / width;
+    if (m->type != CYLSTM_COLUMNS || job->product.panel_begin >= whole)
+        return job->product.panel_begin;
+    struct cylstm_product part = job->product;
+    const char *first = cylstm_at(raw, call->real_size, (ptrdiff_t)job->layer->raw[m->raw]);
+    if (part.panel_end > whole) part.panel_end = whole;
     part.w_panel = (ptrdiff_t)width;
-    part.w_k = (ptrdiff_t)matrix->columns;
+    part.w_k = (ptrdiff_t)m->columns;
+    for (int t = 0; t < 2; t++) part.term[t].w = first + job->k[t] * m->columns * call->real_size;
+    if (!part.init) part.init = cylstm_zeros;
     cylstm_multiply(call, caller, &part);
     return part.panel_end;
 }
 
-void cylstm_multiply_weights(struct cylstm_call *call, int caller,
-                             const struct cylstm_product *product,
-                             const struct cylstm_weights *weights, const struct cylstm_layer *l,
-                             const struct cylstm_matrix *matrix, void *panels)
+/* The panels are packed when their turn comes. */
+static void multiply_raw(struct cylstm_call *call, int caller, const void *raw,
+                         const struct cylstm_job *job, char *panels)
 {
-    if (weights->packed || product->term[0].K + product->term[1].K == 0) {
-        cylstm_multiply(call, caller, product);
-        return;
+    const struct cylstm_matrix *m = job->matrix;
+    const size_t end = job->product.panel_end,
+                 at_once = job->product.rows == 1 ? PANELS_AT_ONCE : 1;
+    size_t first = multiply_in_place(call, caller, job, raw);
+    while (first < end && !cylstm_stopped(call)) {
+        struct cylstm_job part = *job;
+        part.product.panel_begin = first;
+        if (end - first > at_once) part.product.panel_end = first + at_once;
+        for (size_t i = first; i < part.product.panel_end; i++)
+            cylstm_pack_panel(call->kernels, job->layer, m, raw, i,
+                              panels + (i - first) * m->panel);
+        multiply_panels(call, caller, &part, cylstm_at(panels, m->panel, -(ptrdiff_t)first));
+        first += at_once;
     }
-    if (!product->rows) return;
-    const size_t panel = matrix->K * cylstm_panel_width(call->kernels),
-                 at_once = product->rows == 1 ? PANELS_AT_ONCE : 1;
-    size_t first = multiply_in_place(call, caller, product, weights->raw, matrix);
-    while (first < product->panel_end && !cylstm_stopped(call)) {
-        struct cylstm_product part = *product;
-        part.panel_begin = first;
-        if (product->panel_end - first > at_once) part.panel_end = first + at_once;
-        for (size_t i = first; i < part.panel_end; i++)
-            cylstm_pack_panel(call->kernels, l, matrix, weights->raw, i,
-                              cylstm_at(panels, call->real_size, (ptrdiff_t)((i - first) * panel)));
-        const void *packed =
-            cylstm_at(weights->packed, call->real_size, (ptrdiff_t)(matrix->at + first * panel));
-        const uintptr_t by = (uintptr_t)panels - (uintptr_t)packed;
-        for (int t = 0; t < 2; t++) part.term[t].w = moved(product->term[t].w, by);
-        if (matrix->kind == CYLSTM_GATES) part.init = moved(product->init, by);
-        cylstm_multiply(call, caller, &part);
-        first = part.panel_end;
-    }
+}
+
+void cylstm_multiply_weights(struct cylstm_call *call, int caller,
+                             const struct cylstm_weights *weights, struct cylstm_job *job,
+                             void *panels)
+{
+    const struct cylstm_product *g = &job->product;
+    if (!g->rows || g->panel_begin >= g->panel_end) return;
+    if (weights->packed || g->term[0].K + g->term[1].K == 0)
+        multiply_panels(call, caller, job, (const char *)weights->packed + job->matrix->at);
+    else
+        multiply_raw(call, caller, weights->raw, job, panels);
 }

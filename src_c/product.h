@@ -9,6 +9,7 @@
 #define CYLSTM_PRODUCT_H
 
 #include "call.h"
+#include "split.h"
 
 /* Zero sums for a product that starts from nothing. */
 extern const double cylstm_zeros[PANEL_VECTORS * MAX_VL];
@@ -16,8 +17,6 @@ extern const double cylstm_zeros[PANEL_VECTORS * MAX_VL];
 /* Run a product by whichever route the context says. `caller` is true on the thread
  * that entered the library, which is the one that polls. */
 void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_product *product);
-
-enum { PANELS_AT_ONCE = 2 }; /* a product of one row takes two together */
 
 struct cylstm_weights {
     const void *packed; /* NULL: from `raw` */
@@ -28,11 +27,32 @@ struct cylstm_weights {
 size_t cylstm_panels_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
                           int backward);
 
-/* Run a product with the weights of `matrix`. Its `w`, and with raw gates its `init`, point into
- * `packed` (to where they would be, where it is NULL); `panels` is the calling thread's own. */
+/* A product with the weights of one matrix. Term t of `product` meets the matrix's rows from k[t] on.
+ * Where they lie, and in which format, is found when it runs: w of the terms, w_panel, w_k and narrow
+ * are not the caller's to fill in. Where `init` is NULL it starts from the matrix's biases, or from
+ * zeros. */
+struct cylstm_job {
+    const struct cylstm_layer *layer;
+    const struct cylstm_matrix *matrix;
+    size_t k[2];
+    struct cylstm_product product;
+};
+
+static inline struct cylstm_job cylstm_start_job(const struct cylstm_layer *layer,
+                                                 const struct cylstm_matrix *matrix, size_t rows,
+                                                 struct cylstm_range panels)
+{
+    return (struct cylstm_job){.layer = layer,
+                               .matrix = matrix,
+                               .product = {.rows = rows,
+                                           .panel_begin = panels.begin,
+                                           .panel_end = panels.end,
+                                           .columns = matrix->columns}};
+}
+
+/* Run it. `panels` is the calling thread's own memory, of cylstm_panels_size where weights are raw. */
 void cylstm_multiply_weights(struct cylstm_call *call, int caller,
-                             const struct cylstm_product *product,
-                             const struct cylstm_weights *weights, const struct cylstm_layer *l,
-                             const struct cylstm_matrix *matrix, void *panels);
+                             const struct cylstm_weights *weights, struct cylstm_job *job,
+                             void *panels);
 
 #endif

@@ -18,8 +18,9 @@ double cylstm_forward_flops(const struct cylstm_dims *dims, double rows)
 {
     const double R = (double)cylstm_hidden_width(dims), H = (double)dims->hidden,
                  D = (double)dims->directions;
-    const double first = 8 * H * ((double)dims->input + R) + 2 * H * (double)dims->proj;
-    const double other = 8 * H * (D * R + R) + 2 * H * (double)dims->proj;
+    const double gates = (double)cylstm_cell_kind(dims)->shape.gates, P = (double)dims->proj;
+    const double first = 2 * H * (gates * ((double)dims->input + R) + P);
+    const double other = 2 * H * (gates * (D * R + R) + P);
     return rows * D * (first + (double)(dims->layers - 1) * other);
 }
 
@@ -33,9 +34,10 @@ struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
                                       const struct cylstm_dims *dims, size_t B, double rows,
                                       size_t panels, size_t weights, int split_directions)
 {
-    const double R = (double)cylstm_hidden_width(dims), H = (double)dims->hidden;
+    const double R = (double)cylstm_hidden_width(dims),
+                 gates = (double)(cylstm_cell_kind(dims)->shape.gates * dims->hidden);
     const double weight_bytes = (double)weights * (double)dims->bits / 8;
-    const double step_flops = 8 * (double)B * H * R;
+    const double step_flops = 2 * (double)B * gates * R;
     size_t n = ctx->threads > 1 ? (size_t)ctx->threads : 1;
     struct cylstm_split split = {.threads = 1, .directions = 1, .rows = 1};
     const struct cylstm_sharing sharing = cylstm_share_flops(ctx, cylstm_forward_flops(dims, rows));

@@ -214,11 +214,11 @@ struct sum {
 
 /* What becomes of the sums of a product: `gates` of them make one unit. */
 struct ending {
-    enum cylstm_finish finish;
     size_t gates;
     int pads;     /* units that fill the last vector are computed too, from zeros */
     double grain; /* of rows and weights; 0: any fractions, which are summed with an error */
-    /* Place the operands, and set `columns`, padded as the kernel counts them. */
+    int narrow;   /* each term meets three vectors of a panel */
+    /* Place the operands, and set `finish`, and `columns`, padded as the kernel counts them. */
     void (*place)(struct trial *, struct cylstm_product *, size_t units);
     void (*judge)(struct trial *, const struct cylstm_product *, size_t row, size_t unit,
                   const struct sum *);
@@ -279,7 +279,7 @@ static void judge_store(struct trial *t, const struct cylstm_product *p, size_t 
 
 /* --- the LSTM cell, forward and backward */
 
-enum { I_GATE, F_GATE, G_GATE, O_GATE, C_STATE };
+enum { I_GATE, F_GATE, G_GATE, O_GATE, C_STATE, LSTM_TAPE };
 
 static long double sigmoid(long double x) { return 1 / (1 + expl(-x)); }
 
@@ -287,11 +287,15 @@ static void place_lstm(struct trial *t, struct cylstm_product *p, size_t units)
 {
     const size_t padded = round_up(units, t->kernels->lanes);
     p->columns = round_up(4 * units, t->kernels->lanes);
-    p->cell = (struct cylstm_cell){
-        .H = units, .c = place(t, "c", p->rows, padded), .h = place(t, "h", p->rows, padded)};
+    p->finish = t->kernels->cell[CYLSTM_LSTM_MATH].forward;
+    p->cell = (struct cylstm_cell){.H = units,
+                                   .unit_vectors = PANEL_VECTORS,
+                                   .tape_vectors = LSTM_TAPE,
+                                   .c = place(t, "c", p->rows, padded),
+                                   .h = place(t, "h", p->rows, padded)};
     fill(t, &p->cell.c, p->rows, units, padded, -2, 2);
     if (below(t, 2)) p->cell.y = place(t, "y", p->rows, units);
-    if (below(t, 2)) p->cell.tape = place(t, "tape", p->rows, TAPE_VECTORS * units);
+    if (below(t, 2)) p->cell.tape = place(t, "tape", p->rows, LSTM_TAPE * units);
 }
 
 static void judge_lstm(struct trial *t, const struct cylstm_product *p, size_t row, size_t unit,
@@ -323,11 +327,13 @@ static void place_lstm_back(struct trial *t, struct cylstm_product *p, size_t un
 {
     const size_t padded = round_up(units, t->kernels->lanes);
     p->columns = units;
+    p->finish = t->kernels->cell[CYLSTM_LSTM_MATH].backward;
     p->cell = (struct cylstm_cell){.H = units,
-                                   .tape = place(t, "tape", p->rows, TAPE_VECTORS * units),
+                                   .tape_vectors = LSTM_TAPE,
+                                   .tape = place(t, "tape", p->rows, LSTM_TAPE * units),
                                    .dc = place(t, "dc", p->rows, padded),
                                    .dgates = place(t, "dgates", p->rows, 4 * units)};
-    fill(t, &p->cell.tape, p->rows, TAPE_VECTORS * units, TAPE_VECTORS * units, 0, 1);
+    fill(t, &p->cell.tape, p->rows, LSTM_TAPE * units, LSTM_TAPE * units, 0, 1);
     fill(t, &p->cell.dc, p->rows, units, padded, -2, 2);
     if (below(t, 2)) {
         p->cell.c_prev = place(t, "c_prev", p->rows, units);
@@ -343,8 +349,8 @@ static void judge_lstm_back(struct trial *t, const struct cylstm_product *p, siz
     const long double e = epsilon(t), tiny = 4 * smallest(t), dh = sum->is;
     const ptrdiff_t u = (ptrdiff_t)unit, H = (ptrdiff_t)cell->H;
     const void *tape = row_of(t, &cell->tape, row);
-    long double v[TAPE_VECTORS];
-    for (ptrdiff_t n = 0; n < TAPE_VECTORS; n++) v[n] = u < H ? get(t, tape, n * H + u) : 0;
+    long double v[LSTM_TAPE];
+    for (ptrdiff_t n = 0; n < LSTM_TAPE; n++) v[n] = u < H ? get(t, tape, n * H + u) : 0;
     const long double i = v[I_GATE], f = v[F_GATE], g = v[G_GATE], o = v[O_GATE],
                       tanh_c = tanhl(v[C_STATE]),
                       c_prev =
@@ -367,11 +373,11 @@ static void judge_lstm_back(struct trial *t, const struct cylstm_product *p, siz
                want[n].within + 4 * e * fabsl(want[n].is) + tiny);
 }
 
-static const struct ending store = {CYLSTM_STORE, 1, 0, 0, place_store, judge_store},
-                           store_exactly = {CYLSTM_STORE, 1, 0, 1, place_store, judge_store},
-                           lstm = {CYLSTM_CELL_FORWARD, 4, 1, 0.125, place_lstm, judge_lstm},
-                           lstm_back = {CYLSTM_CELL_BACKWARD, 1, 1, 0.125, place_lstm_back,
-                                        judge_lstm_back};
+static const struct ending store = {1, 0, 0, 0, place_store, judge_store},
+                           store_exactly = {1, 0, 1, 0, place_store, judge_store},
+                           store_narrow = {1, 0, 1, 1, place_store, judge_store},
+                           lstm = {4, 1, 0.125, 0, place_lstm, judge_lstm},
+                           lstm_back = {1, 1, 0.125, 0, place_lstm_back, judge_lstm_back};
 
 /* --------------------------------------------------------------------- the product */
 
@@ -401,9 +407,10 @@ static void fill_panels(struct trial *t, const struct ending *e, const struct cy
 static void place_terms(struct trial *t, const struct ending *e, struct cylstm_product *p,
                         size_t units, const size_t K[2])
 {
-    const size_t width = width_of(t), longer = K[0] > K[1] ? K[0] : K[1];
-    const int packed = !chance(t, 3);
-    const size_t w_k = (packed ? width : round_up(p->columns, t->kernels->lanes)) + gap(t);
+    const size_t width = width_of(t), longer = K[0] > K[1] ? K[0] : K[1],
+                 met = e->narrow ? NARROW_VECTORS * t->kernels->lanes : width;
+    const int packed = e->narrow || !chance(t, 3);
+    const size_t w_k = (packed ? met : round_up(p->columns, t->kernels->lanes)) + gap(t);
     p->w_k = (ptrdiff_t)w_k;
     p->w_panel = packed ? (ptrdiff_t)(longer * w_k + gap(t)) : (ptrdiff_t)width;
     for (size_t n = 0; n < 2; n++) {
@@ -417,8 +424,15 @@ static void place_terms(struct trial *t, const struct ending *e, struct cylstm_p
         for (size_t r = 0; r < p->rows; r++)
             for (size_t k = 0; k < K[n]; k++)
                 put(t, row_of(t, &term->a, r), (ptrdiff_t)(k * step), number(t, e->grain));
-        void *w =
-            place_panels(t, n ? "w of term 1" : "w of term 0", p, (size_t)p->w_panel, K[n], w_k);
+        const char *name = n ? "w of term 1" : "w of term 0";
+        if (e->narrow) {
+            const size_t all = (panels_of(t, p) - 1) * (size_t)p->w_panel + (K[n] - 1) * w_k + met;
+            void *w = guarded_reals(t, name, all);
+            for (size_t c = 0; c < all; c++) put(t, w, (ptrdiff_t)c, number(t, e->grain));
+            term->w = w;
+            continue;
+        }
+        void *w = place_panels(t, name, p, (size_t)p->w_panel, K[n], w_k);
         for (size_t k = 0; k < K[n]; k++)
             fill_panels(t, e, p, units, real_at(t, w, (ptrdiff_t)(k * w_k)), p->w_panel);
         term->w = w;
@@ -464,10 +478,12 @@ static struct sum sum_of(struct trial *t, const struct cylstm_product *p, size_t
     for (size_t n = 0; n < 2; n++) {
         const struct cylstm_term *term = &p->term[n];
         const void *a = term->K ? row_of(t, &term->a, row) : NULL;
+        const size_t VL = t->kernels->lanes, vector = column % width_of(t) / VL;
+        if (p->narrow && vector == (n ? 0 : NARROW_VECTORS)) continue; /* the term has none of it */
+        const ptrdiff_t at = in_panels(t, column, p->w_panel) - (ptrdiff_t)(p->narrow ? n * VL : 0);
         for (size_t k = 0; k < term->K; k++) {
-            const long double link =
-                (long double)get(t, a, (ptrdiff_t)k * term->a_k) *
-                get(t, term->w, in_panels(t, column, p->w_panel) + (ptrdiff_t)k * p->w_k);
+            const long double link = (long double)get(t, a, (ptrdiff_t)k * term->a_k) *
+                                     get(t, term->w, at + (ptrdiff_t)k * p->w_k);
             sum += link;
             size += fabsl(link);
         }
@@ -515,7 +531,8 @@ static void check_product(const struct check *check, struct trial *t)
     if (chance(t, 5)) rows = 1;
     if (long_K) rows += 100, units += 90, K[0] += 1000;
     if (large) rows += 240, units += 410, K[0] %= 3, K[1] %= 3;
-    struct cylstm_product p = {.rows = rows, .finish = e->finish, .descending = (int)below(t, 2)};
+    if (e->narrow) units = round_up(units, width_of(t)), record = NULL;
+    struct cylstm_product p = {.rows = rows, .descending = (int)below(t, 2), .narrow = e->narrow};
     e->place(t, &p, units);
     place_terms(t, e, &p, units, K);
     place_init(t, e, &p, units);
@@ -543,7 +560,7 @@ static void check_finish(const struct check *check, struct trial *t)
     const struct ending *e = check->ending;
     const size_t all_rows = size_between(t, 1, 26, t->seed % 2 ? 1 : 32),
                  units = size_between(t, 1, 75, 64);
-    struct cylstm_product p = {.rows = all_rows, .finish = e->finish};
+    struct cylstm_product p = {.rows = all_rows};
     e->place(t, &p, units);
     place_addend(t, e, &p, units);
     const size_t panel = below(t, panels_of(t, &p)), row = bench ? 0 : below(t, all_rows),
@@ -577,7 +594,8 @@ static void check_finish(const struct check *check, struct trial *t)
 static void check_transpose(const struct check *check, struct trial *t)
 {
     (void)check;
-    const size_t VL = t->kernels->lanes, K = size_between(t, 0, 80, 64), width = width_of(t),
+    const size_t VL = t->kernels->lanes, K = size_between(t, 0, 80, 64),
+                 width = chance(t, 3) ? NARROW_VECTORS * VL : width_of(t),
                  n = bench || chance(t, 2) ? VL : below(t, VL + 1),
                  lanes = bench || chance(t, 2) ? VL : n + below(t, VL - n + 1), stride = K + gap(t);
     void *rows = guarded_reals(t, "rows", n && K ? (n - 1) * stride + K : 0),
@@ -585,7 +603,7 @@ static void check_transpose(const struct check *check, struct trial *t)
     for (size_t l = 0; l < n; l++)
         for (size_t k = 0; k < K; k++) put(t, rows, (ptrdiff_t)(l * stride + k), fraction(t));
     describe(t, "%zu rows of %zu, %zu apart, to %zu lanes", n, K, stride, lanes);
-    CALL(t, t->kernels->transpose(rows, stride, n, K, lanes, out));
+    CALL(t, t->kernels->transpose(rows, stride, n, K, lanes, out, width));
     for (size_t k = 0; k < K; k++)
         for (size_t l = 0; l < lanes; l++)
             expect(t, "out", k, l, out, (ptrdiff_t)(k * width + l),
@@ -751,6 +769,7 @@ static void check_sgd(const struct check *check, struct trial *t)
 static const struct check checks[] = {
     {"product", check_product, &store_exactly},
     {"product_rounded", check_product, &store},
+    {"product_narrow", check_product, &store_narrow},
     {"product_lstm", check_product, &lstm},
     {"product_lstm_back", check_product, &lstm_back},
     {"finish", check_finish, &store_exactly},

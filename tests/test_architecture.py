@@ -31,7 +31,7 @@ PYTHON_LEVELS = [
 ]
 C_LEVELS = [
     {"kernels"},  # the folder
-    {"cpu"},
+    {"cells", "cpu", "sizes"},
     {"layout", "threads"},
     {"arena", "call", "dispatch"},
     {"blas", "walk"},
@@ -199,6 +199,22 @@ def test_no_python_in_the_core(path: Path) -> None:
     assert not re.search(r"\bPython\.h\b|\bPy[A-Z_]|numpy", without_comments(path.read_text()))
 
 
+# A number of gates, states or vectors on a tape, by which a width is multiplied.
+LITERAL = re.compile(r"\b[3-8] \* [^,;]*\b(H|hidden)\b|\b(H|hidden)\b\)? \* [3-8]\b|TAPE_VECTORS")
+CELL_FILE = re.compile(r"cells\.[ch]|cell_\w+_tmpl\.h")  # where it may stand
+
+
+def test_the_number_of_gates_stands_in_the_table_of_cells() -> None:
+    """A new cell is a row of the table and a template: no other file counts its gates."""
+    for literal in ("x = 4 * H;", "5 * p->l.H", "8 * B * (double)H * R", "dims->hidden * 4"):
+        assert LITERAL.search(literal)
+    assert sum(bool(CELL_FILE.fullmatch(path.name)) for path in c_files()) >= 3
+    for path in c_files():
+        if not CELL_FILE.fullmatch(path.name):
+            found = LITERAL.search(without_comments(path.read_text()))
+            assert not found, f"{relative(path)}: {found[0]}"
+
+
 INTRINSIC = re.compile(
     r"\b(_mm\d*_\w+|__m(128|256|512)\w*|v\w+q_[fsup]\d+|(float|u?int)(16|32|64)x\d+_t)\b"
 )
@@ -342,7 +358,9 @@ def test_tile_stays_in_registers(compiler: Any, isa: str, bits: int) -> None:
     listing = TOOL.assembly(compiler, isa, bits)
     heights = range(1, TOOL.tile_rows(isa) + 1)
     tiles = {f"{kind}tile_{rows}x4": 4 * rows for rows in heights for kind in ("", "prefetch_")}
+    tiles |= {f"narrow_{name}": products * 3 // 4 for name, products in tiles.items()}
     tiles |= {f"tile_pair_{vectors}": 4 + vectors for vectors in range(1, 5)}
+    tiles["narrow_tile_pair_4"] = 6
     for tile, products in tiles.items():
         loops = list(TOOL.inner_loops(TOOL.function(listing, compiler.arch, tile), compiler.arch))
         assert loops, f"{tile} has no loop"

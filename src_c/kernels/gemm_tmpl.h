@@ -11,13 +11,13 @@ enum {
     FETCH_AHEAD = 24 /* in k, some 80 ns */
 };
 
-/* Add k in [from, to) of one term to the accumulators. The order, broadcasts first, then
+/* Add k in [from, to) of one term to NV of the accumulators, from `first` on. The order, broadcasts first, then
  * vector, then row, is the one that gcc and clang both keep in registers. `prefetch`: ask in time for the
  * last row; where rows are columns of a matrix, the others lie beside it or in the line of the tile
  * before. A narrow tile does not, as its loads take longer than its sums. */
 ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct cylstm_term *t,
                              size_t row, const real *w, ptrdiff_t w_k, size_t from, size_t to,
-                             const int R, const int NV, const int prefetch)
+                             const int R, const int first, const int NV, const int prefetch)
 {
     const real *a[MAX_TILE_ROWS];
     UNROLL for (int r = 0; r < R; r++) a[r] = row_of(&t->a, row + (size_t)r);
@@ -29,7 +29,7 @@ ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct 
         UNROLL for (int r = 0; r < R; r++) b[r] = v_set1(a[r][k]);
         UNROLL for (int v = 0; v < NV; v++) {
             const vf wv = v_load(w + v * VL);
-            UNROLL for (int r = 0; r < R; r++) acc[r][v] = v_fma(b[r], wv, acc[r][v]);
+            UNROLL for (int r = 0; r < R; r++) acc[r][first + v] = v_fma(b[r], wv, acc[r][first + v]);
         }
     }
 }
@@ -42,20 +42,25 @@ ALWAYS_INLINE void fetch_row(const struct cylstm_product *p, size_t panel, size_
         const real *add = row_of(&p->addend, row) + first;
         UNROLL for (int v = 0; v < NV; v++) FETCH(add + v * VL);
     }
-    if (p->finish == CYLSTM_STORE) {
+    if (!p->finish) {
         const real *out = row_of(&p->out, row) + (ptrdiff_t)panel * p->out_panel;
         UNROLL for (int v = 0; v < NV; v++) FETCH_TO_WRITE(out + v * VL);
-    } else if (p->finish == CYLSTM_CELL_FORWARD) {
-        const real *tape = row_of(&p->cell.tape, row) + panel * VL;
-        for (size_t n = 0; n < TAPE_VECTORS; n++) FETCH_TO_WRITE(tape + n * H);
-        if (p->cell.y.base) FETCH_TO_WRITE(row_of(&p->cell.y, row) + panel * VL);
-    } else if (p->finish == CYLSTM_CELL_BACKWARD) {
-        const real *tape = row_of(&p->cell.tape, row) + first;
-        for (size_t n = 0; n < TAPE_VECTORS; n++)
-            UNROLL for (int v = 0; v < NV; v++) FETCH(tape + n * H + v * VL);
-        if (!p->cell.c_prev.base) return;
-        const real *c_prev = row_of(&p->cell.c_prev, row) + first;
+        return;
+    }
+    const struct cylstm_cell *cell = &p->cell;
+    const real *tape = row_of(&cell->tape, row);
+    if (cell->dgates.base) { /* backward: dh of a whole panel's units */
+        for (size_t n = 0; n < cell->tape_vectors; n++)
+            UNROLL for (int v = 0; v < NV; v++) FETCH(tape + n * H + first + v * VL);
+        if (!cell->c_prev.base) return;
+        const real *c_prev = row_of(&cell->c_prev, row) + first;
         UNROLL for (int v = 0; v < NV; v++) FETCH(c_prev + v * VL);
+        return;
+    }
+    const size_t each = PANEL_VECTORS / cell->unit_vectors, u = panel * each * VL;
+    for (size_t v = u; v < u + each * VL && v < H; v += VL) {
+        for (size_t n = 0; n < cell->tape_vectors; n++) FETCH_TO_WRITE(tape + n * H + v);
+        if (cell->y.base) FETCH_TO_WRITE(row_of(&cell->y, row) + v);
     }
 }
 
@@ -63,7 +68,7 @@ ALWAYS_INLINE void fetch_row(const struct cylstm_product *p, size_t panel, size_
  * and its end meet. Rows take turns, each under its part of the longer sum, since asking for all of
  * them at once would hold up the loads of the sum. */
 ALWAYS_INLINE void tile(const struct cylstm_product *p, size_t panel, size_t row, real *sums,
-                        const int R, const int NV, const int prefetch)
+                        const int R, const int NV, const int prefetch, const int narrow)
 {
     vf acc[MAX_TILE_ROWS][PANEL_VECTORS];
     const real *init = (const real *)p->init + (ptrdiff_t)panel * p->init_panel +
@@ -78,7 +83,11 @@ ALWAYS_INLINE void tile(const struct cylstm_product *p, size_t panel, size_t row
         const size_t K = term->K, part = fetches ? K / (size_t)R + 1 : K;
         for (size_t k = 0, r = row; k < K; k += part, r++) {
             if (fetches) fetch_row(p, panel, r, NV);
-            tile_term(acc, term, row, w, p->w_k, k, K - k < part ? K : k + part, R, NV, prefetch);
+            const size_t end = K - k < part ? K : k + part;
+            if (narrow && t)
+                tile_term(acc, term, row, w, p->w_k, k, end, R, 1, NV - 1, prefetch);
+            else
+                tile_term(acc, term, row, w, p->w_k, k, end, R, 0, NV - narrow, prefetch);
         }
     }
     UNROLL for (int r = 0; r < R; r++)
@@ -86,39 +95,56 @@ ALWAYS_INLINE void tile(const struct cylstm_product *p, size_t panel, size_t row
             v_store(sums + (r * PANEL_VECTORS + v) * VL, acc[r][v]);
 }
 
+/* The sum of one term in tile_pair: NV vectors of a panel from `first` on, of N in both panels. */
+ALWAYS_INLINE void pair_term(vf acc[2 * PANEL_VECTORS], const struct cylstm_product *p,
+                             const struct cylstm_term *t, size_t panel, const int first, const int NV, const int N)
+{
+    if (!t->K) return;
+    const real *a = row_of(&t->a, 0);
+    const real *w = (const real *)t->w + (ptrdiff_t)panel * p->w_panel;
+    const ptrdiff_t a_end = (ptrdiff_t)t->K * t->a_k;
+    for (ptrdiff_t k = 0; k != a_end; k += t->a_k, w += p->w_k) {
+        const vf b = v_set1(a[k]);
+        UNROLL for (int v = 0; v < N; v++) {
+            vf *sum = &acc[v / NV * PANEL_VECTORS + first + v % NV];
+            *sum = v_fma(b, v_load(w + (v / NV) * p->w_panel + (v % NV) * VL), *sum);
+        }
+    }
+}
+
 /* The same for a single row of two neighbouring panels, the second of NV vectors: eight chains
  * hide the latency of the multiply-add where one row of one panel has only four. */
-ALWAYS_INLINE void tile_pair(const struct cylstm_product *p, size_t panel, real *sums, const int NV)
+ALWAYS_INLINE void tile_pair(const struct cylstm_product *p, size_t panel, real *sums, const int NV, const int narrow)
 {
-    const int N = PANEL_VECTORS + NV;
+    const int N = PANEL_VECTORS + NV, M = PANEL_VECTORS - narrow;
     vf acc[2 * PANEL_VECTORS];
     const real *init = (const real *)p->init + (ptrdiff_t)panel * p->init_panel;
     UNROLL for (int v = 0; v < N; v++)
         acc[v] = v_load(init + (v / PANEL_VECTORS) * p->init_panel + (v % PANEL_VECTORS) * VL);
     for (int i = 0; i < 2; i++) {
-        const struct cylstm_term *t = &p->term[i];
-        if (!t->K) continue;
-        const real *a = row_of(&t->a, 0);
-        const real *w = (const real *)t->w + (ptrdiff_t)panel * p->w_panel;
-        const ptrdiff_t a_end = (ptrdiff_t)t->K * t->a_k;
-        for (ptrdiff_t k = 0; k != a_end; k += t->a_k, w += p->w_k) {
-            const vf b = v_set1(a[k]);
-            UNROLL for (int v = 0; v < N; v++)
-                acc[v] = v_fma(b, v_load(w + (v / PANEL_VECTORS) * p->w_panel + (v % PANEL_VECTORS) * VL), acc[v]);
-        }
+        if (narrow && i)
+            pair_term(acc, p, &p->term[i], panel, 1, M, 2 * M);
+        else
+            pair_term(acc, p, &p->term[i], panel, 0, M, narrow ? 2 * M : N);
     }
     UNROLL for (int v = 0; v < N; v++) v_store(sums + v * VL, acc[v]);
 }
 
-/* One instance of the tile per height and width, and for what it meets. */
-#define TILE(R, NV) \
-    static void tile_##R##x##NV(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
-    { tile(p, panel, row, sums, R, NV, 0); } \
-    static void prefetch_tile_##R##x##NV(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
-    { tile(p, panel, row, sums, R, NV, 1); }
-#define TILES(R) TILE(R, 1) TILE(R, 2) TILE(R, 3) TILE(R, 4)
-#define NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, tile_##R##x4 },
-#define PREFETCH_NAMES(R) { prefetch_tile_##R##x1, prefetch_tile_##R##x2, prefetch_tile_##R##x3, prefetch_tile_##R##x4 },
+/* One instance of the tile per height and width, and for what it meets; those of narrow products are
+ * four vectors wide. */
+typedef void tile_fn(const struct cylstm_product *p, size_t panel, size_t row, real *sums);
+#define TILE(NAME, R, NV, PREFETCH, NARROW) \
+    static void NAME(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
+    { tile(p, panel, row, sums, R, NV, PREFETCH, NARROW); }
+#define TILES(R) \
+    TILE(tile_##R##x1, R, 1, 0, 0) TILE(prefetch_tile_##R##x1, R, 1, 1, 0) \
+    TILE(tile_##R##x2, R, 2, 0, 0) TILE(prefetch_tile_##R##x2, R, 2, 1, 0) \
+    TILE(tile_##R##x3, R, 3, 0, 0) TILE(prefetch_tile_##R##x3, R, 3, 1, 0) \
+    TILE(tile_##R##x4, R, 4, 0, 0) TILE(prefetch_tile_##R##x4, R, 4, 1, 0) \
+    TILE(narrow_tile_##R##x4, R, 4, 0, 1) TILE(narrow_prefetch_tile_##R##x4, R, 4, 1, 1)
+#define NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, tile_##R##x4, narrow_tile_##R##x4 },
+#define PREFETCH_NAMES(R) { prefetch_tile_##R##x1, prefetch_tile_##R##x2, prefetch_tile_##R##x3, \
+    prefetch_tile_##R##x4, narrow_prefetch_tile_##R##x4 },
 #define UP_TO_2(M) M(1) M(2)
 #define UP_TO_3(M) UP_TO_2(M) M(3)
 #define UP_TO_5(M) UP_TO_3(M) M(4) M(5)
@@ -127,33 +153,37 @@ ALWAYS_INLINE void tile_pair(const struct cylstm_product *p, size_t panel, real 
 #define EVERY_HEIGHT(rows, M) UP_TO(rows)(M)
 
 EVERY_HEIGHT(TILE_ROWS, TILES)
-typedef void tile_fn(const struct cylstm_product *p, size_t panel, size_t row, real *sums);
-static tile_fn *const tiles[2][TILE_ROWS][PANEL_VECTORS] = {
+static tile_fn *const tiles[2][TILE_ROWS][PANEL_VECTORS + 1] = {
     { EVERY_HEIGHT(TILE_ROWS, NAMES) },
     { EVERY_HEIGHT(TILE_ROWS, PREFETCH_NAMES) },
 };
 
-#define TILE_PAIR(NV) \
-    static void tile_pair_##NV(const struct cylstm_product *p, size_t panel, real *sums) \
-    { tile_pair(p, panel, sums, NV); }
-TILE_PAIR(1) TILE_PAIR(2) TILE_PAIR(3) TILE_PAIR(4)
 typedef void tile_pair_fn(const struct cylstm_product *p, size_t panel, real *sums);
-static tile_pair_fn *const tile_pairs[PANEL_VECTORS] = {tile_pair_1, tile_pair_2, tile_pair_3, tile_pair_4};
+#define TILE_PAIR(NAME, NV, NARROW) \
+    static void NAME(const struct cylstm_product *p, size_t panel, real *sums) \
+    { tile_pair(p, panel, sums, NV, NARROW); }
+TILE_PAIR(tile_pair_1, 1, 0)
+TILE_PAIR(tile_pair_2, 2, 0)
+TILE_PAIR(tile_pair_3, 3, 0)
+TILE_PAIR(tile_pair_4, 4, 0)
+TILE_PAIR(narrow_tile_pair_4, 4, 1)
+static tile_pair_fn *const tile_pairs[PANEL_VECTORS + 1] = {tile_pair_1, tile_pair_2, tile_pair_3, tile_pair_4, narrow_tile_pair_4};
 
 /* Whether a tile meets memory that may lie beyond L2: what is added, a tape, a large result, or
  * columns of a matrix where the next k is a page on, which the hardware does not foresee. */
 static int needs_prefetch(const struct cylstm_product *p)
 {
     if (p->term[0].a_k * (ptrdiff_t)sizeof(real) >= PAGE_BYTES || p->addend.base) return 1;
-    return p->finish == CYLSTM_STORE ? p->rows * p->columns * sizeof(real) > L2_BYTES
-                                     : p->cell.tape.base != NULL;
+    return p->finish ? p->cell.tape.base != NULL
+                     : p->rows * p->columns * sizeof(real) > L2_BYTES;
 }
 
-/* Vectors of a panel that hold columns. */
-static size_t vectors_of(const struct cylstm_product *p, size_t panel)
+/* Which of the instances above a panel takes: vectors that hold columns, less one, or the last for a
+ * narrow one. */
+static size_t instance_of(const struct cylstm_product *p, size_t panel)
 {
     const size_t left = p->columns - panel * PANEL_VECTORS * VL;
-    return left < PANEL_VECTORS * VL ? (left + VL - 1) / VL : PANEL_VECTORS;
+    return p->narrow ? PANEL_VECTORS : (left < PANEL_VECTORS * VL ? (left + VL - 1) / VL : PANEL_VECTORS) - 1;
 }
 
 /* Write a finished tile to its rows of `out`, columns past the last one left alone. */
@@ -191,14 +221,13 @@ static void finish(const struct cylstm_product *p, size_t panel, size_t row, siz
 {
     const size_t left = p->columns - panel * PANEL_VECTORS * VL;
     if (p->addend.base) add_rows(p, panel, row, rows, sums);
-    switch (p->finish) {
-    case CYLSTM_STORE: store_tile(p, panel, row, rows, sums); break;
-    case CYLSTM_CELL_FORWARD:
-        if (left < PANEL_VECTORS * VL) spread_gates(sums, rows, left / PANEL_VECTORS);
-        cell_forward(&p->cell, panel, row, rows, sums);
-        break;
-    case CYLSTM_CELL_BACKWARD: cell_backward(&p->cell, panel, row, rows, sums); break;
+    if (!p->finish) {
+        store_tile(p, panel, row, rows, sums);
+        return;
     }
+    if (left < PANEL_VECTORS * VL && p->cell.unit_vectors == PANEL_VECTORS)
+        spread_gates(sums, rows, left / PANEL_VECTORS);
+    p->finish(&p->cell, panel, row, rows, sums);
 }
 
 /* A lone row, two panels at once. */
@@ -209,11 +238,11 @@ static void row_product(const struct cylstm_product *p)
     for (size_t i = 0, step; i < count; i += step) {
         step = i + 1 < count ? 2 : 1;
         const size_t panel = p->descending ? p->panel_end - i - step : p->panel_begin + i;
-        const size_t nv = vectors_of(p, panel + step - 1);
+        const size_t instance = instance_of(p, panel + step - 1);
         if (step == 2)
-            tile_pairs[nv - 1](p, panel, sums);
+            tile_pairs[instance](p, panel, sums);
         else
-            tiles[0][0][nv - 1](p, panel, 0, sums);
+            tiles[0][0][instance](p, panel, 0, sums);
         for (size_t n = 0; n < step; n++) finish(p, panel + n, 0, 1, sums + n * width);
     }
 }
@@ -244,7 +273,7 @@ static void product(const struct cylstm_product *p)
             rows = (p->rows - row + tile_count - n - 1) / (tile_count - n);
             for (size_t i = first; i < end; i++) {
                 const size_t panel = p->descending ? p->panel_end - 1 - i : p->panel_begin + i;
-                tiles[prefetch][rows - 1][vectors_of(p, panel) - 1](p, panel, row, sums);
+                tiles[prefetch][rows - 1][instance_of(p, panel)](p, panel, row, sums);
                 finish(p, panel, row, rows, sums);
             }
         }

@@ -60,10 +60,10 @@
 #endif
 
 enum {
-    PANEL_VECTORS = 4, /* a panel is always four vectors wide */
-    MAX_VL = 16,       /* lanes of the widest vector of any set */
-    MAX_TILE_ROWS = 6, /* rows of the tallest tile of any set */
-    TAPE_VECTORS = 5   /* a tape cell holds i, f, g, o, c: (5, H) */
+    PANEL_VECTORS = 4,  /* a panel is always four vectors wide */
+    NARROW_VECTORS = 3, /* of them that a term of a narrow product meets */
+    MAX_VL = 16,        /* lanes of the widest vector of any set */
+    MAX_TILE_ROWS = 6   /* rows of the tallest tile of any set */
 };
 
 /* Rows of a matrix, wherever they lie; each row is contiguous. Row r starts at
@@ -74,26 +74,32 @@ struct cylstm_rows {
     ptrdiff_t stride;
 };
 
-/* What becomes of a finished tile. */
-enum cylstm_finish {
-    CYLSTM_STORE,        /* written to `out` */
-    CYLSTM_CELL_FORWARD, /* pre-activations in panel order -> c, h (and y, tape); in a panel that
-                            is not whole a gate is as long as a fourth of its columns */
-    CYLSTM_CELL_BACKWARD /* dh in unit order -> dc, dgates */
-};
-
-/* The operands of the cell's gate math. H is the number of real units; rows marked
- * "padded" are as long as H rounded up to whole vectors, the others exactly H. */
+/* The operands of a cell's gate math, forward or backward; a cell uses those that its equations
+ * name. H is the number of real units; rows marked "padded" are as long as H rounded up to whole
+ * vectors, the others exactly H. */
 struct cylstm_cell {
     size_t H;
-    struct cylstm_rows c; /* forward: c_{t-1} in, c_t out; padded */
-    struct cylstm_rows h; /* h_t out; padded; backward: base may be NULL */
-    struct cylstm_rows y; /* forward: h_t out; base may be NULL */
-    struct cylstm_rows
-        tape; /* (5, H) = i, f, g, o, c: forward out (base may be NULL), backward in */
-    struct cylstm_rows c_prev; /* backward: c_{t-1} in; base may be NULL, which means zeros */
-    struct cylstm_rows dc;     /* backward: dc_t in, dc_{t-1} out; padded */
-    struct cylstm_rows dgates; /* backward: (4, H) = da_i, da_f, da_g, da_o, d pre-activation out */
+    unsigned char unit_vectors; /* vectors of a panel that belong to the same units: all 4, or 1 */
+    unsigned char tape_vectors; /* on the tape of a step: (tape_vectors, H) */
+    struct cylstm_rows c;       /* forward: c_{t-1} in, c_t out; padded */
+    struct cylstm_rows h;       /* h_t out; padded; backward: base may be NULL */
+    struct cylstm_rows y;       /* forward: h_t out; base may be NULL */
+    struct cylstm_rows tape;    /* forward out (base may be NULL), backward in */
+    struct cylstm_rows c_prev;  /* backward: c_{t-1} in; base may be NULL, which means zeros */
+    struct cylstm_rows dc;      /* backward: dc_t in, dc_{t-1} out; padded */
+    struct cylstm_rows dgates;  /* backward: d pre-activations out, in the order of the raw weights */
+};
+
+/* Finishes `rows` rows from `row` of one panel: sums (rows, 4 VL), which are overwritten. Forward they
+ * are pre-activations in panel order, backward dh of 4 VL units. */
+typedef void cylstm_cell_fn(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                            void *sums);
+
+/* The cells of a kernel set: each in cell_*_tmpl.h. */
+enum cylstm_cell_math { CYLSTM_LSTM_MATH, CYLSTM_CELL_MATHS };
+
+struct cylstm_cell_fns {
+    cylstm_cell_fn *forward, *backward;
 };
 
 /* One factor pair of a product: rows of `a` times the panels of `w`. */
@@ -112,14 +118,17 @@ struct cylstm_product {
     size_t panel_begin, panel_end;
     size_t columns; /* of all panels; the last panel may hold fewer than four vectors */
     int descending; /* take the panels last to first */
+    /* Term 0 meets all vectors of a panel but the last, term 1 all but the first: rows of w are
+     * three vectors wide, and no panel may be a partial one. */
+    int narrow;
     struct cylstm_term term[2];
     ptrdiff_t w_panel, w_k;
     /* element (row, panel, column) at panel * init_panel + row * init_row + column */
     const void *init;
     ptrdiff_t init_panel, init_row;
     struct cylstm_rows addend; /* `columns` reals a row, added last; base may be NULL */
-    enum cylstm_finish finish;
-    struct cylstm_rows out; /* CYLSTM_STORE: row r of panel p at out + p * out_panel */
+    cylstm_cell_fn *finish; /* with the operands in `cell`; NULL: the sums are stored to `out` */
+    struct cylstm_rows out; /* row r of panel p at out + p * out_panel */
     ptrdiff_t out_panel;
     struct cylstm_cell cell;
 };
@@ -157,9 +166,11 @@ struct cylstm_kernels {
      * elsewhere (BLAS). `sums` is overwritten. */
     void (*finish)(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
                    void *sums);
-    /* A vector of a panel from n <= VL rows of K reals, `stride` apart: out[k * 4 VL + lane] =
+    struct cylstm_cell_fns cell[CYLSTM_CELL_MATHS];
+    /* A vector of a panel from n <= VL rows of K reals, `stride` apart: out[k * width + lane] =
      * rows[lane * stride + k] for each k, and 0 in lanes n to `lanes`. */
-    void (*transpose)(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out);
+    void (*transpose)(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out,
+                      size_t width);
     /* The sums of n <= VL pairs. */
     void (*sum_biases)(const void *b_ih, const void *b_hh, size_t n, void *out);
     void (*dropout)(const struct cylstm_dropout *d, uint64_t index, size_t count, const void *in,

@@ -9,7 +9,7 @@
 #include "rows_tmpl.h" /* which the others use */
 
 #include "activation_tmpl.h"
-#include "cell_tmpl.h"
+#include "cell_lstm_tmpl.h"
 #include "dropout_tmpl.h"
 #include "gemm_tmpl.h"
 #include "optim_tmpl.h"
@@ -22,6 +22,7 @@ const struct cylstm_kernels KERNELS = {
     .tile_rows = TILE_ROWS,
     .product = product,
     .finish = finish,
+    .cell = {[CYLSTM_LSTM_MATH] = {lstm_forward, lstm_backward}},
     .transpose = transpose,
     .sum_biases = sum_biases,
     .dropout = dropout,

@@ -11,7 +11,7 @@ enum { REALS_AHEAD = 64 }; /* rows are too many for the hardware to follow */
  * Zipping the first half of the vectors with the second is a perfect shuffle of all their elements:
  * done log2(VL) times it turns the index (lane, k) into (k, lane). */
 ALWAYS_INLINE void transpose_block(const real *rows, size_t stride, size_t n, size_t count,
-                                   size_t lanes, real *out, const int whole)
+                                   size_t lanes, real *out, size_t width, const int whole)
 {
     vf r[VL];
     if (whole) UNROLL for (int l = 0; l < VL; l++) FETCH(rows + REALS_AHEAD + (size_t)l * stride);
@@ -26,20 +26,22 @@ ALWAYS_INLINE void transpose_block(const real *rows, size_t stride, size_t n, si
         UNROLL for (int l = 0; l < VL; l++) r[l] = zipped[l];
     }
     if (whole)
-        UNROLL for (int k = 0; k < VL; k++) v_store(out + k * PANEL_VECTORS * VL, r[k]);
+        UNROLL for (int k = 0; k < VL; k++) v_store(out + (size_t)k * width, r[k]);
     else
-        for (size_t k = 0; k < count; k++) v_store_n(out + k * PANEL_VECTORS * VL, r[k], lanes);
+        for (size_t k = 0; k < count; k++) v_store_n(out + k * width, r[k], lanes);
 }
 
-static void transpose(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out)
+static void transpose(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out,
+                      size_t width)
 {
     const real *from = rows;
     real *to = out;
     size_t k = 0;
     if (n == VL && lanes == VL)
-        for (; K - k >= VL; k += VL) transpose_block(from + k, stride, VL, VL, VL, to + k * PANEL_VECTORS * VL, 1);
+        for (; K - k >= VL; k += VL)
+            transpose_block(from + k, stride, VL, VL, VL, to + k * width, width, 1);
     for (; k < K; k += VL)
-        transpose_block(from + k, stride, n, valid(k, K), lanes, to + k * PANEL_VECTORS * VL, 0);
+        transpose_block(from + k, stride, n, valid(k, K), lanes, to + k * width, width, 0);
 }
 
 static void sum_biases(const void *b_ih, const void *b_hh, size_t n, void *out)

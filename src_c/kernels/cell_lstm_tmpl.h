@@ -1,4 +1,4 @@
-/* cell_tmpl.h -- the LSTM cell, forward and, directly below it, backward.
+/* cell_lstm_tmpl.h -- the LSTM cell, forward and, directly below it, backward.
  *
  *     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);   g = tanh(a_g)
  *     c_t = f * c_{t-1} + i * g
@@ -19,9 +19,10 @@ ALWAYS_INLINE void hidden_row(const struct cylstm_cell *cell, size_t r, size_t u
 /* One panel: preact (rows, 4, VL) = a_i, a_f, a_g, a_o of units panel * VL and on; overwritten.
  * Several rows take two loops: a CPU looks no further ahead than two or three rows of the whole
  * cell, which is not enough to do while tanh(c) waits for c. */
-static void cell_forward(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
-                         real *preact)
+static void lstm_forward(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                         void *sums)
 {
+    real *const preact = sums;
     const size_t u = panel * VL, H = cell->H, n = valid(u, H), width = PANEL_VECTORS * VL;
     for (size_t k = 0; k < rows; k++) {
         real *a = preact + k * width, *c_row = row_of(&cell->c, row + k) + u;
@@ -60,9 +61,10 @@ static void cell_forward(const struct cylstm_cell *cell, size_t panel, size_t ro
  *     da_g  = dc * i * (1 - g^2)          da_o = dh * tanh(c) * o (1 - o)
  *     dc_{t-1} = dc * f
  */
-static void cell_backward(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
-                          const real *dh_rows)
+static void lstm_backward(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                          void *sums)
 {
+    const real *dh_rows = sums;
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
     const vf one = v_set1(1);
     for (size_t r = row; r < row + rows; r++, dh_rows += PANEL_VECTORS * VL) {
