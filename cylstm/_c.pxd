@@ -129,8 +129,8 @@ cdef extern from "cylstm.h" nogil:
         uint64_t step
 
     void cylstm_adam_step(const cylstm_context *ctx, const cylstm_adam *adam, size_t n,
-                          const void *weights, const void *grads, void *mean, void *square,
-                          void *out)
+                          const void *weights, const void *grads, const void *mean,
+                          const void *square, void *out, void *mean_out, void *square_out)
 
     cdef struct cylstm_sgd:
         double lr, momentum, dampening, weight_decay
@@ -138,7 +138,8 @@ cdef extern from "cylstm.h" nogil:
         uint64_t step
 
     void cylstm_sgd_step(const cylstm_context *ctx, const cylstm_sgd *sgd, size_t n,
-                         const void *weights, const void *grads, void *buffer, void *out)
+                         const void *weights, const void *grads, const void *buffer, void *out,
+                         void *buffer_out)
 
     cdef struct cylstm_plan:
         pass

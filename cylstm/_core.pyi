@@ -35,6 +35,7 @@ def _get_default_threads() -> int: ...
 def _pool_helpers() -> int: ...
 def _last_kernels() -> str | Any: ...  # None before the first call
 def _activation(name: str, x: _Array, isa: str | None = None) -> _Array: ...
+def scale(arrays: list[_Array], factor: float) -> None: ...
 def linear_forward(x: _Array, weight: _Array, bias: _Array | None, threads: int) -> _Array: ...
 def linear_backward(
     x: _Array, dy: _Array, weight: _Array, dweight: _Array, need_x: bool, threads: int
@@ -45,6 +46,8 @@ def adam_step(
     new: _Array,
     mean: _Array,
     square: _Array,
+    new_mean: _Array,
+    new_square: _Array,
     threads: int,
     *,
     lr: float,
@@ -59,6 +62,7 @@ def sgd_step(
     grad: _Array,
     new: _Array,
     buffer: _Array | None,
+    new_buffer: _Array | None,
     threads: int,
     *,
     lr: float,

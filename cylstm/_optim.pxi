@@ -18,40 +18,78 @@ cdef int _step_context(_c.cylstm_context *ctx, int threads, tuple arrays) except
 
 
 def adam_step(cnp.ndarray old not None, cnp.ndarray grad not None, cnp.ndarray new not None,
-              cnp.ndarray mean not None, cnp.ndarray square not None, int threads, *, double lr,
-              betas, double eps, double weight_decay, bint decoupled, unsigned long long step):
-    """Write `new`, `mean` and `square`; `old` and `grad` stay as they are."""
+              cnp.ndarray mean not None, cnp.ndarray square not None, cnp.ndarray new_mean not None,
+              cnp.ndarray new_square not None, int threads, *, double lr, betas, double eps,
+              double weight_decay, bint decoupled, unsigned long long step):
+    """Write the three new arrays; the others stay as they are."""
     cdef _c.cylstm_context ctx
     cdef _c.cylstm_adam adam = _c.cylstm_adam(lr, betas[0], betas[1], eps, weight_decay, decoupled,
                                               step)
     cdef size_t n = cnp.PyArray_SIZE(old)
     cdef const void *weights = cnp.PyArray_DATA(old)
     cdef const void *gradients = cnp.PyArray_DATA(grad)
-    cdef void *m = cnp.PyArray_DATA(mean)
-    cdef void *v = cnp.PyArray_DATA(square)
+    cdef const void *m = cnp.PyArray_DATA(mean)
+    cdef const void *v = cnp.PyArray_DATA(square)
     cdef void *out = cnp.PyArray_DATA(new)
-    _step_context(&ctx, threads, (old, grad, new, mean, square))
+    cdef void *m_out = cnp.PyArray_DATA(new_mean)
+    cdef void *v_out = cnp.PyArray_DATA(new_square)
+    _step_context(&ctx, threads, (old, grad, new, mean, square, new_mean, new_square))
     if n < GIL_STEP_WEIGHTS:
-        _c.cylstm_adam_step(&ctx, &adam, n, weights, gradients, m, v, out)
+        _c.cylstm_adam_step(&ctx, &adam, n, weights, gradients, m, v, out, m_out, v_out)
     else:
         with nogil:
-            _c.cylstm_adam_step(&ctx, &adam, n, weights, gradients, m, v, out)
+            _c.cylstm_adam_step(&ctx, &adam, n, weights, gradients, m, v, out, m_out, v_out)
 
 
 def sgd_step(cnp.ndarray old not None, cnp.ndarray grad not None, cnp.ndarray new not None,
-             cnp.ndarray buffer, int threads, *, double lr, double momentum, double dampening,
-             double weight_decay, bint nesterov, unsigned long long step):
-    """Write `new`, and `buffer` where there is a momentum; `old` and `grad` stay as they are."""
+             cnp.ndarray buffer, cnp.ndarray new_buffer, int threads, *, double lr, double momentum,
+             double dampening, double weight_decay, bint nesterov, unsigned long long step):
+    """Write the new arrays, of which there is one without a momentum; the others stay as they are."""
     cdef _c.cylstm_context ctx
     cdef _c.cylstm_sgd sgd = _c.cylstm_sgd(lr, momentum, dampening, weight_decay, nesterov, step)
     cdef size_t n = cnp.PyArray_SIZE(old)
     cdef const void *weights = cnp.PyArray_DATA(old)
     cdef const void *gradients = cnp.PyArray_DATA(grad)
-    cdef void *b = NULL if buffer is None else cnp.PyArray_DATA(buffer)
+    cdef const void *b = NULL if buffer is None else cnp.PyArray_DATA(buffer)
     cdef void *out = cnp.PyArray_DATA(new)
-    _step_context(&ctx, threads, (old, grad, new) if buffer is None else (old, grad, new, buffer))
+    cdef void *b_out = NULL if buffer is None else cnp.PyArray_DATA(new_buffer)
+    _step_context(&ctx, threads, (old, grad, new) if buffer is None
+                  else (old, grad, new, buffer, new_buffer))
     if n < GIL_STEP_WEIGHTS:
-        _c.cylstm_sgd_step(&ctx, &sgd, n, weights, gradients, b, out)
+        _c.cylstm_sgd_step(&ctx, &sgd, n, weights, gradients, b, out, b_out)
     else:
         with nogil:
-            _c.cylstm_sgd_step(&ctx, &sgd, n, weights, gradients, b, out)
+            _c.cylstm_sgd_step(&ctx, &sgd, n, weights, gradients, b, out, b_out)
+
+
+cdef void _scale_floats(float *a, Py_ssize_t n, float factor) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        a[k] *= factor
+
+
+cdef void _scale_doubles(double *a, Py_ssize_t n, double factor) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        a[k] *= factor
+
+
+def scale(list arrays not None, double factor):
+    """Multiply arrays of floats by a factor, in place: all of them or none, for nothing of Python
+    runs in between."""
+    cdef cnp.ndarray array, scaled
+    cdef list others = []  # with what they will hold
+    for array in arrays:
+        if not array.flags.writeable:
+            raise ValueError("expected gradients that can be scaled in place, got a read-only one")
+        if not (cnp.PyArray_TYPE(array) in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) and array.flags.carray):
+            others.append((array, np.multiply(array, factor)))
+    for array in arrays:
+        if not array.flags.carray:
+            continue
+        if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT:
+            _scale_floats(<float *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array), <float>factor)
+        elif cnp.PyArray_TYPE(array) == cnp.NPY_DOUBLE:
+            _scale_doubles(<double *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array), factor)
+    for array, scaled in others:
+        cnp.PyArray_CopyInto(array, scaled)

@@ -259,8 +259,8 @@ void cylstm_linear_backward(const struct cylstm_context *ctx, const struct cylst
 
 /* ------------------------------------------------------------------- optimisers */
 
-/* A step on n weights: `out` gets the new ones, and may be `weights` itself. What is
- * remembered from step to step starts as zeros and is changed in place.
+/* A step on n weights: `out` gets the new ones. What is remembered from step to step starts as
+ * zeros, and `..._out` gets what it is after the step. An `out` may be the array that it follows.
  *
  * Adam (Kingma and Ba 2015, algorithm 1), with weight decay as a penalty added to the
  * gradient or, decoupled, on the weights themselves (Loshchilov and Hutter 2019). */
@@ -270,16 +270,18 @@ struct cylstm_adam {
     uint64_t step; /* of this step: 1 at the first */
 };
 void cylstm_adam_step(const struct cylstm_context *ctx, const struct cylstm_adam *adam, size_t n,
-                      const void *weights, const void *grads, void *mean, void *square, void *out);
+                      const void *weights, const void *grads, const void *mean, const void *square,
+                      void *out, void *mean_out, void *square_out);
 
-/* Gradient descent, with PyTorch's equations. `buffer` is NULL without momentum. */
+/* Gradient descent, with PyTorch's equations. Both buffers are NULL without momentum. */
 struct cylstm_sgd {
     double lr, momentum, dampening, weight_decay;
     int nesterov;
     uint64_t step;
 };
 void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *sgd, size_t n,
-                     const void *weights, const void *grads, void *buffer, void *out);
+                     const void *weights, const void *grads, const void *buffer, void *out,
+                     void *buffer_out);
 
 /* ------------------------------------------------------------------------ plans */
 

@@ -22,7 +22,10 @@ static void run_share(void *arg, size_t share, int caller)
                                  .grads = cylstm_at(s->update.grads, size, begin),
                                  .out = cylstm_at(s->update.out, size, begin)};
     for (int k = 0; k < 2; k++)
-        if (s->update.state[k]) part.state[k] = cylstm_at(s->update.state[k], size, begin);
+        if (s->update.state[k]) {
+            part.state[k] = cylstm_at(s->update.state[k], size, begin);
+            part.state_out[k] = cylstm_at(s->update.state_out[k], size, begin);
+        }
     if (s->adam)
         s->kernels->adam(s->adam, &part, mine.end - mine.begin);
     else
@@ -57,7 +60,8 @@ static double square_root(double x)
 /* Both bias corrections go into the step size and eps:
  * lr m' / (sqrt(v') + eps) = (lr r / (1 - beta1^t)) m / (sqrt(v) + eps r), r = sqrt(1 - beta2^t) */
 void cylstm_adam_step(const struct cylstm_context *ctx, const struct cylstm_adam *adam, size_t n,
-                      const void *weights, const void *grads, void *mean, void *square, void *out)
+                      const void *weights, const void *grads, const void *mean, const void *square,
+                      void *out, void *mean_out, void *square_out)
 {
     const double r = square_root(1 - power(adam->beta2, adam->step));
     const struct cylstm_adam_terms terms = {
@@ -68,12 +72,17 @@ void cylstm_adam_step(const struct cylstm_context *ctx, const struct cylstm_adam
         .step_size = adam->lr * r / (1 - power(adam->beta1, adam->step)),
         .eps = adam->eps * r,
     };
-    struct step s = {.adam = &terms, .update = {weights, grads, {mean, square}, out}, .n = n};
+    struct step s = {
+        .adam = &terms,
+        .update = {weights, grads, {mean, square}, out, {mean_out, square_out}},
+        .n = n,
+    };
     run_step(ctx, &s);
 }
 
 void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *sgd, size_t n,
-                     const void *weights, const void *grads, void *buffer, void *out)
+                     const void *weights, const void *grads, const void *buffer, void *out,
+                     void *buffer_out)
 {
     const struct cylstm_sgd_terms terms = {
         .penalty = sgd->weight_decay,
@@ -83,6 +92,10 @@ void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *
         .nesterov = sgd->nesterov,
         .first = sgd->step == 1,
     };
-    struct step s = {.sgd = &terms, .update = {weights, grads, {buffer, NULL}, out}, .n = n};
+    struct step s = {
+        .sgd = &terms,
+        .update = {weights, grads, {buffer, NULL}, out, {buffer_out, NULL}},
+        .n = n,
+    };
     run_step(ctx, &s);
 }

@@ -702,11 +702,13 @@ static void check_adam(const struct check *check, struct trial *t)
                                         .eps = chance(t, 2) ? 0 : number_between(t, 0, 1e-4)};
     void *w = numbers(t, "weights", n, -1, 1), *g = numbers(t, "grads", n, -1, 1),
          *m = numbers(t, "mean", n, -1, 1), *v = numbers(t, "square", n, 0, 1),
-         *out = chance(t, 2) ? w : guarded_reals(t, "out", n);
+         *out = chance(t, 2) ? w : guarded_reals(t, "out", n),
+         *m_out = chance(t, 2) ? m : guarded_reals(t, "mean_out", n),
+         *v_out = chance(t, 2) ? v : guarded_reals(t, "square_out", n);
     record = NULL; /* the portable square root is another */
     describe(t, "%zu weights%s, penalty %g, eps %g", n, out == w ? ", in place" : "", s.penalty,
              s.eps);
-    const struct cylstm_update update = {w, g, {m, v}, out};
+    const struct cylstm_update update = {w, g, {m, v}, out, {m_out, v_out}};
     CALL(t, t->kernels->adam(&s, &update, n));
     for (size_t k = 0; k < n; k++) {
         const ptrdiff_t at = (ptrdiff_t)k;
@@ -722,8 +724,8 @@ static void check_adam(const struct check *check, struct trial *t)
         const long double root = sqrtl(fmaxl(v_1, smallest(t))), under = root + s.eps,
                           under_in = v_in / root + 4 * e * under, step = m_1 / under,
                           step_in = (m_in + fabsl(step) * under_in) / under + e * fabsl(step);
-        expect(t, "mean", 0, k, m, at, m_1, m_in);
-        expect(t, "square", 0, k, v, at, v_1, v_in);
+        expect(t, "mean", 0, k, m_out, at, m_1, m_in);
+        expect(t, "square", 0, k, v_out, at, v_1, v_in);
         expect(t, "out", 0, k, out, at, s.keep * w_0 - s.step_size * step,
                3 * e * (fabsl(w_0) + s.step_size * fabsl(step)) + s.step_size * step_in);
     }
@@ -742,10 +744,11 @@ static void check_sgd(const struct check *check, struct trial *t)
                                        .first = first};
     void *w = numbers(t, "weights", n, -1, 1), *g = numbers(t, "grads", n, -1, 1), *b = NULL;
     if (has_buffer) b = first ? guarded_reals(t, "buffer", n) : numbers(t, "buffer", n, -1, 1);
-    void *out = chance(t, 2) ? w : guarded_reals(t, "out", n);
+    void *out = chance(t, 2) ? w : guarded_reals(t, "out", n),
+         *b_out = !b || chance(t, 2) ? b : guarded_reals(t, "buffer_out", n);
     describe(t, "%zu weights%s%s%s%s", n, out == w ? ", in place" : "", b ? ", momentum" : "",
              first ? ", first" : "", s.nesterov ? ", Nesterov" : "");
-    const struct cylstm_update update = {w, g, {b, NULL}, out};
+    const struct cylstm_update update = {w, g, {b, NULL}, out, {b_out, NULL}};
     CALL(t, t->kernels->sgd(&s, &update, n));
     for (size_t k = 0; k < n; k++) {
         const ptrdiff_t at = (ptrdiff_t)k;
@@ -757,7 +760,7 @@ static void check_sgd(const struct check *check, struct trial *t)
                               b_1 = first ? g_1 : s.momentum * b_0 + s.undampened * g_1;
             step = s.nesterov ? g_1 + s.momentum * b_1 : b_1;
             step_in = 2 * step_in + 6 * e * (fabsl(b_0) + fabsl(g_1));
-            expect(t, "buffer", 0, k, b, at, b_1, step_in);
+            expect(t, "buffer", 0, k, b_out, at, b_1, step_in);
         }
         expect(t, "out", 0, k, out, at, w_0 - s.lr * step,
                2 * e * (fabsl(w_0) + s.lr * fabsl(step)) + s.lr * step_in);

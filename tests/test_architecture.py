@@ -25,7 +25,8 @@ PYTHON_LEVELS = [
     {"config", "embed", "weights"},
     {"recurrent", "tensors"},
     {"layers", "linear"},
-    {"losses", "optim", "files", "torch"},
+    {"losses", "optimizer", "files", "torch"},
+    {"optim"},
     {"convert"},
     {"__init__"},
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from math import inf, isnan, nan, sqrt
 from pathlib import Path
 from typing import Any
@@ -387,6 +388,120 @@ def test_a_refused_state_changes_nothing(change: Any, error: type[Exception], te
     after = optimiser.state_dict()
     assert same_bits(after.pop("state").values(), before.pop("state").values())
     assert after == before
+
+
+# --- copies
+
+
+def trained(case: str) -> tuple[Linear, Any]:
+    module = start()
+    optimiser = make(case, module)
+    optimiser.step(gradients(1))
+    return module, optimiser
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_copy_counts_by_itself(case: str) -> None:
+    """copy.copy moves the same modules, from a state of its own."""
+    module, optimiser = trained(case)
+    twin = copy.copy(optimiser)
+    assert type(twin) is type(optimiser)
+    before = copied(optimiser.state_dict())
+    assert twin.state_dict()["hyper"] == before["hyper"]
+    first = module.state_dict()
+    twin.step(gradients(2))
+    assert twin.state_dict()["step"] == 2 and optimiser.state_dict()["step"] == 1
+    assert same_bits(
+        optimiser.state_dict()["state"].values(),
+        before["state"].values(),
+    )
+    after = module._weights.flat.copy()
+    module.load_state_dict(first)
+    optimiser.step(gradients(2))
+    assert same_bits(module._weights.flat, after)
+    twin.lr = 7.0
+    assert optimiser.lr != 7
+
+
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
+)
+@pytest.mark.parametrize("case", CASES)
+def test_copies_with_their_modules(case: str, clone: Any) -> None:
+    """A model and its optimiser, copied together, train on as the original does."""
+    module, optimiser = trained(case)
+    optimiser.note = {"mine": [1]}
+    twin, its = clone((module, optimiser))
+    assert twin is not module and its._modules[0] is twin
+    assert its.note == optimiser.note and its.note is not optimiser.note
+    for step in (2, 3):
+        optimiser.step(gradients(step))
+    assert not same_bits(twin._weights.flat, module._weights.flat)
+    for step in (2, 3):
+        its.step(gradients(step))
+    assert same_bits(twin._weights.flat, module._weights.flat)
+    assert same_bits(its.state_dict()["state"].values(), optimiser.state_dict()["state"].values())
+
+
+# --- frozen weights
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_frozen_weights_do_not_move(case: str) -> None:
+    """Neither decay nor momentum nor a NaN moves them; the others step as they would."""
+    rng = np.random.default_rng(1)
+    names = ["weight_hh_l0", "bias_ih_l0"]
+    free, half, head = LSTM(3, 5, seed=0), LSTM(3, 5, seed=0), Linear(5, 2, seed=1)
+    cls, arguments = CASES[case]
+    arguments = arguments | {"weight_decay": 0.1}
+    optimiser = getattr(optim, cls)([half, head], **arguments, frozen=[names, []])
+    alone = getattr(optim, cls)(free, **arguments)
+    assert optimiser.frozen == [set(names), set()]
+    first = half.state_dict()
+    for _ in range(4):
+        grads = {n: rng.standard_normal(a.shape).astype("f") for n, a in first.items()}
+        its = {n: rng.standard_normal(a.shape).astype("f") for n, a in head.state_dict().items()}
+        alone.step(grads)
+        optimiser.step([grads | {name: np.full_like(first[name], nan) for name in names}, its])
+    moved, want = half.state_dict(), free.state_dict()
+    for name, array in moved.items():
+        assert same_bits(array, first[name] if name in names else want[name])
+        assert not same_bits(want[name], first[name])
+    for name, array in optimiser.state_dict()["state"].items():
+        if name.split(".")[1] in names:
+            assert not array.any()
+    for twin in (copy.copy(optimiser), copy.deepcopy(optimiser)):
+        assert twin.frozen == optimiser.frozen
+
+
+def test_all_or_none_may_be_frozen() -> None:
+    module = start()
+    first = module._weights.flat.copy()
+    optimiser = Adam(module, frozen=NAMES)
+    optimiser.step(gradients(1))
+    assert same_bits(module._weights.flat, first)
+    Adam(module, frozen=[]).step(gradients(1))
+    assert not same_bits(module._weights.flat, first)
+
+
+@pytest.mark.parametrize(
+    "frozen, text",
+    [
+        (["wieght"], r"frozen has wieght, expected names of module 0 \(Linear\): weight, bias"),
+        ("weight", "frozen is 'weight', expected names of weights"),
+        ([["weight"], ["bias"]], "expected names of weights"),
+        ([1], "expected names of weights"),
+    ],
+)
+def test_what_cannot_be_frozen(frozen: Any, text: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=text):
+        SGD(start(), lr=0.1, frozen=frozen)
+
+
+def test_names_of_several_modules_are_given_per_module() -> None:
+    for frozen in (["weight"], [["weight"]], [["weight"], "bias"], [["weight"], [], []]):
+        with pytest.raises(ValueError, match="a list of them for each of 2 modules"):
+            SGD([start(), start()], lr=0.1, frozen=frozen)
 
 
 # --- refusals of step

@@ -35,13 +35,13 @@ static int compute(void *core)
 {
     int (*init)(struct cylstm_context *, const char *, int) = dlsym(core, "cylstm_init_context");
     void (*step)(const struct cylstm_context *, const struct cylstm_sgd *, size_t, const void *,
-                 const void *, void *, void *) = dlsym(core, "cylstm_sgd_step");
+                 const void *, const void *, void *, void *) = dlsym(core, "cylstm_sgd_step");
     int (*helpers)(void) = dlsym(core, "cylstm_pool_helpers");
     struct cylstm_context ctx;
     const struct cylstm_sgd sgd = {.lr = 1, .step = 1};
     if (!init(&ctx, NULL, 32)) return -1;
     ctx.threads = 2;
-    step(&ctx, &sgd, WEIGHTS, weights, grads, NULL, weights);
+    step(&ctx, &sgd, WEIGHTS, weights, grads, NULL, weights, NULL);
     return helpers();
 }
 

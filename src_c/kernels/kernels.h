@@ -140,11 +140,12 @@ struct cylstm_dropout {
     uint64_t key;
 };
 
-/* The arrays of an optimiser's step on n weights. `out` may be `weights`. */
+/* The arrays of an optimiser's step on n weights, before and after it; an array may be both. */
 struct cylstm_update {
     const void *weights, *grads;
-    void *state[2]; /* Adam: the means of g and of g^2; SGD: the momentum's buffer, or NULL */
+    const void *state[2]; /* Adam: the means of g and of g^2; SGD: the momentum's buffer, or NULL */
     void *out;
+    void *state_out[2];
 };
 
 /* What stands before the arrays in the equations of optim_tmpl.h. */

@@ -29,17 +29,20 @@ static void adam(const struct cylstm_adam_terms *terms, const struct cylstm_upda
 {
     const struct cylstm_adam_terms s = *terms; /* which no store below can change */
     const real *w = update->weights, *g = update->grads;
-    real *mean = update->state[0], *square = update->state[1], *out = update->out;
-    for (; n >= VL; n -= VL, w += VL, g += VL, mean += VL, square += VL, out += VL) {
-        vf m = v_load(mean), v = v_load(square);
-        v_store(out, adam_lanes(&s, v_load(w), v_load(g), &m, &v));
-        v_store(mean, m);
-        v_store(square, v);
+    const real *mean = update->state[0], *square = update->state[1];
+    real *out = update->out, *mean_out = update->state_out[0], *square_out = update->state_out[1];
+    size_t k = 0;
+    for (; n - k >= VL; k += VL) {
+        vf m = v_load(mean + k), v = v_load(square + k);
+        v_store(out + k, adam_lanes(&s, v_load(w + k), v_load(g + k), &m, &v));
+        v_store(mean_out + k, m);
+        v_store(square_out + k, v);
     }
-    vf m = v_load_n(mean, n), v = v_load_n(square, n);
-    v_store_n(out, adam_lanes(&s, v_load_n(w, n), v_load_n(g, n), &m, &v), n);
-    v_store_n(mean, m, n);
-    v_store_n(square, v, n);
+    n -= k;
+    vf m = v_load_n(mean + k, n), v = v_load_n(square + k, n);
+    v_store_n(out + k, adam_lanes(&s, v_load_n(w + k, n), v_load_n(g + k, n), &m, &v), n);
+    v_store_n(mean_out + k, m, n);
+    v_store_n(square_out + k, v, n);
 }
 
 /* g = gradient + penalty w, b = momentum b + undampened g (b = g at first),
@@ -58,20 +61,23 @@ ALWAYS_INLINE vf sgd_lanes(const struct cylstm_sgd_terms *s, vf w, vf g, vf *b)
 static void sgd(const struct cylstm_sgd_terms *terms, const struct cylstm_update *update, size_t n)
 {
     const struct cylstm_sgd_terms s = *terms;
-    const real *w = update->weights, *g = update->grads;
-    real *buffer = update->state[0], *out = update->out;
+    const real *w = update->weights, *g = update->grads, *buffer = update->state[0];
+    real *out = update->out, *buffer_out = update->state_out[0];
+    size_t k = 0;
     if (!buffer) {
-        for (; n >= VL; n -= VL, w += VL, g += VL, out += VL)
-            v_store(out, sgd_lanes(&s, v_load(w), v_load(g), NULL));
-        v_store_n(out, sgd_lanes(&s, v_load_n(w, n), v_load_n(g, n), NULL), n);
+        for (; n - k >= VL; k += VL)
+            v_store(out + k, sgd_lanes(&s, v_load(w + k), v_load(g + k), NULL));
+        n -= k;
+        v_store_n(out + k, sgd_lanes(&s, v_load_n(w + k, n), v_load_n(g + k, n), NULL), n);
         return;
     }
-    for (; n >= VL; n -= VL, w += VL, g += VL, buffer += VL, out += VL) {
-        vf b = v_load(buffer);
-        v_store(out, sgd_lanes(&s, v_load(w), v_load(g), &b));
-        v_store(buffer, b);
+    for (; n - k >= VL; k += VL) {
+        vf b = v_load(buffer + k);
+        v_store(out + k, sgd_lanes(&s, v_load(w + k), v_load(g + k), &b));
+        v_store(buffer_out + k, b);
     }
-    vf b = v_load_n(buffer, n);
-    v_store_n(out, sgd_lanes(&s, v_load_n(w, n), v_load_n(g, n), &b), n);
-    v_store_n(buffer, b, n);
+    n -= k;
+    vf b = v_load_n(buffer + k, n);
+    v_store_n(out + k, sgd_lanes(&s, v_load_n(w + k, n), v_load_n(g + k, n), &b), n);
+    v_store_n(buffer_out + k, b, n);
 }

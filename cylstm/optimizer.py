@@ -1,0 +1,409 @@
+"""The part that all optimisers share: modules, gradients, state, and steps that are whole.
+
+A step prepares the new weights of all modules and what the optimiser remembers of them, and then
+installs both together: it is whole or has not happened, whatever interrupts it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from . import _checks, _core
+from .weights import (
+    Array,
+    Module,
+    Spec,
+    WeightGrads,
+    checked,
+    fill,
+    mismatches,
+    split,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Hyper = dict[str, Any]
+
+
+class Progress(NamedTuple):
+    """How far an optimiser is. Immutable, as the weights are: a step makes another."""
+
+    step: int
+    kept: tuple[Array, ...]  # per module, of every weight: (kinds, n); empty before the first step
+
+
+class Parts(NamedTuple):
+    """Where in a module's flat weights an optimiser moves them, and where they are frozen."""
+
+    moving: list[slice]
+    frozen: list[slice]
+
+
+class Optimizer:
+    """The part that all optimisers share.
+
+    A subclass gives `_checked_hyper`, `_kinds` (what it remembers of each weight) and `_advance`
+    (the arithmetic). One thread at a time may use an optimiser; others may go on calling its
+    modules.
+
+    A copy or a pickle goes on by itself from the state of now. `copy.copy` moves the same modules;
+    `copy.deepcopy` and pickle take the modules along, so copy an optimiser together with what else
+    holds them: `copy.deepcopy((model, optimizer))`.
+    """
+
+    # What the user sets is in `__dict__`, what is ours is in slots.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_frozen",
+        "_hyper_now",
+        "_modules",
+        "_parts",
+        "_progress",
+        "_spares",
+    )
+
+    def __init__(
+        self,
+        modules: Module | Sequence[Module],
+        hyper: Hyper,
+        frozen: Collection[str] | Sequence[Collection[str]] = (),
+    ) -> None:
+        modules = [modules] if isinstance(modules, Module) else list(modules)
+        for module in modules:
+            if not isinstance(module, Module):
+                raise TypeError(f"expected modules with weights, got a {type(module).__name__}")
+        if not modules:
+            raise ValueError("expected at least one module, got an empty list")
+        if len({id(module) for module in modules}) < len(modules):
+            raise ValueError("a module appears more than once")
+        self._make(modules, _frozen_names(modules, frozen), self._checked_hyper(hyper))
+
+    def _make(self, modules: list[Module], frozen: list[frozenset[str]], hyper: Hyper) -> None:
+        self._modules, self._frozen = modules, frozen
+        self._parts = [_parts(m._spec, names) for m, names in zip(modules, frozen, strict=True)]
+        self._spares = [_core.Spares() for _ in modules]
+        self._hyper_now = _core.Current(hyper)
+        self._progress = _core.Current(Progress(0, ()))
+
+    # What a subclass gives.
+
+    @staticmethod
+    def _checked_hyper(hyper: Hyper) -> Hyper:
+        """Return the hyperparameters in canonical types, or raise ValueError or TypeError."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _kinds(hyper: Hyper) -> tuple[str, ...]:
+        """Return PyTorch's names of the arrays kept for each weight."""
+        raise NotImplementedError
+
+    def _advance(
+        self,
+        hyper: Hyper,
+        step: int,
+        weights: Array,
+        grads: Array,
+        kept: Array,
+        new_weights: Array,
+        new_kept: Array,
+        threads: int,
+    ) -> None:
+        """Write the new weights (n,) and what is kept of them (kinds, n); the rest stays."""
+        raise NotImplementedError
+
+    # What the user sees.
+
+    @property
+    def lr(self) -> float:
+        """The learning rate, from the next step on."""
+        return float(self._hyper["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        _core.replace([self._hyper_now], [self._checked_hyper({**self._hyper, "lr": value})])
+
+    @property
+    def frozen(self) -> list[frozenset[str]]:
+        """The names of the weights that no step moves, per module."""
+        return list(self._frozen)
+
+    def step(self, grads: Any, threads: int | None = None) -> None:
+        """Update the weights of all modules, or of none.
+
+        An exception, from wherever it comes (a Ctrl-C, a signal handler), leaves weights and state
+        either all as they were before the step or all as they are after it.
+
+        Parameters
+        ----------
+        grads : {name: array}, or an object that has it as `weights`, or a list of one per module
+            With exactly the names, shapes and dtype of the module's `state_dict()`. Gradients
+            that are not finite are used as they are, as in PyTorch; those of frozen weights are
+            not used.
+        threads : int or None for `get_num_threads()`; few weights take one
+
+        Raises
+        ------
+        ValueError, TypeError
+            Another number of gradients, names or shapes that differ, another dtype, None. The
+            message lists all that is wrong, and nothing has changed.
+        RuntimeError
+            Another thread, or a signal handler, has replaced weights or state meanwhile. Theirs
+            stay, and the step has not happened.
+        """
+        flats = self._checked_grads(as_list(grads))
+        threads = _core._threads(threads)
+        hyper, progress = self._hyper, self._progress.value
+        weights = [module._weights for module in self._modules]
+        step, kinds, kept, blocks = progress.step + 1, len(self._kinds(hyper)), [], []
+        for k, (module, old, flat) in enumerate(zip(self._modules, weights, flats, strict=True)):
+            before = progress.kept[k] if progress.kept else self._zeros(k, kinds)
+            after = self._empty(k, kinds)
+            move = partial(self._move, hyper, step, k, old.flat, flat, before, after, threads)
+            blocks.append(module._prepare(move, threads))
+            kept.append(after)
+        done = _core.replace(
+            [self._progress, *(module._current for module in self._modules)],
+            [Progress(step, tuple(kept)), *blocks],
+            [progress, *weights],
+        )
+        if not done:
+            raise RuntimeError(
+                "weights or state were replaced during the step, by another thread or a signal "
+                "handler; the step has not happened"
+            )
+
+    def _move(
+        self,
+        hyper: Hyper,
+        step: int,
+        k: int,
+        weights: Array,
+        grads: Array,
+        kept: Array,
+        new_kept: Array,
+        threads: int,
+        new_weights: Array,
+    ) -> None:
+        """Write what follows on the weights of module k and on what is kept of them."""
+        for part in self._parts[k].moving:
+            self._advance(
+                hyper,
+                step,
+                weights[part],
+                grads[part],
+                kept[:, part],
+                new_weights[part],
+                new_kept[:, part],
+                threads,
+            )
+        for part in self._parts[k].frozen:
+            new_weights[part], new_kept[:, part] = weights[part], kept[:, part]
+
+    @property
+    def _hyper(self) -> Hyper:
+        return self._hyper_now.value
+
+    def _checked_grads(self, grads: list[Any]) -> list[Array]:
+        """Return the gradients of each module as one contiguous array, or raise."""
+        if len(grads) != len(self._modules):
+            raise ValueError(
+                f"got gradients for {len(grads)} modules, expected {len(self._modules)}"
+            )
+        flats, wrong, wrong_type = [], [], []
+        for k, (module, mapping) in enumerate(zip(self._modules, grads, strict=True)):
+            if (
+                type(mapping) is WeightGrads
+                and mapping.flat.dtype == module.dtype
+                and (mapping.spec is module._spec or mapping.spec == module._spec)
+            ):
+                flats.append(np.require(mapping.flat, requirements=["C", "A"]))
+                continue
+            whose = f"gradients of module {k} ({type(module).__name__})"
+            if not isinstance(mapping, Mapping):
+                wrong_type.append(f"{whose}: expected a mapping, got {type(mapping).__name__}")
+                continue
+            wrong += [f"{whose}: {text}" for text in mismatches(module._spec, mapping)]
+            arrays = [mapping[name] for name, _ in module._spec if name in mapping]
+            wrong_type += [
+                f"{whose}: {array.dtype}, expected {module.dtype}"
+                for array in arrays
+                if isinstance(array, np.ndarray) and array.dtype != module.dtype
+            ][:1]
+            if not wrong and not wrong_type:
+                flats.append(np.concatenate([np.asarray(array).reshape(-1) for array in arrays]))
+        if wrong or wrong_type:
+            raise (ValueError if wrong else TypeError)("; ".join(wrong + wrong_type))
+        return flats
+
+    # State.
+
+    def _empty(self, k: int, kinds: int) -> Array:
+        """Return an array (kinds, n) for module k, not filled, whose rows start on cache lines."""
+        dtype, n = self._modules[k].dtype, self._modules[k]._weights.flat.size
+        stride = -(-n * dtype.itemsize // 64) * 64 // dtype.itemsize
+        flat = _core.aligned_empty(kinds * stride, dtype, self._spares[k])
+        return flat.reshape(kinds, stride)[:, :n]
+
+    def _zeros(self, k: int, kinds: int) -> Array:
+        array = self._empty(k, kinds)
+        array[:] = 0
+        return array
+
+    def _state_specs(self, hyper: Hyper) -> list[list[Spec]]:
+        """Return, per module and kind, the names in a state dict and their shapes."""
+        return [
+            [
+                tuple((f"{k}.{name}.{kind}", shape) for name, shape in module._spec)
+                for kind in self._kinds(hyper)
+            ]
+            for k, module in enumerate(self._modules)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a later `load_state_dict` needs to go on exactly, in copies.
+
+        {"type": "Adam", "step": steps done, "hyper": {"lr": ..., ...}, "state": {name: array}},
+        where a name is "<index of the module>.<weight>.<kind>", such as
+        "0.weight_ih_l0.exp_avg", and the kinds are PyTorch's: momentum_buffer (SGD with
+        momentum), exp_avg and exp_avg_sq (Adam, AdamW). Before the first step "state" is empty.
+        """
+        hyper, progress = self._hyper, self._progress.value
+        state: dict[str, Array] = {}
+        if progress.kept:
+            for specs, arrays in zip(self._state_specs(hyper), progress.kept, strict=True):
+                for spec, array in zip(specs, arrays, strict=True):
+                    state.update(split(spec, array.copy()))
+        return {
+            "type": type(self).__name__,
+            "step": progress.step,
+            "hyper": dict(hyper),
+            "state": state,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Resume from a `state_dict()`: step count, hyperparameters (`lr` too) and state.
+
+        Raises ValueError or TypeError, and changes nothing, if `saved` belongs to a different
+        optimiser, is incomplete, or does not fit the modules.
+        """
+        keys = {"type", "step", "hyper", "state"}
+        if not isinstance(saved, Mapping) or set(saved) != keys:
+            found = sorted(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
+            raise ValueError(f"expected an optimiser's state with {sorted(keys)}, got {found}")
+        if saved["type"] != type(self).__name__:
+            raise ValueError(f"expected the state of {type(self).__name__}, got {saved['type']!r}")
+        step = _checks.integer("step", saved["step"], 0, 2**63 - 1)
+        hyper = saved["hyper"]
+        if not isinstance(hyper, Mapping) or set(hyper) != set(self._hyper):
+            raise ValueError(f"expected the hyperparameters {sorted(self._hyper)}, got {hyper!r}")
+        hyper = self._checked_hyper(dict(hyper))  # which say what kinds there are
+        kept = self._loaded(hyper, saved["state"]) if step else self._nothing(saved["state"])
+        _core.replace([self._hyper_now, self._progress], [hyper, Progress(step, kept)])
+
+    def _loaded(self, hyper: Hyper, saved: Any) -> tuple[Array, ...]:
+        if not isinstance(saved, Mapping):
+            raise TypeError(f"expected state arrays by name, got {type(saved).__name__}")
+        specs = self._state_specs(hyper)
+        everything = tuple(entry for own in specs for spec in own for entry in spec)
+        if wrong := mismatches(everything, saved):
+            raise ValueError(f"state of {type(self).__name__}: {'; '.join(wrong)}")
+        kept = []
+        for k, (module, own) in enumerate(zip(self._modules, specs, strict=True)):
+            kept.append(self._empty(k, len(own)))
+            for spec, flat in zip(own, kept[-1], strict=True):
+                part = {name: saved[name] for name, _ in spec}
+                fill(spec, checked(spec, module.dtype, part, False, type(self).__name__), flat)
+        return tuple(kept)
+
+    def _nothing(self, saved: Any) -> tuple[Array, ...]:
+        if not isinstance(saved, Mapping) or saved:
+            raise ValueError("expected an empty state before the first step")
+        return ()
+
+    # Copies.
+
+    @classmethod
+    def _from(
+        cls, modules: list[Module], frozen: list[frozenset[str]], state: dict[str, Any]
+    ) -> Self:
+        """Return an optimiser of these modules that goes on from a `state_dict()`."""
+        twin = cls.__new__(cls)
+        twin._make(modules, frozen, cls._checked_hyper(state["hyper"]))
+        twin.load_state_dict(state)
+        return twin
+
+    def __copy__(self) -> Self:
+        twin = self._from(self._modules, self._frozen, self.state_dict())
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        modules = copy.deepcopy(self._modules, memo)
+        twin = memo[id(self)] = self._from(modules, self._frozen, self.state_dict())
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def __reduce__(self) -> Any:
+        arguments = (self._modules, self._frozen, self.state_dict())
+        return type(self)._from, arguments, vars(self) or None
+
+
+def _frozen_names(modules: list[Module], frozen: Any) -> list[frozenset[str]]:
+    """Return the names of frozen weights per module: given as such, or of a lone module."""
+    per_module: Any = [frozen] if len(modules) == 1 and _are_names(frozen) else frozen
+    if isinstance(frozen, Collection) and not frozen:
+        per_module = [()] * len(modules)
+    if (
+        not isinstance(per_module, Collection)
+        or len(per_module) != len(modules)
+        or not all(map(_are_names, per_module))
+    ):
+        raise ValueError(
+            f"frozen is {frozen!r}, expected names of weights"
+            + (f", a list of them for each of {len(modules)} modules" if len(modules) > 1 else "")
+        )
+    for k, (module, names) in enumerate(zip(modules, per_module, strict=True)):
+        known = [name for name, _ in module._spec]
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(
+                f"frozen has {', '.join(unknown)}, expected names of module {k} "
+                f"({type(module).__name__}): {', '.join(known)}"
+            )
+    return [frozenset(names) for names in per_module]
+
+
+def _are_names(value: Any) -> bool:
+    return (
+        isinstance(value, Collection)
+        and not isinstance(value, (str, bytes))
+        and all(isinstance(name, str) for name in value)
+    )
+
+
+def _parts(spec: Spec, frozen: frozenset[str]) -> Parts:
+    """Return the runs of weights that move, each as long as can be, and of frozen ones."""
+    parts, start, last = Parts([], []), 0, None
+    for name, shape in spec:
+        stop, runs = start + prod(shape), parts.frozen if name in frozen else parts.moving
+        if runs is last:
+            runs[-1] = slice(runs[-1].start, stop)
+        else:
+            runs.append(slice(start, stop))
+        start, last = stop, runs
+    return parts
+
+
+def as_list(grads: Any) -> list[Any]:
+    """Return a list of gradient mappings, taken out of the objects that have them as `weights`."""
+    if hasattr(grads, "weights"):  # first: such an object may be a tuple
+        return [grads.weights]
+    several: Iterable[Any] = grads if isinstance(grads, (list, tuple)) else [grads]
+    return [getattr(one, "weights", one) for one in several]
