@@ -25,8 +25,12 @@ Values = list[Any]
 
 
 class Step(NamedTuple):
+    """What a node does to the list of values; the places that nothing reads after it."""
+
     run: Callable[[Values], None]
     path: str
+    reads: frozenset[int]
+    last: tuple[int, ...] = ()
 
 
 class Port(NamedTuple):
@@ -64,7 +68,7 @@ class OnnxModel:
         self._input_slots = [plan.define(file.graph, port.name) for port in self.inputs]
         plan.make(file.graph, [port.name for port in self.outputs])
         self._output_slots = [plan.slot(file.graph, port.name) for port in self.outputs]
-        self._steps = plan.steps
+        self._steps = plan.finished(self._output_slots)
         self._values = plan.values
 
     def __repr__(self) -> str:
@@ -124,13 +128,15 @@ class GraphError(ValueError):
 
 
 def _walk(steps: list[Step], values: Values) -> None:
-    for step in steps:
+    for run, path, _, last in steps:
         try:
-            step.run(values)
+            run(values)
+            for place in last:
+                values[place] = None
         except GraphError:
             raise
         except Exception as error:
-            raise GraphError(f"{step.path}: {error}") from error
+            raise GraphError(f"{path}: {error}") from error
 
 
 def _fit(port: Port, value: Any) -> Array:
@@ -172,6 +178,8 @@ class _Plan:
         self.steps: list[Step] = []
         self.layers: dict[str, Module] = {}
         self._slots: dict[tuple[int, str], int] = {}
+        self._reads: set[int] = set()  # by the step of the outermost graph that is being made
+        self._depth = 0
 
     # --- places
 
@@ -194,6 +202,7 @@ class _Plan:
             constant = constant.view()
             constant.flags.writeable = False
             self.values[self.define(origin.graph, name)] = constant
+        self._reads.add(self._slots[key])
         return self._slots[key]
 
     # --- steps
@@ -231,12 +240,26 @@ class _Plan:
         return nodes[::-1]
 
     def _append(self, graph: Graph, node: onnx.NodeProto, run: Callable[[Values], None]) -> None:
-        self.steps.append(Step(run, f"{self.file.name}: {graph.path_of(node)}"))
+        reads: frozenset[int] = frozenset()
+        if not self._depth:
+            reads, self._reads = frozenset(self._reads), set()
+        self.steps.append(Step(run, f"{self.file.name}: {graph.path_of(node)}", reads))
+
+    def finished(self, outputs: list[int]) -> list[Step]:
+        """Return the steps, each of which lets go of what it is the last to read."""
+        kept = {k for k, value in enumerate(self.values) if value is not None} | set(outputs)
+        steps = []
+        for step in reversed(self.steps):
+            steps.append(step._replace(last=tuple(step.reads - kept)))
+            kept |= step.reads
+        return steps[::-1]
 
     def _inner_steps(self, graph: Graph, wanted: list[str]) -> tuple[list[Step], list[int]]:
         """Steps of a graph within this one, and the places of what it makes."""
         outer, self.steps = self.steps, []
+        self._depth += 1
         self.make(graph, wanted)
+        self._depth -= 1
         steps, self.steps = self.steps, outer
         return steps, [self.slot(graph, name) for name in wanted]
 

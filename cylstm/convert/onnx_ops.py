@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -114,14 +114,14 @@ def _cast(attributes: dict[str, Any], constants: Constants) -> Made | None:
     if dtype is None:
         return None
 
-    def cast(x: Array) -> Array:
+    def convert(x: Array) -> Array:
         if x.dtype == dtype:
             return x
         if x.dtype.kind not in "biuf":
             raise TypeError(f"from {x.dtype}")
         return x.astype(dtype)
 
-    return cast, (0,)
+    return convert, (0,)
 
 
 # onnx.TensorProto.DataType of what NumPy has
@@ -239,9 +239,8 @@ def _reduce_mean(attributes: dict[str, Any], constants: Constants) -> Made | Non
         return None
     if axes is None:
         return None
-    chosen = tuple(axes)
-    add: Any = np.add.reduce
-    keep = bool(attributes.get("keepdims", 1))
+    chosen: Any = axes[0] if len(axes) == 1 else tuple(axes)
+    keep, add = bool(attributes.get("keepdims", 1)), cast(Any, np.add.reduce)
 
     def mean(x: Array) -> Array:
         if x.dtype.kind != "f":

@@ -6,6 +6,7 @@ CYLSTM_ONNX_MODELS is the number of random models of one node; 300 takes about t
 from __future__ import annotations
 
 import os
+import tracemalloc
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -634,6 +635,21 @@ def test_outputs_are_the_callers_own(tmp_path: Path) -> None:
     assert not any(np.may_share_memory(got[name], x) for name in ("same", "turned"))
     with pytest.raises(ValueError, match="read-only"):
         got["constant"][0] = 7
+
+
+def test_memory_of_a_call(tmp_path: Path) -> None:
+    """A value is let go of when its last reader has run, however long the chain."""
+    x = np.ones((512, 512), np.float32)
+    names = ["x", *[f"v{k}" for k in range(60)]]
+    nodes = [helper.make_node("Relu", [a], [b]) for a, b in zip(names, names[1:])]
+    nodes.append(helper.make_node("Add", ["v0", names[-1]], ["y"]))  # v0 lives as long as this
+    ours = whole(typed(make_model(nodes, {"x": x}, ["y"])), tmp_path)
+    tracemalloc.start()
+    y = ours(x=x)["y"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.all(y == 2)
+    assert peak < 5 * x.nbytes
 
 
 CALLS: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
