@@ -232,7 +232,8 @@ class _Plan:
         for node in reversed(graph.body):
             if any(o in names and graph.constant(o) is None for o in node.output if o):
                 nodes.append(node)
-                names.update(node.input)
+                size = _size_taken(graph, node)
+                names.update([size[0]] if size else node.input)
                 for attribute, proto in subgraphs(node):
                     for _, inner in graph.inner(node, attribute, proto).nodes():
                         names.update(inner.input)
@@ -274,6 +275,10 @@ class _Plan:
         return still and sum(bool(o) for o in node.output) == 1 and self.file.opsets[""] >= 7
 
     def _make_other(self, graph: Graph, node: onnx.NodeProto) -> None:
+        if size := _size_taken(graph, node):
+            source, target = self.slot(graph, size[0]), self.define(graph, node.output[0])
+            self._append(graph, node, _single(size[1], [source], target))
+            return
         sources = [self.slot(graph, name) for name in node.input]
         constants = [graph.constant(name) if name else onnx_ops.ABSENT for name in node.input]
         made = None
@@ -338,7 +343,8 @@ class _Plan:
 
         def run(values: Values) -> None:
             taken = bool(values[chosen])
-            _walk(then_steps if taken else else_steps, values)
+            if steps := then_steps if taken else else_steps:
+                _walk(steps, values)
             for target, source in zip(targets, then_slots if taken else else_slots):
                 values[target] = values[source]
 
@@ -404,6 +410,20 @@ class _Plan:
                 values[target] = results[k]
 
         self._append(graph, node, run)
+
+
+def _size_taken(graph: Graph, node: onnx.NodeProto) -> tuple[str, Callable[[Array], Array]] | None:
+    """(value, function) where a node gathers one size out of a value's Shape: one step for two."""
+    if node.op_type != "Gather" or not is_standard(node):
+        return None
+    shape, index = graph.origin(node.input[0]), graph.constant(node.input[1])
+    if shape.node is None or shape.node.op_type != "Shape" or shape.node.attribute:
+        return None
+    if shape.graph is not graph or index is None or index.size != 1:
+        return None
+    k = int(index.flat[0])
+    one = index.ndim == 0
+    return shape.node.input[0], lambda x: np.array(x.shape[k] if one else [x.shape[k]], np.int64)
 
 
 def _single(

@@ -614,6 +614,19 @@ def test_other_operators(name: str, tmp_path: Path) -> None:
     compare(got, want, 2e-6)
 
 
+@pytest.mark.parametrize("index", [np.array(1), ints(-1), ints(0, 1)], ids=str)
+def test_size_of_an_axis(index: Array, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "k"], ["size"]),
+    ]
+    inputs = {"x": floats(2, 5)}
+    model = typed(make_model(nodes, inputs, ["size"], {"k": index}))
+    got, want = whole(model, tmp_path).run(inputs), run_onnxruntime(model, inputs)
+    assert got["size"].shape == want["size"].shape
+    compare(got, want, 1e-9)
+
+
 def test_large_convolution_goes_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cylstm.convert.onnx_ops.COLUMNS", 100)
     inputs, weights, node = NODES["conv 2d"]
