@@ -29,6 +29,7 @@ cdef api void *cylstm_stream_enter(object stream, int version, int bits, Py_ssiz
     try:
         s.dims.fill_context(&held.ctx, s.max_threads, False)
         s.take()
+        s.save()
     except BaseException:
         free(held)
         raise

@@ -1,6 +1,10 @@
 """Arrays in: right dtype, right shape, rows contiguous, or a clear error. Part of `_core.pyx`."""
 
 
+cdef extern from "numpy/arrayobject.h":
+    cnp.ndarray PyArray_View(cnp.ndarray array, void *descr, void *type)
+
+
 cpdef bint is_masked(object value):
     """Whether this is a masked array. Who has one has imported `numpy.ma`, which takes longer than
     all of this package and is not imported to find out."""
@@ -41,7 +45,8 @@ cpdef cnp.ndarray as_floats(object value, str name, object dtype):
 
 
 cdef cnp.ndarray _rows_of(cnp.ndarray array):
-    """The array itself if its rows are contiguous and aligned, else a copy."""
+    """A view of the array if its rows are contiguous and aligned, else a copy: an array of our own,
+    whose shape nobody else can set."""
     cdef int n = cnp.PyArray_NDIM(array), k
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
     if not cnp.PyArray_CHKFLAGS(array, cnp.NPY_ARRAY_ALIGNED):
@@ -51,7 +56,7 @@ cdef cnp.ndarray _rows_of(cnp.ndarray array):
     for k in range(n - 1):
         if cnp.PyArray_STRIDE(array, k) % size:
             return np.array(array, order="C", subok=False)
-    return array
+    return PyArray_View(array, NULL, NULL)
 
 
 cdef cnp.ndarray _check(object value, str name, Dims dims, tuple shape):
@@ -96,17 +101,18 @@ cdef inline cnp.ndarray _apart(cnp.ndarray array, cnp.ndarray out):
 
 
 cpdef object check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batched):
-    """Lengths of B sequences of at most T steps as a contiguous array of size_t, which nobody else can change."""
+    """Lengths of B sequences of at most T steps as an array of size_t, which nobody else can
+    change."""
     if not batched:
         if isinstance(lengths, (list, tuple)) or getattr(lengths, "ndim", 0):
             raise ValueError(f"lengths is {lengths!r}, expected one integer for unbatched input")
         lengths = [lengths]
+    if is_masked(lengths):
+        raise TypeError("lengths is a MaskedArray, whose mask would be ignored; expected integers")
     try:
-        array = np.asanyarray(lengths)
+        array = np.asarray(lengths)
     except ValueError as error:
         raise ValueError(f"lengths is {lengths!r}, expected integers ({B},): {error}") from None
-    if is_masked(array):
-        raise TypeError("lengths is a MaskedArray, whose mask would be ignored; expected integers")
     if array.size == 0 and isinstance(lengths, (list, tuple)):
         array = array.astype(np.intp)
     if array.dtype.kind not in "iu":

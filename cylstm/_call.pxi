@@ -7,8 +7,8 @@ cdef extern from "Python.h":
 
 
 cdef int _poll(void *arg) noexcept nogil:
-    with gil:
-        return check_signals() != 0
+    with gil:  # no handler may run while the exception of another one is on its way out
+        return PyErr_Occurred() != NULL or check_signals() != 0
 
 
 cdef bint _answers_signals() except -1:
@@ -78,6 +78,7 @@ cdef class Problem:
                              f"{cnp.PyArray_DIM(a, n - 1)}, expected input_size {dims.inputs}")
         if self.T == 0:
             raise ValueError(f"x has shape {(<object>a).shape}: no time steps, expected at least 1")
+        self.x = _rows_of(a)  # before anything that may run code of the user's
         if lengths is not None:
             self.lengths = check_lengths(lengths, self.T, self.B, self.batched)
             self.rows = float((<object>self.lengths).sum())
@@ -85,7 +86,6 @@ cdef class Problem:
             self.rows = <double>self.T * <double>self.B
         if states is not None:
             self.states_0 = dims.check_states(states, "states", "_0", self.state_outer())
-        self.x = _rows_of(a)
         return 0
 
     cdef int allocate(self, object out=None) except -1:

@@ -2,7 +2,6 @@
 the package and its tests.
 """
 
-import threading
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,7 +19,6 @@ ISA: str
 ISA_REASON: str
 ISA_AVAILABLE: list[str]
 GEMM: Literal["auto", "packed", "blas"]
-_blas_lock: threading.Lock
 __pyx_capi__: dict[str, Any]  # the functions of embed.pxd
 
 def _choose_isa() -> tuple[str, str]: ...

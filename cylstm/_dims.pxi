@@ -12,7 +12,6 @@ cdef int _fill_context(_c.cylstm_context *ctx, const _c.cylstm_kernels *kernels,
     if polled and _answers_signals():
         ctx.poll = _poll
     if _force_blas:
-        _load_blas()
         if bits == 32:
             ctx.sgemm = _sgemm
         else:

@@ -38,7 +38,6 @@ cdef _c.cylstm_sgemm *_sgemm = NULL
 cdef _c.cylstm_dgemm *_dgemm = NULL
 cdef atomic_int _default_threads = 1
 cdef atomic_uintptr_t _last = 0
-_blas_lock = threading.Lock()
 
 
 cdef void *_capsule(object module, str name) except NULL:
@@ -52,18 +51,19 @@ cdef void *_capsule(object module, str name) except NULL:
 
 
 cdef int _load_blas() except -1:
-    """Take the BLAS out of SciPy, at first need: its import costs more than ours."""
+    """Take the BLAS out of SciPy. Its import costs more than ours, but a call imports nothing."""
     global _sgemm, _dgemm
-    with _blas_lock:
-        if _sgemm != NULL:
-            return 0
-        try:
-            from scipy.linalg import cython_blas
-        except ImportError as error:
-            raise ImportError("CYLSTM_GEMM=blas needs SciPy: pip install cylstm[blas]") from error
-        _dgemm = <_c.cylstm_dgemm *>_capsule(cython_blas, "dgemm")
-        _sgemm = <_c.cylstm_sgemm *>_capsule(cython_blas, "sgemm")
+    try:
+        from scipy.linalg import cython_blas
+    except ImportError as error:
+        raise ImportError("CYLSTM_GEMM=blas needs SciPy: pip install cylstm[blas]") from error
+    _dgemm = <_c.cylstm_dgemm *>_capsule(cython_blas, "dgemm")
+    _sgemm = <_c.cylstm_sgemm *>_capsule(cython_blas, "sgemm")
     return 0
+
+
+if _force_blas:
+    _load_blas()
 
 
 def _set_default_threads(int n):

@@ -6,7 +6,8 @@ cdef class Stream:
 
     Made by `LSTM.stream`. The results are bit for bit those of one call over the whole sequence.
     New weights of the LSTM are taken at the next step; the state stays. One stream may not be
-    used by two threads at once, which is a RuntimeError.
+    used by two threads at once, which is a RuntimeError. A process that is forked while another
+    thread is in a stream finds it as it was before.
     """
 
     cdef Dims dims
@@ -16,9 +17,12 @@ cdef class Stream:
     cdef const void *panels
     cdef Memory memory
     cdef _c.cylstm_plan *plan
+    cdef char *saved_h  # the state before a run that a fork may cut, if it is_saved
+    cdef char *saved_c
+    cdef bint is_saved
     cdef Py_ssize_t N
     cdef bint batched
-    cdef atomic_int busy
+    cdef atomic_int busy  # 0, or which process somebody is in it in: 1 + _forks
     cdef object threads
     cdef int max_threads
 
@@ -34,7 +38,13 @@ cdef class Stream:
         dims.fill_context(&ctx, self.max_threads, False)
         self.take()  # weights that have not been packed are packed now and not in a step
         self.leave()
-        self.memory = Memory(_c.cylstm_plan_size(&ctx, &dims.c, self.N))
+        cdef size_t plan = _c.cylstm_plan_size(&ctx, &dims.c, self.N)
+        plan += -plan % _c.CYLSTM_ALIGN
+        cdef size_t h = dims.L * self.N * dims.R * (dims.c.bits // 8)
+        cdef size_t c = dims.L * self.N * dims.H * (dims.c.bits // 8)
+        self.memory = Memory(plan + h + c)
+        self.saved_h = <char *>self.memory.start + plan
+        self.saved_c = self.saved_h + h
         self.plan = _c.cylstm_plan_init(&ctx, &dims.c, self.N, self.memory.start)
 
     @property
@@ -44,9 +54,12 @@ cdef class Stream:
 
     cdef inline int take(self) except -1:
         """Enter the stream, with the weights of now."""
-        if exchange(&self.busy, True):
+        cdef int here = 1 + <int>_forks, before = exchange(&self.busy, here)
+        if before == here:
             raise RuntimeError("this stream is in use by another thread; make one for each")
         try:
+            if before != 0 and self.is_saved:  # a thread that the fork left behind was in a run
+                self.restore()
             weights = self.current.get()
             if weights is not self.weights:
                 self.read(weights, weights.packed)
@@ -62,7 +75,21 @@ cdef class Stream:
         self.packed, self.weights = packed, weights
         return 0
 
+    cdef void save(self) noexcept:
+        """Keep the state, for a process that is forked before `leave`."""
+        _c.cylstm_plan_get_states(self.plan, self.saved_h, self.saved_c)
+        self.is_saved = True
+
+    cdef int restore(self) except -1:
+        cdef _c.cylstm_context ctx
+        self.dims.fill_context(&ctx, self.max_threads, False)
+        self.plan = _c.cylstm_plan_init(&ctx, &self.dims.c, self.N, self.memory.start)
+        _c.cylstm_plan_set_states(self.plan, self.saved_h, self.saved_c)
+        self.is_saved = False
+        return 0
+
     cdef inline void leave(self) noexcept:
+        self.is_saved = False
         store(&self.busy, False, memory_order_release)
 
     cdef inline bint plain(self, object value, int ndim, Py_ssize_t rows, Py_ssize_t width,
@@ -106,6 +133,7 @@ cdef class Stream:
             self.dims.fill_context(&ctx, threads, False)
             packed = self.panels
             if release:
+                self.save()
                 with nogil:
                     _c.cylstm_plan_run(self.plan, &ctx, packed, T, active, rows, source, target)
             else:
@@ -188,14 +216,14 @@ cdef class Stream:
         """Distinct indices of streams, which nobody else can change."""
         if not self.batched:
             raise ValueError(f"{name} was given to a stream without a batch, expected None")
+        if is_masked(value):
+            raise TypeError(f"{name} is a MaskedArray, whose mask would be ignored; expected "
+                            "integer indices, such as its compressed()")
         try:
-            indices = np.asanyarray(value)
+            indices = np.asarray(value)
         except ValueError as error:
             raise ValueError(
                 f"{name} is {value!r}, expected one axis of indices: {error}") from None
-        if is_masked(indices):
-            raise TypeError(f"{name} is a MaskedArray, whose mask would be ignored; expected "
-                            "integer indices, such as its compressed()")
         if indices.size == 0:
             indices = indices.astype(np.intp)
         if indices.dtype.kind not in "iu":

@@ -14,6 +14,8 @@ step allocates nothing.
 from __future__ import annotations
 
 import copy
+import os
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
@@ -187,9 +189,23 @@ def checked(
     return {name: arrays[name] for name, _ in spec}
 
 
+# NumPy imports its generators at first need. A child forked meanwhile could never import them.
+_import = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_import.acquire, after_in_parent=_import.release, after_in_child=_import.release
+    )
+
+
+def generator(seed: Any) -> np.random.Generator:
+    """Return NumPy's generator of random numbers for this seed."""
+    with _import:
+        return np.random.default_rng(seed)
+
+
 def uniform(flat: Array, bound: float, seed: Any) -> None:
     """Draw from U(-bound, bound): equal for equal seeds, whatever the dtype."""
-    flat[:] = np.random.default_rng(seed).uniform(-bound, bound, flat.size)
+    flat[:] = generator(seed).uniform(-bound, bound, flat.size)
 
 
 class Fixed(Generic[T]):
