@@ -38,3 +38,42 @@ def test_import_is_fast() -> None:
     """Far above the 15 ms that tools/import_time.py holds, so that a busy machine does not fail it,
     and below what importing SciPy's BLAS, the likely mistake, costs."""
     assert min(fresh_import()[0] for _ in range(3)) < 0.1
+
+
+CALLS = """
+import sys
+import numpy as np
+import cylstm
+from cylstm import losses, optim
+
+x = np.ones((4, 2, 3), "f4")
+lstm, head = cylstm.LSTM(3, 5, 2, dropout=0.5), cylstm.Linear(5, 3)
+adam, sgd = optim.Adam([lstm, head]), optim.SGD(lstm, 0.1, momentum=0.9)
+before = set(sys.modules)
+lstm(x, lengths=[4, 2])
+tape = lstm.forward(x)
+out = head.forward(tape.y)
+head(tape.y)
+loss, dy = losses.mse(out.y, x)
+losses.cross_entropy(out.y, np.zeros((4, 2), int))
+back = out.backward(dy)
+grads = tape.backward(back.x)
+optim.clip_grad_norm([grads, back], 1.0)
+adam.step([grads, back])
+sgd.step(grads)
+stream = lstm.stream(2)
+stream.run(x)
+stream.step(x[0][:1], active=[1])
+stream.state = stream.state
+stream.reset([1])
+lstm.load_state_dict(lstm.state_dict())
+lstm.release()
+print(*set(sys.modules) - before)
+"""
+
+
+def test_no_call_imports_anything() -> None:
+    """The first one would be the slowest by far, and a child forked meanwhile could not import."""
+    for gemm in ("auto", "blas"):
+        done = run_python("-c", CALLS, CYLSTM_GEMM=gemm)
+        assert done.returncode == 0 and not done.stdout.split(), (done.stdout, done.stderr)

@@ -89,6 +89,69 @@ def test_attributes_of_a_clone() -> None:
         assert getattr(twin, name) == getattr(lstm, name), name
 
 
+class Named(cylstm.LSTM):
+    """What a user may make of an LSTM: another constructor, and attributes."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(3, 5)
+        self.name, self.itself, self.notes = name, self, [name]
+
+
+@pytest.mark.parametrize("clone", CLONES.values(), ids=CLONES)
+def test_what_the_user_sets_on_a_module_goes_with_its_clones(clone: Callable[[Any], Any]) -> None:
+    lstm = Named("first")
+    twin = clone(lstm)
+    assert type(twin) is Named and twin.name == "first"
+    assert twin.itself is (lstm if clone is copy.copy else twin)
+    assert (twin.notes is lstm.notes) == (clone is copy.copy)
+    assert same_bits(list(twin.state_dict().values()), list(lstm.state_dict().values()))
+
+
+# ---------------------------------------------------------------------------------------------
+# What is fixed
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*cylstm.LSTM(1, 2)._config()])
+def test_arguments_can_be_read_and_not_set(name: str) -> None:
+    lstm = cylstm.LSTM(3, 64, 2, bidirectional=True)
+    value = getattr(lstm, name)
+    if name == "dropout":
+        lstm.dropout = 0.5
+        assert lstm.dropout == lstm._config()["dropout"] == 0.5
+        return
+    with pytest.raises(AttributeError, match=f"{name} of LSTM is fixed: make another LSTM"):
+        setattr(lstm, name, not value if isinstance(value, bool) else 1)
+    assert getattr(lstm, name) == value
+
+
+@pytest.mark.parametrize("module", [cylstm.LSTM(3, 1500), cylstm.Linear(3, 5)], ids=repr)
+def test_a_module_is_made_once(module: Any) -> None:
+    before = repr(module), list(module.state_dict().values())
+    with pytest.raises(RuntimeError, match=r"__init__ of this \w+ has run before"):
+        module.__init__(3, 2)
+    assert repr(module) == before[0]
+    assert same_bits(list(module.state_dict().values()), before[1])
+
+
+def test_what_python_can_reach_is_not_what_the_core_reads() -> None:
+    """Private names set to another's: an error or the stream's own weights, and no crash."""
+    lstm: Any = cylstm.LSTM(3, 1500, seed=1)
+    other: Any = cylstm.LSTM(3, 2)
+    x = np.ones((2, 3), np.float32)
+    stream, want = lstm.stream(2), lstm.stream(2).step(x)
+    weights = lstm._weights
+    weights.flat = weights.spec = None
+    lstm._dims, lstm._spec, lstm._spares = other._dims, other._spec, other._spares
+    assert same_bits(stream.step(x), want) and same_bits(lstm(x[None])[0][0], want)
+    _core.replace([lstm._current], [other._weights])
+    with pytest.raises(RuntimeError, match="those of another"):
+        stream.step(x)
+    lstm._current = object()
+    with pytest.raises((TypeError, AttributeError)):
+        lstm.stream(2)
+
+
 # ---------------------------------------------------------------------------------------------
 # Other processes
 # ---------------------------------------------------------------------------------------------
