@@ -39,6 +39,8 @@ cdef class Stream:
         self.take()  # weights that have not been packed are packed now and not in a step
         self.leave()
         cdef size_t plan = _c.cylstm_plan_size(&ctx, &dims.c, self.N)
+        if plan > SIZE_MAX // 4:  # the sums below would overflow
+            raise MemoryError(f"no memory for {plan} bytes")
         plan += -plan % _c.CYLSTM_ALIGN
         cdef size_t h = dims.L * self.N * dims.R * (dims.c.bits // 8)
         cdef size_t c = dims.L * self.N * dims.H * (dims.c.bits // 8)
