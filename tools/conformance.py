@@ -252,8 +252,8 @@ def keras_layer(kind: str, config: Record, weights: Mapping[str, Array]) -> Any:
         state["bias_ih_l0"] = blocks(bias[0])
         state["bias_hh_l0"] = blocks(bias[1]) if len(bias) > 1 else np.zeros(len(order) * H)
     arguments: Record = {"bias": config["use_bias"], "batch_first": True}
-    if kind == "GRU":
-        arguments["reset_after"] = config["reset_after"]
+    if kind == "GRU" and not config["reset_after"]:
+        arguments["reset_after"] = False
     usual = {"LSTM": "sigmoid", "GRU": "sigmoid"}.get(kind)
     if config["activation"] != "tanh" or config.get("recurrent_activation") != usual:
         raise Refused(f"activations {config['recurrent_activation']}, {config['activation']}")
@@ -267,30 +267,28 @@ def run_direction(kind: str, config: Record, weights: Mapping[str, Array], calls
     for call in calls:
         x, mask = call["sequence"].astype(np.float32), call["mask"]
         if call["initial_state"] is not None:
-            given = [np.asarray(a, np.float32)[None] for a in call["initial_state"]]
-            states = tuple(given) if kind == "LSTM" else given[0]
+            given = np.array(call["initial_state"], np.float32)  # of an LSTM two, else the only one
+            states = tuple(given[:, None]) if kind == "LSTM" else given[None]
         elif not config["stateful"]:
             states = None
         if config["go_backwards"]:
             x, mask = x[:, ::-1], None if mask is None else mask[:, ::-1]
         lengths = None
         if mask is not None:
+            # Steps may be left out anywhere: the others move together.
             mask = np.asarray(mask, bool)
             lengths = mask.sum(1)
-            steps = np.arange(x.shape[1])
-            if not np.array_equal(mask, steps < lengths[:, None]):
-                # Steps that are left out, wherever they are: the rest moves together.
-                order = np.argsort(~mask, axis=1, kind="stable")
-                x = np.take_along_axis(x, order[:, :, None], 1)
-                if config["return_sequences"]:
-                    raise Refused("a mask with gaps, and the output of every step")
+            order = np.argsort(~mask, axis=1, kind="stable")
+            x = np.take_along_axis(x, order[:, :, None], 1)
         y, states = layer(np.ascontiguousarray(x), states, lengths)
     finals = states if kind == "LSTM" else (states,)
     if not config["return_sequences"]:
         return finals[0][0], [s[0] for s in finals]
-    if lengths is not None and not config["zero_output_for_mask"]:
-        for b, n in enumerate(lengths):  # masked steps repeat the last output
-            y[b, n:] = y[b, n - 1]
+    if mask is not None:
+        # A step that was left out has the output before it, or zeros.
+        rank = mask.cumsum(1) - 1
+        y = np.take_along_axis(y, rank.clip(0)[:, :, None], 1)
+        y[(rank < 0) | (~mask & config["zero_output_for_mask"])] = 0
     return y, [s[0] for s in finals]
 
 

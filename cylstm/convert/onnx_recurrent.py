@@ -38,18 +38,19 @@ DEFAULT_ACTIVATIONS = {
 # Name there: (name here, default alpha, default beta), None where it takes no such number or
 # the operator set names no default.
 ACTIVATIONS: dict[str, tuple[str, tuple[float | None, ...]]] = {
-    "sigmoid": ("sigmoid", ()),
-    "tanh": ("tanh", ()),
-    "relu": ("relu", ()),
-    "softsign": ("softsign", ()),
-    "softplus": ("softplus", ()),
-    "leakyrelu": ("leaky_relu", (0.01,)),
-    "thresholdedrelu": ("thresholded_relu", (1.0,)),
-    "elu": ("elu", (1.0,)),
-    "hardsigmoid": ("hard_sigmoid", (0.2, 0.5)),
-    "affine": ("affine", (None, None)),
-    "scaledtanh": ("scaled_tanh", (None, None)),
+    "Sigmoid": ("sigmoid", ()),
+    "Tanh": ("tanh", ()),
+    "Relu": ("relu", ()),
+    "Softsign": ("softsign", ()),
+    "Softplus": ("softplus", ()),
+    "LeakyRelu": ("leaky_relu", (0.01,)),
+    "ThresholdedRelu": ("thresholded_relu", (1.0,)),
+    "Elu": ("elu", (1.0,)),
+    "HardSigmoid": ("hard_sigmoid", (0.2, 0.5)),
+    "Affine": ("affine", (None, None)),
+    "ScaledTanh": ("scaled_tanh", (None, None)),
 }
+ANY_CASE = {name.lower(): value for name, value in ACTIVATIONS.items()}  # as ONNX Runtime reads it
 
 # Past this, sigmoid and tanh are 0, 1 or -1 to the last bit, and clipping before them does nothing.
 SATURATED = {np.dtype(np.float32): 128.0, np.dtype(np.float64): 1024.0}
@@ -206,9 +207,9 @@ class Operator:
         }
         functions: list[Any] = []
         for name in names:
-            if name.lower() not in ACTIVATIONS:
+            if name.lower() not in ANY_CASE:
                 raise self.error(f"activation {name!r} is unknown")
-            ours, defaults = ACTIVATIONS[name.lower()]
+            ours, defaults = ANY_CASE[name.lower()]
             used = []
             for which, number in zip(("alpha", "beta"), defaults):
                 if numbers[which]:  # only functions that have such a number take one

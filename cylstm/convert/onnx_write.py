@@ -68,7 +68,7 @@ class _Writer:
             found["input_forget"] = 1
         elif self.config.get("coupled"):
             left["coupled"] = self.config["coupled"]
-        if left.pop("reset_after", False):
+        if left.pop("reset_after", self.cell == "GRU"):
             found["linear_before_reset"] = 1
         if (clip := left.pop("clip", None)) is not None:
             found["clip"] = float(clip)

@@ -219,7 +219,7 @@ def test_activation_defaults(tmp_path: Path) -> None:
     """Every activation either agrees with ONNX Runtime or is refused by its name."""
     x = np.random.default_rng(1).standard_normal((3, 2, 3)).astype(np.float32)
     for name, (ours, _) in ACTIVATIONS.items():
-        numbers = {"affine": (0.7, 0.1), "scaledtanh": (0.8, 0.6)}.get(name)
+        numbers = {"Affine": (0.7, 0.1), "ScaledTanh": (0.8, 0.6)}.get(name)
         attributes: dict[str, Any] = {"hidden_size": 7, "activations": ["Sigmoid", name, "Tanh"]}
         if numbers:
             attributes |= {"activation_alpha": numbers[:1], "activation_beta": numbers[1:]}
