@@ -1,18 +1,20 @@
 """cylstm: LSTMs on a CPU, with NumPy arrays in and NumPy arrays out, forward and backward."""
 
-from . import losses, optim
+from . import losses, optim, steps
 from .config import get_num_threads, set_num_threads, show_config
 from .convert import inspect, load
 from .convert.write import to_onnx
 from .files import save
 from .layers import LSTM
 from .linear import Linear
+from .sequential import Sequential
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LSTM",
     "Linear",
+    "Sequential",
     "get_include",
     "get_num_threads",
     "inspect",
@@ -22,6 +24,7 @@ __all__ = [
     "save",
     "set_num_threads",
     "show_config",
+    "steps",
     "to_onnx",
 ]
 

@@ -8,8 +8,8 @@ the configuration stands in the file's metadata:
     cylstm.config    what the module's `_config()` returns, JSON
     cylstm.version   the version of cylstm that wrote the file; for information
 
-Nothing here knows a class beyond its name: a module that has `_config`, `_check_config` and
-`_from` (all in `Module`) can be saved once it stands in `CLASSES`.
+Nothing here knows a class beyond its name: what has `_config`, `_check_config`, `_from` and
+`state_dict`, as every `Module` does, can be saved once it stands in `CLASSES`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .layers import LSTM
-from .linear import Linear
+from .sequential import MODULES, Sequential
 from .tensors import Entry, parse_json, read_header, shown, size_of, to_bytes
 from .weights import Array, Module, Spec, mismatches
 
 FORMAT = "1"
-CLASSES: dict[str, type[Module]] = {cls.__name__: cls for cls in (LSTM, Linear)}
+CLASSES: dict[str, type[Module] | type[Sequential]] = {**MODULES, "Sequential": Sequential}
 
 
-def save(module: Module, path: str | os.PathLike[str]) -> None:
+def save(module: Module | Sequential, path: str | os.PathLike[str]) -> None:
     """Write a module's configuration and weights to a file, whole or not at all.
 
     The file appears under its name only when it is complete and on the disk; what stood there
@@ -68,7 +67,7 @@ def is_own(metadata: dict[str, str]) -> bool:
     return "cylstm.format" in metadata
 
 
-def read(file: BinaryIO) -> Module:
+def read(file: BinaryIO) -> Any:
     """Return the module that `save` wrote to an open file.
 
     Raises ValueError if the file is broken, was not written by `save` or by a version whose
@@ -80,16 +79,17 @@ def read(file: BinaryIO) -> Module:
     if isinstance(count, int) and count > len(entries):  # before names for so many are made
         raise ValueError(f"{shown(count)} layers, but {len(entries)} arrays")
 
-    def arrays(spec: Spec) -> dict[str, Array]:
-        """Read the arrays once all are known to be what the module needs."""
-        if wrong := mismatches(spec, {name: _unread(entry) for name, entry in entries.items()}):
+    def arrays(spec: Spec | None) -> dict[str, Array]:
+        """Read the arrays once all are known to be what the module needs; None: read all."""
+        unread = {name: _unread(entry) for name, entry in entries.items()}
+        if spec is not None and (wrong := mismatches(spec, unread)):
             raise ValueError("; ".join(wrong))
         return {name: entry.read(file) for name, entry in entries.items()}
 
     return cls._from(config, arrays)
 
 
-def described(metadata: dict[str, str]) -> tuple[type[Module], dict[str, Any]]:
+def described(metadata: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     """Return the class and the configuration that a file's metadata names, or raise ValueError."""
     if not is_own(metadata):
         raise ValueError("not written by cylstm.save: its metadata has no cylstm.format")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
-from ..files import CLASSES
+from ..sequential import MODULES
 from ..weights import Array, Module
 
 
@@ -57,7 +57,7 @@ class Recurrent:
         """Return why this layer does not load in this version, or None if it does."""
         if self.problem:
             return self.problem
-        if self.cell not in CLASSES:
+        if self.cell not in MODULES:
             return f"this version has no {self.cell}"
         known = _arguments(self.cell)
         lacking = [f"{name}={self.options[name]!r}" for name in self.options if name not in known]
@@ -81,7 +81,7 @@ class Recurrent:
 
 def _arguments(cell: str) -> set[str]:
     """The names that a module's configuration may have; a seed is no part of what it is."""
-    return set(signature(CLASSES[cell]).parameters) - {"seed"}
+    return set(signature(MODULES[cell]).parameters) - {"seed"}
 
 
 class UnknownOption(TypeError):
@@ -107,7 +107,7 @@ def build(layer: Recurrent, **chosen: Any) -> Module:
     """
     if obstacle := layer.obstacle():
         raise ValueError(f"{layer.path or layer.cell}: {obstacle}")
-    cls = CLASSES[layer.cell]
+    cls = MODULES[layer.cell]
     if unknown := [name for name in chosen if name not in _arguments(layer.cell)]:
         raise UnknownOption(f"unexpected option {', '.join(unknown)}: {layer.cell} has none")
     arrays = layer.read()

@@ -1,0 +1,544 @@
+"""Sequential: a chain of named steps, recurrent modules and what is around them, for inference."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks, steps
+from .layers import LSTM
+from .linear import Linear
+from .steps import FinalState, GlobalPool, LastStep, Mask, Merge, Reverse, Step
+from .weights import Array, Module
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+INPUT = "input"  # the name of what comes in
+
+MODULES: dict[str, type[Module]] = {"LSTM": LSTM, "Linear": Linear}
+STEPS: dict[str, type[Step]] = {name: getattr(steps, name) for name in steps.__all__}
+
+
+class _Valid(NamedTuple):
+    """Which steps of a padded batch count."""
+
+    mask: Array  # bools (B, T)
+    repeats: bool  # a recurrent module's output at other steps is the last one, not 0
+
+
+class _Node(NamedTuple):
+    name: str
+    layer: Module | Step
+    sources: tuple[str, ...]
+
+
+class Sequential:
+    """A chain of steps that runs as one model, small and immutable.
+
+    All arrays are batch-first: x is (B, T, F), or ids (B, T) before an Embedding. Layers are
+    modules (`LSTM` and its like with batch_first=True, `Linear`, `Embedding`), which are shared
+    and not copied, and `cylstm.steps`. A recurrent module passes its y on; in a
+    `steps.FinalState` its last h. All products but the recurrent ones are NumPy's.
+
+    Parameters
+    ----------
+    layers : sequence of layers, or of (name, layer), or of (name, layer, source)
+        A step takes what the one before it gives, or the step that `source` names; `steps.Merge`
+        takes a sequence of names. "input" is the name of what comes in; names are numbers if
+        none is given.
+    input_shape : sequence of sizes, or None
+        The shape of x without its batch axis, with None for a size that may vary, such as T.
+
+    Raises
+    ------
+    ValueError
+        A name twice or unknown, sizes that do not fit each other, a module that is not
+        batch-first, dtypes that differ.
+
+    >>> model = Sequential([FinalState(LSTM(8, 32, batch_first=True)), Linear(32, 3)])
+    >>> model(np.zeros((4, 20, 8), np.float32)).shape
+    (4, 3)
+    """
+
+    def __init__(self, layers: Iterable[Any], *, input_shape: Sequence[int | None] | None = None):
+        self._nodes = tuple(_nodes(layers))
+        if not self._nodes:
+            raise ValueError("layers is empty, expected at least one layer")
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        self._shapes = self._infer()
+        self.dtype = self._find_dtype()
+        used = {source for node in self._nodes for source in node.sources}
+        last = self._nodes[-1].name
+        if lost := [n.name for n in self._nodes if n.name not in used and n.name != last]:
+            raise ValueError(f"nothing takes what {', '.join(lost)} gives")
+
+    # --- what it is made of
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """{name: layer}, in order; a `FinalState` stands for the module inside it."""
+        return {node.name: node.layer for node in self._nodes}
+
+    def __getitem__(self, name: str) -> Any:
+        """The layer of this name."""
+        return self.layers[name]
+
+    def state_dict(self) -> dict[str, Array]:
+        """{"step.weight": read-only array} of all layers, in order."""
+        return {
+            f"{node.name}.{key}": array
+            for node in self._nodes
+            for key, array in _inner(node.layer).state_dict().items()
+        }
+
+    def __repr__(self) -> str:
+        rows = [("step", "layer", "output", "weights")]
+        rows += [(INPUT, "", _shape_text(self._shapes[INPUT]), "")]
+        before = INPUT
+        for node in self._nodes:
+            count = sum(array.size for array in _inner(node.layer).state_dict().values())
+            source = "" if node.sources == (before,) else f" of {', '.join(node.sources)}"
+            before = node.name
+            shape = _shape_text(self._shapes[node.name])
+            rows.append((node.name, _layer_text(node.layer) + source, shape, f"{count:,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            "  ".join((*(c.ljust(w) for c, w in zip(row[:3], widths)), row[3].rjust(widths[3])))
+            for row in rows
+        ]
+        return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def _infer(self) -> dict[str, tuple[int | None, ...] | None]:
+        """The shape of what each step gives, None where it is not known."""
+        first = self.input_shape
+        if first is None and _is_recurrent(_inner(self._nodes[0].layer)):
+            first = (None, _inner(self._nodes[0].layer).input_size)
+        shapes: dict[str, tuple[int | None, ...] | None] = {INPUT: first}
+        for node in self._nodes:
+            given = [shapes[source] for source in node.sources]
+            known = [shape for shape in given if shape is not None]
+            try:
+                shapes[node.name] = _sizes(node.layer, known) if len(known) == len(given) else None
+            except ValueError as error:
+                raise ValueError(f"step {node.name!r}: {error}") from None
+        return shapes
+
+    def _find_dtype(self) -> np.dtype[Any]:
+        dtypes = {f"{name} {array.dtype}": array.dtype for name, array in self.state_dict().items()}
+        if len(set(dtypes.values())) > 1:
+            raise ValueError(f"dtypes differ: {', '.join(dtypes)}; expected one for all weights")
+        return next(iter(dtypes.values()), np.dtype(np.float32))
+
+    # --- computing
+
+    def __call__(
+        self, x: ArrayLike, lengths: ArrayLike | None = None, threads: int | None = None
+    ) -> Array:
+        """Run one batch.
+
+        Parameters
+        ----------
+        x : array (B, T, F) of the model's dtype, or ids (B, T) before an Embedding, or (B, F)
+            where the model knows no time
+        lengths : integers (B,), each 1 to T, or None
+            Each sequence gets the result that it gets by itself, whatever stands past its end;
+            where y has a time axis it is 0 there.
+        threads : int or None, for recurrent modules
+
+        Raises
+        ------
+        ValueError, TypeError
+            A wrong shape, dtype or length; the message names the step.
+        """
+        x = np.asarray(x)
+        if x.ndim < 2 or (
+            self.input_shape is not None and not _fits(x.shape[1:], self.input_shape)
+        ):
+            expected = _shape_text(self._shapes[INPUT])
+            raise ValueError(f"x has shape {x.shape}, expected {expected}")
+        if lengths is None:
+            return self._run(x, None, threads)
+        counts = _checks.integers("lengths", lengths, (len(x),))
+        if counts.size and not 1 <= counts.min() <= counts.max() <= x.shape[1]:
+            raise ValueError(f"lengths are {counts}, expected 1 to {x.shape[1]}")
+        if not any(_mixes_time(node.layer) for node in self._nodes):
+            valid = _Valid(np.arange(x.shape[1]) < counts[:, None], False)
+            return self._run(x, valid, threads)
+        # A window would look past an end: rows of one length run together, without padding.
+        groups = [np.flatnonzero(counts == n) for n in np.unique(counts)]
+        parts = [self._run(x[rows, : counts[rows[0]]], None, threads) for rows in groups]
+        return _joined(parts, groups, len(x))
+
+    def predict(
+        self,
+        x: ArrayLike,
+        lengths: ArrayLike | None = None,
+        batch_size: int | None = None,
+        progress: bool | Callable[[int, int], Any] = False,
+        threads: int | None = None,
+    ) -> Array:
+        """Run many sequences in batches of `batch_size` (None: all at once).
+
+        x and lengths are those of a call; x may be a memory-mapped file. `progress` is True for a
+        bar (needs tqdm), or is called with (sequences done, all sequences) after each batch.
+        """
+        x = x if isinstance(x, np.ndarray) else np.asarray(x)
+        total = len(x)
+        size = max(total, 1) if batch_size is None else _checks.integer("batch_size", batch_size)
+        report, close = _progress(progress, total)
+        parts = []
+        try:
+            for start in range(0, max(total, 1), size):
+                some = None if lengths is None else np.asarray(lengths)[start : start + size]
+                parts.append(self(x[start : start + size], some, threads))
+                report(min(start + size, total), total)
+        finally:
+            close()
+        if len({part.shape[1:] for part in parts}) == 1:
+            return np.concatenate(parts)
+        starts = np.cumsum([0, *map(len, parts)])
+        return _joined(parts, [np.arange(a, b) for a, b in zip(starts, starts[1:])], total)
+
+    def _run(self, x: Array, valid: _Valid | None, threads: int | None) -> Array:
+        values: dict[str, tuple[Array, _Valid | None]] = {INPUT: (x, valid)}
+        for node in self._nodes:
+            try:
+                values[node.name] = _step(node.layer, [values[s] for s in node.sources], threads)
+            except (ValueError, TypeError) as error:
+                raise _named(error, node.name) from error
+        y, valid = values[self._nodes[-1].name]
+        if valid is not None and not valid.repeats:
+            y = np.where(valid.mask.reshape(*valid.mask.shape, *[1] * (y.ndim - 2)), y, 0)
+        return y
+
+    def stream(self, batch_size: int | None = None, *, threads: int | None = None) -> Stream:
+        """Return a stream, which takes sequences step by step and keeps all states inside.
+
+        A model that gives one result for a sequence gives at each step that of the sequence so
+        far. Every layer has to take each time step by itself, or be a unidirectional recurrent
+        module; the ValueError lists those that are not.
+        """
+        wrong = [node.name for node in self._nodes if not _streams(node.layer)]
+        if wrong:
+            raise ValueError(
+                f"can't stream: {', '.join(wrong)} take more than the present step of a sequence"
+            )
+        if batch_size is not None:
+            _checks.integer("batch_size", batch_size)
+        return Stream(self, batch_size, threads)
+
+    # --- files and copies
+
+    def _config(self) -> dict[str, Any]:
+        """What JSON can hold; arrays are in `state_dict`."""
+        layers = [
+            {
+                "name": node.name,
+                "class": type(_inner(node.layer)).__name__,
+                "config": _inner(node.layer)._config(),
+                "sources": list(node.sources),
+                "final": isinstance(node.layer, FinalState),
+            }
+            for node in self._nodes
+        ]
+        shape = None if self.input_shape is None else list(self.input_shape)
+        return {"layers": layers, "input_shape": shape}
+
+    @classmethod
+    def _check_config(cls, config: dict[str, Any]) -> list[str]:
+        """What is wrong with the names in a `_config()` read from a file."""
+        names = ("layers", "input_shape")
+        wrong = [f"missing: {name}" for name in names if name not in config]
+        return wrong + [f"unexpected: {name}" for name in config if name not in names]
+
+    @classmethod
+    def _from(
+        cls,
+        config: dict[str, Any],
+        state: Mapping[str, Any] | Callable[[None], Mapping[str, Any]],
+    ) -> Self:
+        """A model of this configuration and these arrays, or what a function reads of them."""
+        if callable(state):
+            state = state(None)
+        arrays: dict[str, dict[str, Any]] = {}
+        for key, array in state.items():
+            name, _, rest = key.rpartition(".")
+            arrays.setdefault(name, {})[rest] = array
+        kinds: dict[str, Any] = {**MODULES, **STEPS}
+        layers = []
+        try:
+            for entry in config["layers"]:
+                name, inner = entry["name"], entry["config"]
+                kind = kinds[_checks.choice("class", entry["class"], kinds)]
+                if wrong := kind._check_config(inner):
+                    raise ValueError(f"{name}: {'; '.join(wrong)}")
+                given = arrays.pop(name, {})
+                if inner.get("num_layers", 1) > max(len(given), 1):  # before so many are named
+                    raise ValueError(
+                        f"{name} has too few tensors for its {inner['num_layers']} layers"
+                    )
+                made = kind._from(inner, given)
+                layer = FinalState(made) if entry["final"] else made
+                layers.append((name, layer, entry["sources"]))
+            shape = config["input_shape"]
+        except (KeyError, AttributeError) as error:
+            raise ValueError(f"its configuration is not that of a Sequential: {error}") from error
+        if arrays:
+            raise ValueError(f"tensors of no layer: {', '.join(arrays)}")
+        return cls(layers, input_shape=shape)
+
+    def __reduce__(self) -> Any:
+        return type(self)._from, (self._config(), self.state_dict())
+
+
+class Stream:
+    """What `Sequential.stream` returns; one thread at a time."""
+
+    def __init__(self, model: Sequential, batch_size: int | None, threads: int | None) -> None:
+        self._model = model
+        self.batch_size = batch_size
+        self._streams = {
+            node.name: _inner(node.layer).stream(batch_size or 1, threads=threads)
+            for node in model._nodes
+            if _is_recurrent(_inner(node.layer))
+        }
+
+    def step(self, x_t: ArrayLike) -> Array:
+        """Return y_t (G,) for x_t (F,) or an id; with a batch_size N, (N, G) for (N, F) or (N,)."""
+        x = np.asarray(x_t)
+        if self.batch_size is None:
+            x = x[None]
+        elif x.ndim == 0 or len(x) != self.batch_size:
+            raise ValueError(f"x_t has shape {x.shape}, expected {self.batch_size} rows")
+        values = {INPUT: x}
+        for name, layer, sources in self._model._nodes:
+            given = [values[source] for source in sources]
+            try:
+                if name in self._streams:
+                    values[name] = self._streams[name].step(given[0])
+                elif isinstance(layer, LastStep):
+                    values[name] = given[0]
+                else:
+                    values[name] = layer(*given)  # type: ignore[operator]
+            except (ValueError, TypeError) as error:
+                raise _named(error, name) from error
+        y = values[self._model._nodes[-1].name]
+        return y[0] if self.batch_size is None else y
+
+    def run(self, block: ArrayLike) -> Array:
+        """Return the results of many steps, (T, [N,] G), for (T, [N,] F) or ids."""
+        return np.stack([self.step(x_t) for x_t in np.asarray(block)])
+
+    def reset(self, indices: ArrayLike | None = None) -> None:
+        """Begin anew, all sequences or those of `indices`."""
+        for stream in self._streams.values():
+            stream.reset(indices)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """{step: state of its recurrent module}, copies; may be set."""
+        return {name: stream.state for name, stream in self._streams.items()}
+
+    @state.setter
+    def state(self, value: Mapping[str, Any]) -> None:
+        if set(value) != set(self._streams):
+            raise ValueError(f"state is of {', '.join(value)}, expected {', '.join(self._streams)}")
+        for name, state in value.items():
+            self._streams[name].state = state
+
+
+# ------------------------------------------------------------------------------- one step
+
+
+def _step(
+    layer: Module | Step, given: list[tuple[Array, _Valid | None]], threads: int | None
+) -> tuple[Array, _Valid | None]:
+    """What a layer makes of its inputs, and which steps of it are valid."""
+    (x, valid), *others = given
+    if isinstance(layer, Merge):
+        masks = [v for _, v in given if v is not None]
+        return layer(*[x for x, _ in given]), masks[0] if masks else None
+    if others:
+        raise ValueError(f"{len(given)} inputs, of which only steps.Merge takes more than one")
+    if isinstance(layer, Mask):
+        return x, _Valid(layer.valid(x), True)
+    if _is_recurrent(_inner(layer)):
+        y = _recurrent(_inner(layer), x, valid, isinstance(layer, FinalState), threads)
+        return y, None if isinstance(layer, FinalState) else valid
+    if isinstance(layer, (LastStep, GlobalPool)):
+        return layer(x, None if valid is None else valid.mask), None
+    if isinstance(layer, Reverse):
+        turned = None if valid is None else valid._replace(mask=valid.mask[:, ::-1])
+        return layer(x), turned
+    if valid is not None and _mixes_time(layer):
+        raise ValueError("masked steps come in, which it can't leave out")
+    return layer(x), valid  # type: ignore[operator]
+
+
+def _recurrent(
+    module: Any, x: Array, valid: _Valid | None, final: bool, threads: int | None
+) -> Array:
+    """y (B, T, D*R), or the final state (B, D*R)."""
+    directions = 1 + module.bidirectional
+    if valid is None:
+        y, states = module(x, threads=threads)
+        return _final(states, directions) if final else y
+    mask = valid.mask
+    lengths = mask.sum(1)
+    at_front = np.array_equal(mask, np.arange(mask.shape[1]) < lengths[:, None])
+    if not at_front:  # the valid steps first, in their order: the others change no state
+        order = np.argsort(~mask, axis=1, kind="stable")
+        x = np.take_along_axis(x, order[..., None], axis=1)
+    y, states = module(x, lengths=lengths, threads=threads)
+    if final:
+        return _final(states, directions)
+    if at_front and not valid.repeats:
+        return y
+    # Back to their places; at a masked step stands what was computed last in that direction.
+    place = np.cumsum(mask, axis=1) - 1
+    halves = []
+    for half, at in zip(np.split(y, directions, axis=-1), (place, place + ~mask)):
+        known = (at >= 0) & (at < lengths[:, None]) & (mask | valid.repeats)
+        found = np.take_along_axis(half, np.clip(at, 0, mask.shape[1] - 1)[..., None], axis=1)
+        halves.append(np.where(known[..., None], found, 0))
+    return np.concatenate(halves, axis=-1)
+
+
+def _final(states: Any, directions: int) -> Array:
+    h_n: Array = states[0] if isinstance(states, tuple) else states
+    return np.concatenate(h_n[-directions:], axis=-1)
+
+
+def _inner(layer: Any) -> Any:
+    return layer.module if isinstance(layer, FinalState) else layer
+
+
+def _is_recurrent(layer: Any) -> bool:
+    return isinstance(layer, Module) and hasattr(layer, "stream")
+
+
+def _mixes_time(layer: Module | Step) -> bool:
+    """Whether a step's result is another one where padding follows a sequence."""
+    if isinstance(layer, Step):
+        return not (layer.by_time or isinstance(layer, (GlobalPool, Mask)))
+    return False
+
+
+def _streams(layer: Module | Step) -> bool:
+    module = _inner(layer)
+    if _is_recurrent(module):
+        return not module.bidirectional
+    return not isinstance(layer, Step) or layer.by_time
+
+
+def _sizes(layer: Any, shapes: list[tuple[int | None, ...]]) -> tuple[int | None, ...]:
+    """The shape of what a layer gives for those of its inputs."""
+    if isinstance(layer, Merge) and not isinstance(layer, steps.MergeDirections):
+        return layer.merged(shapes)
+    shape = shapes[0]
+    module = _inner(layer)
+    if _is_recurrent(module):
+        if len(shape) != 2:
+            raise ValueError(f"its input is {_shape_text(shape)}, expected (B, T, F)")
+        width = (1 + module.bidirectional) * (getattr(module, "proj_size", 0) or module.hidden_size)
+        found = steps._features(shape, module.input_size, width)
+        return found[1:] if isinstance(layer, FinalState) else found
+    if isinstance(layer, Linear):
+        return steps._features(shape, layer.in_features, layer.out_features)
+    if isinstance(layer, Module):  # an Embedding
+        return (*shape, layer.embedding_dim)  # type: ignore[attr-defined]
+    return layer.sizes(shape)
+
+
+# ------------------------------------------------------------------------------- details
+
+
+def _nodes(layers: Iterable[Any]) -> Iterable[_Node]:
+    names = {INPUT}
+    before = INPUT
+    for number, entry in enumerate(layers):
+        name, layer, *rest = entry if isinstance(entry, (tuple, list)) else (str(number), entry)
+        if not isinstance(layer, (Module, Step)):
+            raise TypeError(
+                f"step {name!r} is a {type(layer).__name__}, expected a module of cylstm or one "
+                "of cylstm.steps"
+            )
+        if not isinstance(name, str) or not name or name in names:
+            raise ValueError(f"step name {name!r} is taken or no name, expected one of its own")
+        sources = (before,) if not rest or rest[0] is None else rest[0]
+        sources = (sources,) if isinstance(sources, str) else tuple(sources)
+        if unknown := [source for source in sources if source not in names]:
+            raise ValueError(f"step {name!r} takes {', '.join(map(repr, unknown))}, not known yet")
+        module = _inner(layer)
+        if _is_recurrent(module) and not module.batch_first:
+            raise ValueError(f"step {name!r} is not batch-first, expected batch_first=True")
+        names.add(name)
+        before = name
+        yield _Node(name, layer, sources)
+
+
+def _named(error: Exception, step: str) -> Exception:
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"step {step!r}: {error}")
+
+
+def _joined(parts: list[Array], rows: list[Array], total: int) -> Array:
+    """Parts of a batch in one array, padded with zeros where their time axes differ."""
+    shape = np.max([part.shape[1:] for part in parts], axis=0)
+    y = np.zeros((total, *shape), parts[0].dtype)
+    for part, where in zip(parts, rows):
+        if part.ndim == 2:
+            y[where] = part
+        else:
+            y[where, : part.shape[1]] = part
+    return y
+
+
+def _progress(
+    progress: bool | Callable[[int, int], Any], total: int
+) -> tuple[Callable[[int, int], Any], Callable[[], Any]]:
+    if callable(progress):
+        return progress, lambda: None
+    if not _checks.flag("progress", progress):
+        return lambda done, total: None, lambda: None
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError(
+            "progress=True needs tqdm: pip install cylstm[progress], or give a callable"
+        ) from error
+    bar = tqdm(total=total, unit="seq", file=sys.stderr)
+    return lambda done, total: bar.update(done - bar.n), bar.close
+
+
+def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(found) == len(expected) and all(
+        size is None or n == size for n, size in zip(found, expected)
+    )
+
+
+def _shape_text(shape: tuple[int | None, ...] | None) -> str:
+    if shape is None:
+        return "?"
+    unknown = iter("TUVW")
+    return f"(B, {', '.join(next(unknown) if size is None else str(size) for size in shape)})"
+
+
+def _layer_text(layer: Module | Step) -> str:
+    module = _inner(layer)
+    if isinstance(module, Module):
+        usual = {"batch_first": True, "dtype": module.dtype.name, "num_layers": 1, "bias": True}
+        shown = [
+            str(value) if type(value) is int else f"{key}={value}"
+            for key, value in module._config().items()
+            if value != usual.get(key, 0) and value is not None
+        ]
+        text = f"{type(module).__name__}({', '.join(shown)})"
+    else:
+        text = repr(module)
+    return f"FinalState({text})" if isinstance(layer, FinalState) else text
