@@ -2,7 +2,7 @@
 
 from . import losses, optim, steps
 from .config import get_num_threads, set_num_threads, show_config
-from .convert import inspect, load
+from .convert import from_keras, inspect, load
 from .convert.write import to_onnx
 from .files import save
 from .layers import LSTM
@@ -15,6 +15,7 @@ __all__ = [
     "LSTM",
     "Linear",
     "Sequential",
+    "from_keras",
     "get_include",
     "get_num_threads",
     "inspect",

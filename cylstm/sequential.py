@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from . import _checks, steps
 from .layers import LSTM
 from .linear import Linear
-from .steps import FinalState, GlobalPool, LastStep, Mask, Merge, Reverse, Step
+from .steps import FinalState, GlobalPool, LastStep, Mask, Merge, Reverse, Step, ZeroMasked
 from .weights import Array, Module
 
 if TYPE_CHECKING:
@@ -366,17 +366,22 @@ def _step(
     if others:
         raise ValueError(f"{len(given)} inputs, of which only steps.Merge takes more than one")
     if isinstance(layer, Mask):
-        return x, _Valid(layer.valid(x), True)
+        mask = layer.valid(x) if valid is None else layer.valid(x) & valid.mask
+        return layer(x), _Valid(mask, True)
     if _is_recurrent(_inner(layer)):
         y = _recurrent(_inner(layer), x, valid, isinstance(layer, FinalState), threads)
         return y, None if isinstance(layer, FinalState) else valid
     if isinstance(layer, (LastStep, GlobalPool)):
         return layer(x, None if valid is None else valid.mask), None
+    if isinstance(layer, ZeroMasked):
+        return layer(x, None if valid is None else valid.mask), valid
     if isinstance(layer, Reverse):
         turned = None if valid is None else valid._replace(mask=valid.mask[:, ::-1])
         return layer(x), turned
     if valid is not None and _mixes_time(layer):
         raise ValueError("masked steps come in, which it can't leave out")
+    if isinstance(layer, Linear):
+        return layer(x, threads=threads), valid
     return layer(x), valid  # type: ignore[operator]
 
 
@@ -425,7 +430,7 @@ def _is_recurrent(layer: Any) -> bool:
 def _mixes_time(layer: Module | Step) -> bool:
     """Whether a step's result is another one where padding follows a sequence."""
     if isinstance(layer, Step):
-        return not (layer.by_time or isinstance(layer, (GlobalPool, Mask)))
+        return not (layer.by_time or isinstance(layer, (GlobalPool, Mask, ZeroMasked)))
     return False
 
 

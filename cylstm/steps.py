@@ -34,6 +34,7 @@ __all__ = [
     "Pool",
     "Repeat",
     "Reverse",
+    "ZeroMasked",
 ]
 
 
@@ -563,8 +564,9 @@ class FinalState(Step):
 class Mask(Step):
     """Which time steps are valid: those in which not every feature equals `value`, as in Keras.
 
-    Recurrent modules keep their state over the others and repeat their last output there, zeros
-    before the first; `LastStep`, `FinalState` and `GlobalPool` leave them out.
+    The others become zeros, but for ids (B, T), which are handed on as they are. Recurrent
+    modules keep their state over them and repeat their last output there, zeros before the first;
+    `LastStep`, `FinalState` and `GlobalPool` leave them out.
     """
 
     _names = ("value",)
@@ -573,7 +575,20 @@ class Mask(Step):
         self.value = _checks.number("value", value, -math.inf)
         self._hold()
 
+    def __call__(self, x: Array) -> Array:
+        return x if x.ndim == 2 else np.where(self.valid(x)[..., None], x, x.dtype.type(0))
+
     def valid(self, x: Array) -> Array:
         """(B, T) bools for x (B, T, F), or for ids (B, T)."""
         found = x != self.value
         return found if x.ndim == 2 else found.any(-1)
+
+
+class ZeroMasked(Step):
+    """Zeros at steps that are not valid, as Keras' zero_output_for_mask says it."""
+
+    def __init__(self) -> None:
+        self._hold()
+
+    def __call__(self, x: Array, valid: Array | None = None) -> Array:
+        return x if valid is None else np.where(valid[..., None], x, x.dtype.type(0))

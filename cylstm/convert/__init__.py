@@ -118,6 +118,16 @@ def inspect(path: str | os.PathLike[str]) -> Contents:
         return contents
 
 
+def from_keras(live: Any) -> Any:
+    """Return a live Keras layer or model as a module, or as a `Sequential`.
+
+    Raises ValueError for what cylstm does not have; the message lists it.
+    """
+    from .keras import from_keras
+
+    return from_keras(live)
+
+
 def _module(reader: Reader) -> Any:
     try:
         return import_module(f"{__name__}.{reader.module}")

@@ -38,6 +38,8 @@ class Recurrent:
         What stands around it, for people: "embedding -> * -> linear".
     problem : str or None
         Why it would not load, other than by an option: what in the file has no counterpart.
+    parts : tuple of Recurrent
+        The layers of a stack, where the file has a path for each; `load` takes them as well.
     """
 
     path: str
@@ -52,6 +54,7 @@ class Recurrent:
     read: Callable[[], Mapping[str, Array]] = field(default=_no_arrays, repr=False)
     around: str = ""
     problem: str | None = None
+    parts: tuple[Recurrent, ...] = ()
 
     def obstacle(self) -> str | None:
         """Return why this layer does not load in this version, or None if it does."""
@@ -141,9 +144,13 @@ class Contents:
         """Return the layer of this path, by default the only one."""
         paths = [layer.path for layer in self.layers]
         if inside is not None:
-            if inside not in paths:
-                raise ValueError(f"no recurrent layer {inside!r}, {_choice(paths)}")
-            return self.layers[paths.index(inside)]
+            every = [one for layer in self.layers for one in (layer, *layer.parts)]
+            for layer in every:
+                if layer.path == inside:
+                    return layer
+            raise ValueError(
+                f"no recurrent layer {inside!r}, {_choice([layer.path for layer in every])}"
+            )
         if len(paths) != 1:
             raise ValueError(
                 f"{len(paths)} recurrent layers, {_choice(paths)}: "
