@@ -3,7 +3,7 @@
 from . import losses, optim, steps
 from .config import get_num_threads, set_num_threads, show_config
 from .convert import from_keras, inspect, load
-from .convert.write import to_onnx
+from .convert.write import to_keras, to_onnx, to_torch
 from .files import save
 from .layers import LSTM
 from .linear import Linear
@@ -26,7 +26,9 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "steps",
+    "to_keras",
     "to_onnx",
+    "to_torch",
 ]
 
 

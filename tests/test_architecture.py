@@ -30,7 +30,8 @@ PYTHON_LEVELS = [
     {"losses", "optimizer", "files", "torch"},
     {"optim"},
     {"convert"},
-    {"__init__"},
+    {"cli"},
+    {"__init__", "__main__"},
 ]
 C_LEVELS = [
     {"kernels"},  # the folder

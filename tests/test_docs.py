@@ -65,6 +65,8 @@ def test_there_is_something_to_run() -> None:
 @pytest.mark.parametrize(
     ("name", "line", "code"), [pytest.param(*b, id=f"{b[0]}:{b[1]}") for b in python_blocks()]
 )
+# Keras makes arrays of torch tensors, whose __array__ NumPy deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_block_runs(
     name: str, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,15 @@
-"""Modules as other programs' files. Each writer is imported when it is called."""
+"""Modules as those of other programs, and as their files. Writers import what they need."""
 
 from __future__ import annotations
 
 import os
+from inspect import signature
+from typing import Any
 
-from ..weights import Module
+import numpy as np
+
+from ..weights import Array, Module
+from . import gates
 
 
 def to_onnx(
@@ -52,3 +57,94 @@ def to_onnx(
     from .onnx_write import write
 
     write(module, path, states, lengths, opset)
+
+
+# What the layers of PyTorch and of Keras take. A module with another argument, unless it has its
+# usual value, is none of them.
+TORCH = {
+    "LSTM": "input_size hidden_size num_layers bias batch_first dropout bidirectional proj_size",
+    "GRU": "input_size hidden_size num_layers bias batch_first dropout bidirectional",
+    "RNN": "input_size hidden_size num_layers nonlinearity bias batch_first dropout bidirectional",
+    "Linear": "in_features out_features bias",
+    "Embedding": "num_embeddings embedding_dim",
+}
+KERAS = {
+    "LSTM": "input_size hidden_size num_layers bias batch_first dropout bidirectional activations",
+    "GRU": "input_size hidden_size num_layers bias batch_first dropout bidirectional reset_after "
+    "activations",
+    "RNN": "input_size hidden_size num_layers nonlinearity bias batch_first dropout bidirectional "
+    "activations",
+    "Linear": "in_features out_features bias",
+    "Embedding": "num_embeddings embedding_dim",
+}
+
+
+def to_torch(module: Module) -> Any:
+    """Return a module as PyTorch's layer of that name, with a copy of its weights, bit for bit.
+
+    `state_dict()` has the same names and values without torch:
+    `{name: torch.tensor(a) for name, a in module.state_dict().items()}`.
+
+    Raises TypeError for a module that PyTorch has no layer for, ValueError for an argument that its
+    layer does not have, ImportError without torch.
+
+    >>> theirs = to_torch(cylstm.LSTM(3, 7))  # doctest: +SKIP
+    """
+    arguments = _arguments(module, TORCH, "PyTorch")
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("cylstm.to_torch needs torch: pip install cylstm[torch]") from error
+    theirs = getattr(torch.nn, type(module).__name__)
+    made = theirs(**arguments, dtype=getattr(torch, module.dtype.name))
+    made.load_state_dict({name: torch.tensor(a) for name, a in module.state_dict().items()})
+    return made
+
+
+def to_keras(module: Module) -> list[list[Array]]:
+    """Return what `set_weights` of Keras' layers takes: one list for each layer of the module.
+
+    A recurrent module is `num_layers` layers LSTM, GRU or SimpleRNN, or Bidirectional ones, all but
+    the last with return_sequences=True; a Linear is a Dense, an Embedding an Embedding. Where Keras
+    has one bias it is the sum of the two; all else is bit for bit.
+
+    Raises TypeError for a module that Keras has no layer for, ValueError for an argument that its
+    layer does not have.
+
+    >>> (weights,) = to_keras(cylstm.LSTM(3, 7))  # doctest: +SKIP
+    >>> keras_layer.set_weights(weights)  # doctest: +SKIP
+    """
+    arguments = _arguments(module, KERAS, "Keras")
+    cell, state = type(module).__name__, module.state_dict()
+    if cell == "Embedding":
+        return [[state["weight"].copy()]]
+    if cell == "Linear":
+        return [[state["weight"].T.copy(), *([state["bias"].copy()] if "bias" in state else [])]]
+    two_rows = cell == "GRU" and arguments.get("reset_after", True)
+    layers = []
+    for number in range(arguments["num_layers"]):
+        weights: list[Array] = []
+        for direction in ("", "_reverse")[: 1 + arguments["bidirectional"]]:
+
+            def own(name: str, end: str = f"_l{number}{direction}") -> Array:
+                return gates.from_own(state[name + end], cell, "keras")
+
+            weights += [own("weight_ih").T.copy(), own("weight_hh").T.copy()]
+            if arguments["bias"]:
+                pair = np.stack([own("bias_ih"), own("bias_hh")])
+                weights.append(pair if two_rows else pair.sum(0))
+        layers.append(weights)
+    return layers
+
+
+def _arguments(module: Module, known: dict[str, str], whose: str) -> dict[str, Any]:
+    """The arguments of a module that another library's layer has as well, if these are all."""
+    kind = type(module).__name__
+    if not isinstance(module, Module) or kind not in known:
+        raise TypeError(f"{whose} has no layer for a {kind}, expected one of {', '.join(known)}")
+    usual = {name: p.default for name, p in signature(type(module)).parameters.items()}
+    config = {name: value for name, value in module._config().items() if name != "dtype"}
+    names = known[kind].split()
+    if other := [f"{n}={v!r}" for n, v in config.items() if n not in names and v != usual[n]]:
+        raise ValueError(f"{whose}'s layer has no {', '.join(other)}")
+    return {name: value for name, value in config.items() if name in names}

@@ -1,0 +1,180 @@
+"""The command: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cylstm
+from cylstm.cli import main
+from cylstm.steps import FinalState
+from helpers import run_python
+
+rng = np.random.default_rng(0)
+
+
+@pytest.fixture
+def lstm(tmp_path: Path) -> tuple[str, cylstm.LSTM]:
+    module = cylstm.LSTM(3, 4, 2, seed=1)
+    path = str(tmp_path / "lstm.safetensors")
+    cylstm.save(module, path)
+    return path, module
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[str, cylstm.Sequential]:
+    layers = [FinalState(cylstm.LSTM(3, 4, batch_first=True, seed=1)), cylstm.Linear(4, 2, seed=2)]
+    made = cylstm.Sequential(layers)
+    path = str(tmp_path / "model.safetensors")
+    cylstm.save(made, path)
+    return path, made
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def frames(*shape: int) -> Any:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def test_as_a_program() -> None:
+    done = run_python("-m", "cylstm", "info")
+    assert done.returncode == 0 and "isa_available" in done.stdout
+    done = run_python("-m", "cylstm", "inspect", "no such file")
+    assert done.returncode == 2 and done.stderr.startswith("cylstm inspect: ")
+    assert len(done.stderr.splitlines()) == 1 and not done.stdout
+    assert run_python("-m", "cylstm").returncode == 2
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["info"], ["inspect"], ["convert"], ["run"], ["check"], ["bench"]):
+        with pytest.raises(SystemExit) as done:
+            main([*arguments, "--help"])
+        assert done.value.code == 0
+        assert "Exit codes" in capsys.readouterr().out or arguments
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, "info")
+    assert found["version"] == cylstm.__version__ and found["packages"]["numpy"]
+
+
+def test_inspect(lstm: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path, _ = lstm
+    assert told(capsys, "inspect", path)["whole"] is True
+    assert main(["inspect", path]) == 0
+    assert capsys.readouterr().out.strip() == repr(cylstm.inspect(path))
+
+
+@pytest.mark.parametrize("end", ["safetensors", "npz", "keras.npz"])
+def test_convert(lstm: Any, end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, module = lstm
+    out = str(tmp_path / f"out.{end}")
+    assert told(capsys, "convert", path, out)["output"] == out
+    state = module.state_dict()
+    if end == "safetensors":
+        assert repr(cylstm.load(out)) == repr(module)
+    elif end == "npz":
+        with np.load(out) as held:
+            assert sorted(held.files) == sorted(state)
+            assert all(np.array_equal(held[name], state[name]) for name in state)
+    else:
+        with np.load(out) as held:
+            assert held["1.2"].shape == (16,) and held["0.0"].shape == (3, 16)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_run_a_module(
+    batch_first: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = cylstm.LSTM(3, 4, batch_first=batch_first, seed=1)
+    path = str(tmp_path / "m.safetensors")
+    cylstm.save(module, path)
+    x, lengths = frames(5, 7, 3), np.array([7, 1, 3, 4, 7])
+    np.savez(tmp_path / "x.npz", x=x, lengths=lengths)
+    told(
+        capsys,
+        "run",
+        path,
+        str(tmp_path / "x.npz"),
+        "-o",
+        str(tmp_path / "y.npy"),
+        "--batch-size",
+        "2",
+    )
+    laid_out = x if batch_first else x.swapaxes(0, 1)
+    want, _ = module(laid_out, lengths=lengths)
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "y.npy"), want if batch_first else want.swapaxes(0, 1)
+    )
+
+
+def test_run_a_table(lstm: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, module = lstm
+    x = frames(6, 3)
+    rows = [",".join(f"{value:.9g}" for value in row) for row in x]
+    (tmp_path / "x.csv").write_text("\n".join(["a,b,c", *rows]))
+    assert main(["run", path, str(tmp_path / "x.csv"), "-o", str(tmp_path / "y.csv")]) == 0
+    y = np.loadtxt(tmp_path / "y.csv", delimiter=",")
+    np.testing.assert_allclose(y, module(x)[0], rtol=1e-6, atol=1e-7)
+    assert "(6, 4) float32" in capsys.readouterr().out
+
+
+def test_run_a_whole_model(model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, made = model
+    x = rng.standard_normal((5, 7, 3))  # float64 is converted
+    np.save(tmp_path / "x.npy", x)
+    told(capsys, "run", path, str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npz"))
+    with np.load(tmp_path / "y.npz") as held:
+        np.testing.assert_array_equal(held["y"], made(x.astype(np.float32)))
+
+
+def test_bench(model: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr("cylstm.cli.PEERS", {})
+    found = told(capsys, "bench", model[0], "--seconds", "0.01", "--steps", "5", "--batch", "2")
+    assert found["shape"] == [2, 5, 3]
+    assert found["seconds"]["call"] > 0 and found["seconds"]["step of a stream"] > 0
+
+
+def test_check(lstm: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    path, module = lstm
+
+    def peer(given: Any, model: Any) -> Any:
+        return lambda x: model(x.swapaxes(0, 1))[0].swapaxes(0, 1) + 1e-3
+
+    monkeypatch.setattr("cylstm.cli.PEERS", {"torch": peer})
+    assert main(["check", path, "--against", "torch"]) == 1
+    assert "NOT within 1e-05" in capsys.readouterr().out
+    assert main(["check", path, "--against", "torch", "--tolerance", "0.01"]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["convert", "{lstm}", "x.odd"], "expected .safetensors"),
+        (["convert", "{model}", "x.npz"], "goes into .safetensors alone"),
+        (["convert", "{lstm}", "x.npz", "--option", "a"], "expected NAME=VALUE"),
+        (["convert", "{lstm}", "x.npz", "--option", "a=1"], "unexpected option a"),
+        (["run", "{lstm}", "{csv}", "-o", "y.npy"], "no table of numbers"),
+        (["run", "{lstm}", "x.txt", "-o", "y.npy"], "expected .npy, .npz or .csv"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    arguments: list[str],
+    message: str,
+    lstm: Any,
+    model: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "x.csv").write_text("1,2\n3\n")
+    names = {"lstm": lstm[0], "model": model[0], "csv": tmp_path / "x.csv"}
+    assert main([argument.format(**names) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
