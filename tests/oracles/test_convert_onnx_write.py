@@ -68,6 +68,38 @@ def test_lstm(
         assert np.array_equal(again.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("lengths", [None, [5, 1, 3]], ids=["full", "lengths"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize(
+    ("cell", "more"),
+    [("GRU", {}), ("RNN", {}), ("RNN", {"nonlinearity": "relu"})],
+    ids=["GRU", "RNN", "relu"],
+)
+def test_gru_and_rnn(
+    cell: str,
+    more: dict[str, Any],
+    bidirectional: bool,
+    lengths: list[int] | None,
+    tmp_path: Path,
+) -> None:
+    module = getattr(cylstm, cell)(4, 7, 2, bidirectional=bidirectional, seed=1, **more)
+    path = tmp_path / "model.onnx"
+    cylstm.to_onnx(module, path, lengths=lengths is not None)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 3, 4)).astype(np.float32)
+    h_0 = rng.standard_normal((2 + 2 * bidirectional, 3, 7)).astype(np.float32)
+    inputs = {"x": x, "h_0": h_0}
+    if lengths is not None:
+        inputs["lengths"] = np.array(lengths, np.int32)
+    want = run(path, inputs)
+    y, h_n = module(x, h_0, lengths)
+    assert_close({"y": rel(y, want["y"]), "h_n": rel(h_n, want["h_n"])}, TOLERANCE)
+    again = load(path)
+    assert type(again) is type(module) and again._config() == module._config()
+    for name, value in module.state_dict().items():
+        assert np.array_equal(again.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize("opset", [14, 18, 22])
 def test_versions(opset: int, tmp_path: Path) -> None:
     path = tmp_path / "lstm.onnx"
