@@ -4,10 +4,11 @@
 
 Packages come from the index that pip is set up for, once, into the folder; their licences are
 their own, and none of their files enters this repository. Each file is inspected and each of its
-recurrent layers loaded. An ONNX file runs whole, step by step, beside ONNX Runtime. --cases is a
-folder whose `models/*.npz` hold inputs of a recurrent part and what the original framework made
-of them. The table says loaded, whole, refused by name, and the largest difference; the exit code
-is 1 where that is above 1e-5 (of results above 1: of their size), or where nothing was run.
+recurrent layers loaded. An ONNX file runs whole, call by call, beside ONNX Runtime on one thread.
+--cases is a folder whose `models/*.npz` hold inputs of a recurrent part and what the original
+framework made of them. The table says loaded, whole, refused by name, the largest difference and
+the time of a call; the exit code is 1 where a difference is above 1e-5 (of results above 1: of
+their size), or where nothing was run.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,6 +103,7 @@ class Row(NamedTuple):
     layers: int = 0
     whole: str = ""
     difference: float = 0.0
+    times: tuple[float, float] | None = None  # seconds a call, ours and ONNX Runtime's
     refused: str = ""
 
 
@@ -127,8 +131,8 @@ def relative(got: Array, want: Array) -> float:
     return float(np.abs(got - want).max() / max(np.abs(want).max(), 1))
 
 
-def compare_whole(model: Model, path: Path, ours: Any, steps: int = 20) -> float:
-    """Run a graph and ONNX Runtime side by side, each on its own states."""
+def compare_whole(model: Model, path: Path, ours: Any) -> tuple[float, tuple[float, float]]:
+    """Run a graph and ONNX Runtime side by side, each on its own states: difference, times."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -140,7 +144,8 @@ def compare_whole(model: Model, path: Path, ours: Any, steps: int = 20) -> float
     theirs_in: dict[str, Array] = {}
     ours_in: dict[str, Array] = {}
     worst = 0.0
-    for _ in range(steps if model.streams else 1):
+    times: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for _ in range(60 if model.streams else 3):
         for port in ours.inputs:
             if port.name in model.values:
                 theirs_in[port.name] = ours_in[port.name] = model.values[port.name]
@@ -150,12 +155,17 @@ def compare_whole(model: Model, path: Path, ours: Any, steps: int = 20) -> float
                 if port.name not in model.streams.values():
                     x[...] = rng.uniform(0, 0.5) * rng.standard_normal(x.shape)
                 theirs_in[port.name] = ours_in[port.name] = x
-        want = dict(zip(names, session.run(None, theirs_in), strict=True))
+        start = perf_counter()
+        results = session.run(None, theirs_in)
+        between = perf_counter()
         got = ours.run(ours_in)
+        times["ours"].append(perf_counter() - between)
+        times["theirs"].append(between - start)
+        want = dict(zip(names, results, strict=True))
         worst = max([worst, *(relative(got[name], want[name]) for name in names)])
         for output, name in model.streams.items():
             theirs_in[name], ours_in[name] = want[output], got[output]
-    return worst
+    return worst, (median(times["ours"]), median(times["theirs"]))
 
 
 def compare_part(part: Part, path: Path, cases: Path) -> float:
@@ -182,8 +192,9 @@ def run(model: Model, folder: Path, cases: Path | None) -> Row:
     if path.suffix == ".onnx":
         try:
             ours = cylstm.load(path, graph=True)
-            errors.append(compare_whole(model, path, ours))
-            row = row._replace(whole="whole")
+            difference, times = compare_whole(model, path, ours)
+            errors.append(difference)
+            row = row._replace(whole="whole", times=times)
         except ValueError as error:
             refused.append(str(error))
     for part in model.parts if cases else ():
@@ -202,7 +213,8 @@ def main() -> int:
     parser.add_argument("--cases", type=Path)
     parser.add_argument("--only", default="", help="models whose package or file holds this")
     arguments = parser.parse_args()
-    print(f"{'model':44}{'loaded':>8}{'whole':>7}{'difference':>12}  refused")
+    heads = f"{'loaded':>8}{'whole':>7}{'difference':>12}{'us a call':>11}{'theirs':>9}  refused"
+    print(f"{'model':44}{heads}")
     failed, done = False, 0
     for model in MODELS:
         name = f"{model.package.split('==')[0]}: {model.file.removeprefix('**/')}"
@@ -212,9 +224,10 @@ def main() -> int:
         done += 1
         bound = 0.2 if model.quantized else TOLERANCE
         failed |= not row.difference < bound
+        times = "".join(f"{1e6 * t:{n}.0f}" for t, n in zip(row.times or (), (11, 9))) or " " * 20
         print(
             f"{name:44}{f'{row.loaded}/{row.layers}':>8}{row.whole or '-':>7}"
-            f"{row.difference:12.1e}  {row.refused}",
+            f"{row.difference:12.1e}{times}  {row.refused}",
             flush=True,
         )
     return int(failed or not done)

@@ -40,6 +40,21 @@ class Port(NamedTuple):
     dtype: np.dtype[Any] | None
     shape: tuple[int | None, ...] | None
 
+    def fit(self, value: Any) -> Array:
+        """Return a value as an array that this input takes, or raise ValueError or TypeError."""
+        if self.dtype is None or self.shape is None:
+            return np.asarray(value)
+        array: Array = value if isinstance(value, np.ndarray) else np.asarray(value, self.dtype)
+        if array.dtype != self.dtype:
+            raise TypeError(f"{self.name} is {array.dtype}, expected {self.dtype}")
+        fits = array.ndim == len(self.shape)
+        for want, have in zip(self.shape, array.shape):
+            fits = fits and (want is None or want == have)
+        if not fits:
+            shape = ", ".join("any" if n is None else str(n) for n in self.shape)
+            raise ValueError(f"{self.name} has shape {array.shape}, expected ({shape})")
+        return array
+
 
 class OnnxModel:
     """A whole ONNX graph, run in NumPy with every recurrent layer on cylstm's kernels.
@@ -100,24 +115,28 @@ class OnnxModel:
         TypeError
             An array of another dtype.
         """
-        if surplus := [name for name in inputs if all(name != p.name for p in self.inputs)]:
-            raise ValueError(
-                f"unknown input {', '.join(map(repr, surplus))}, expected "
-                f"{', '.join(p.name for p in self.inputs)}"
-            )
         values = self._values.copy()
         given = []
         for port, slot in zip(self.inputs, self._input_slots):
-            if port.name not in inputs:
-                raise ValueError(f"input {port.name!r} is missing")
-            values[slot] = _fit(port, inputs[port.name])
-            given.append(values[slot])
+            try:
+                value = inputs[port.name]
+            except KeyError:
+                raise ValueError(f"input {port.name!r} is missing") from None
+            values[slot] = value = port.fit(value)
+            given.append(value)
+        if len(inputs) > len(given):
+            known = [port.name for port in self.inputs]
+            surplus = ", ".join(repr(name) for name in inputs if name not in known)
+            raise ValueError(f"unknown input {surplus}, expected {', '.join(known)}")
         with np.errstate(all="ignore"):  # infinities and NaN go their way, as in any engine
             _walk(self._steps, values)
         outputs = {}
         for port, slot in zip(self.outputs, self._output_slots):
             result = np.asarray(values[slot])
-            if any(np.may_share_memory(result, array) for array in given):
+            # An output is the caller's own, no view of what came in.
+            if (result.base is not None or slot in self._input_slots) and any(
+                np.may_share_memory(result, array) for array in given
+            ):
                 result = result.copy()
             outputs[port.name] = result
         return outputs
@@ -137,20 +156,6 @@ def _walk(steps: list[Step], values: Values) -> None:
             raise
         except Exception as error:
             raise GraphError(f"{path}: {error}") from error
-
-
-def _fit(port: Port, value: Any) -> Array:
-    if port.dtype is None or port.shape is None:
-        return np.asarray(value)
-    array: Array = value if isinstance(value, np.ndarray) else np.asarray(value, port.dtype)
-    if array.dtype != port.dtype:
-        raise TypeError(f"{port.name} is {array.dtype}, expected {port.dtype}")
-    if array.ndim != len(port.shape) or any(
-        want is not None and want != have for want, have in zip(port.shape, array.shape)
-    ):
-        shape = ", ".join("any" if n is None else str(n) for n in port.shape)
-        raise ValueError(f"{port.name} has shape {array.shape}, expected ({shape})")
-    return array
 
 
 def _port(info: onnx.ValueInfoProto) -> Port:

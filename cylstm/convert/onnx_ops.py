@@ -15,13 +15,15 @@ from typing import Any, cast
 
 import numpy as np
 
+from .. import _core
 from ..weights import Array
 
 Constants = Sequence["Array | None"]
 Made = tuple[Callable[..., Any], tuple[int, ...]]
 Maker = Callable[[dict[str, Any], Constants], "Made | None"]
 
-COLUMNS = 1 << 22  # elements that a convolution lays out at a time
+COLUMNS = 1 << 20  # elements that a convolution lays out at a time
+SMALL = 1 << 19  # multiply-adds of a product that BLAS gets: from about there it starts threads
 
 MAKERS: dict[str, Maker] = {}
 
@@ -64,7 +66,6 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "Equal": np.equal,
     "Greater": np.greater,
     "Less": np.less,
-    "MatMul": np.matmul,
     "Mul": np.multiply,
     "Or": np.logical_or,
     "Sub": np.subtract,
@@ -293,12 +294,58 @@ def _pad(attributes: dict[str, Any], constants: Constants) -> Made | None:
     return reflect, (0,)
 
 
+def product(W: Array, bias: Array | None) -> Callable[[Array], Array]:
+    """Return x (N, K) to x W^T + bias (N, M), for W (M, K).
+
+    BLAS is quick to start; our own kernels hold what `set_num_threads` says, and do not wait for
+    a thread that has lost its core.
+    """
+    W, WT = np.ascontiguousarray(W), np.ascontiguousarray(W.T)
+    if bias is not None:
+        bias = np.ascontiguousarray(bias)
+    ours = W.dtype in (np.float32, np.float64) and (bias is None or bias.dtype == W.dtype)
+
+    def multiply(x: Array) -> Array:
+        if ours and len(x) * W.size > SMALL and x.dtype == W.dtype:
+            x = np.ascontiguousarray(x)
+            return _core.linear_forward(x, W, bias, _core._threads(None))
+        y: Array = x @ WT
+        if bias is not None:
+            y += bias
+        return y
+
+    return multiply
+
+
+@maker("MatMul")
+def _matmul(attributes: dict[str, Any], constants: Constants) -> Made | None:
+    W = constants[1]
+    if W is None or W.ndim != 2 or W.dtype.kind != "f" or not W.size:
+        return np.matmul, (0, 1)
+    multiply = product(W.T, None)
+
+    def matmul(x: Array) -> Array:
+        if x.ndim < 2 or x.shape[-1] != W.shape[0] or x.dtype != W.dtype or not x.size:
+            return np.matmul(x, W)
+        return multiply(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+    return matmul, (0,)
+
+
 @maker("Gemm")
 def _gemm(attributes: dict[str, Any], constants: Constants) -> Made | None:
     alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
     turn_a, turn_b = attributes.get("transA", 0), attributes.get("transB", 0)
     if alpha != 1 or beta != 1 or "broadcast" in attributes:
         return None
+
+    W, bias = constants[1], constants[2] if len(constants) > 2 else ABSENT
+    simple = bias is not None and (bias is ABSENT or bias.ndim == 1) and not turn_a
+    if W is not None and W.size and W.dtype.kind == "f" and simple:
+        W = W if turn_b else W.T
+        vector = None if bias is None or bias is ABSENT else bias
+        if vector is None or len(vector) == len(W):
+            return product(W, vector), (0,)
 
     def gemm(a: Array, b: Array, c: Array | None = None) -> Array:
         y = (a.T if turn_a else a) @ (b.T if turn_b else b)
@@ -380,18 +427,20 @@ def convolution(
     shape = Windows(attributes, W.shape[2:])
     M, channels, dtype = W.shape[0], W.shape[1] * groups, W.dtype
     taps = prod(W.shape[1:])
-    # (groups, taps, M / groups), the channel of a tap running fastest
-    weights = W.transpose(0, *range(2, W.ndim), 1).reshape(groups, M // groups, taps)
-    weights = np.ascontiguousarray(weights.swapaxes(1, 2) if groups > 1 else weights[0].T)
+    # (M, taps), the channel of a tap running fastest
+    weights = W.transpose(0, *range(2, W.ndim), 1).reshape(M, taps)
+    multiply = product(weights, bias)
+    of_groups = weights.reshape(groups, M // groups, taps).swapaxes(1, 2)
 
-    def multiply(windows: Array) -> Array:
+    def times_weights(windows: Array) -> Array:
         """Windows times weights: (N, ho, wo, M)."""
         N, ho, wo, kh, kw, _ = windows.shape
         if groups == 1:
-            return (windows.reshape(-1, taps) @ weights).reshape(N, ho, wo, M)
+            return multiply(windows.reshape(-1, taps)).reshape(N, ho, wo, M)
         windows = windows.reshape(N, ho, wo, kh, kw, groups, -1).transpose(0, 5, 1, 2, 3, 4, 6)
-        y = windows.reshape(N, groups, -1, taps) @ weights
-        return y.swapaxes(1, 2).reshape(N, ho, wo, M)
+        y = windows.reshape(N, groups, -1, taps) @ of_groups
+        y = y.swapaxes(1, 2).reshape(N, ho, wo, M)
+        return y if bias is None else y + bias
 
     def conv(x: Array) -> Array:
         if x.dtype != dtype or x.shape[1] != channels:
@@ -400,13 +449,13 @@ def convolution(
             )
         windows = shape.of(x)
         if windows.size <= COLUMNS:
-            y = multiply(windows)
+            y = times_weights(windows)
         else:  # a few rows at a time, for a column has a value for every tap
             ho = windows.shape[1]
             rows = max(1, COLUMNS * ho // windows.size)
-            y = np.concatenate([multiply(windows[:, k : k + rows]) for k in range(0, ho, rows)], 1)
-        if bias is not None:
-            y += bias
+            y = np.concatenate(
+                [times_weights(windows[:, k : k + rows]) for k in range(0, ho, rows)], 1
+            )
         return shape.back(y)
 
     return conv

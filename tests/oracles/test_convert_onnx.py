@@ -588,8 +588,13 @@ NODES: dict[str, Any] = {
     "mean": node_case("ReduceMean", [floats(2, 3, 4)], [], axes=[-1, 0], keepdims=0),
     "mean of all": node_case("ReduceMean", [floats(2, 3, 4)], []),
     "gemm": node_case("Gemm", [floats(2, 3)], [floats(4, 3), floats(4)], transB=1),
+    "gemm without c": node_case("Gemm", [floats(2, 3)], [floats(3, 4)]),
+    "gemm turned": node_case("Gemm", [floats(3, 2)], [floats(3, 4)], transA=1),
+    "gemm of a column": node_case("Gemm", [floats(2, 3)], [floats(3, 4), floats(2, 1)]),
     "gemm scaled": node_case("Gemm", [floats(2, 3)], [floats(3, 4), floats(4)], alpha=0.5),
     "matmul": node_case("MatMul", [floats(5, 2, 3)], [floats(3, 4)]),
+    "matmul of a vector": node_case("MatMul", [floats(3)], [floats(3, 4)]),
+    "matmul of a stack": node_case("MatMul", [floats(5, 2, 3)], [floats(5, 3, 4)]),
     "pow": node_case("Pow", [floats(5)], [np.array(2, np.float32)]),
     "pow 3": node_case("Pow", [floats(5)], [np.array(3, np.float32)]),
     "cast": node_case("Cast", [10 * floats(5)], [], to=7),
@@ -634,6 +639,15 @@ def test_large_convolution_goes_row_by_row(tmp_path: Path, monkeypatch: pytest.M
     compare(whole(model, tmp_path).run(inputs), run_onnxruntime(model, inputs), 2e-6)
 
 
+@pytest.mark.parametrize("name", [n for n in NODES if n.startswith(("conv", "gemm", "matmul"))])
+def test_large_products_are_our_own(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other half of `test_other_operators`: products too large for BLAS."""
+    monkeypatch.setattr("cylstm.convert.onnx_ops.SMALL", 0)
+    test_other_operators(name, tmp_path)
+
+
 def test_outputs_are_the_callers_own(tmp_path: Path) -> None:
     """No output is a view of an input or of a constant that a caller could write to."""
     x = floats(2, 3)
@@ -666,7 +680,7 @@ def test_memory_of_a_call(tmp_path: Path) -> None:
 
 
 CALLS: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
-    (lambda m: m(y=1), ValueError, "unknown input 'y', expected X"),
+    (lambda m: m(X=floats(3, 2, 5), y=1), ValueError, "unknown input 'y', expected X"),
     (lambda m: m(), ValueError, "input 'X' is missing"),
     (lambda m: m(X=np.zeros((3, 2, 5))), TypeError, "X is float64, expected float32"),
     (lambda m: m(X=floats(3, 5)), ValueError, r"X has shape \(3, 5\), expected \(any, any, any\)"),
