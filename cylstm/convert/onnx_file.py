@@ -6,6 +6,7 @@ inside the model's folder, and nothing in it is run but arithmetic on constants.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -194,6 +195,8 @@ class Graph:
         self._inner: dict[tuple[int, str], Graph] = {}
         # Kept, so that a node is the same object at every look and has an identity.
         self.body = list(proto.node)
+        self._index = {id(node): k for k, node in enumerate(self.body)}
+        self._names = Counter(node.name for node in self.body)
         if not all(isinstance(text, str) for text in _texts(proto)):
             raise ValueError("broken: it holds names that are not UTF-8")
         if proto.sparse_initializer:
@@ -218,10 +221,9 @@ class Graph:
 
     def name_of(self, node: onnx.NodeProto) -> str:
         """The name of a node, or its operator and position where it has none of its own."""
-        if node.name and sum(other.name == node.name for other in self.body) == 1:
+        if node.name and self._names[node.name] == 1:
             return str(node.name)
-        index = next(i for i, other in enumerate(self.body) if other is node)
-        return f"{node.op_type}_{index}"
+        return f"{node.op_type}_{self._index[id(node)]}"
 
     def path_of(self, node: onnx.NodeProto) -> str:
         """The path of a node in the file, by which `load` takes it."""
@@ -357,6 +359,11 @@ def evaluator(node: onnx.NodeProto, opsets: dict[str, int]) -> Any:
     Its attributes are bound here: the evaluator's own `run` looks them up at every call.
     """
     onnx = import_onnx()
+    if is_standard(node) and node.domain:
+        standard = onnx.NodeProto()
+        standard.CopyFrom(node)
+        standard.domain = ""
+        node = standard
     model = onnx.reference.ReferenceEvaluator(
         onnx.helper.make_function(
             "local",

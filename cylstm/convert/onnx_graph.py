@@ -66,7 +66,8 @@ class OnnxModel:
         probability, state = outputs["output"], outputs["stateN"]
 
     Inputs and outputs have the names of the file. A state that streams from call to call is an
-    input and an output, as the graph has it. One model may be called from many threads at once.
+    input and an output, as the graph has it. One model may be called from many threads at once;
+    it is not copied or pickled.
 
     Attributes
     ----------
@@ -91,6 +92,9 @@ class OnnxModel:
             ", ".join(p.name for p in ports) for ports in (self.inputs, self.outputs)
         )
         return f"OnnxModel({self._name!r}, inputs: {inputs}, outputs: {outputs})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"an OnnxModel is neither copied nor pickled: load {self._name} again")
 
     def __call__(self, **inputs: Any) -> dict[str, Array]:
         """Run the graph: `run` with the inputs by keyword."""
@@ -221,11 +225,7 @@ class _Plan:
                 self._make_if(graph, node)
             elif is_standard(node) and node.op_type == "Loop":
                 self._make_loop(graph, node)
-            elif (
-                is_standard(node)
-                and node.op_type in ("Identity", "Dropout")
-                and self._passes(graph, node)
-            ):
+            elif self._passes(graph, node):
                 self._slots[id(graph), node.output[0]] = self.slot(graph, node.input[0])
             else:
                 self._make_other(graph, node)
@@ -271,13 +271,13 @@ class _Plan:
 
     def _passes(self, graph: Graph, node: onnx.NodeProto) -> bool:
         """Whether a node hands its first input on as it is."""
-        if node.op_type == "Identity":
-            return True
-        training = node.input[2] if len(node.input) > 2 else ""
-        still = not training or not np.any(graph.constant(training))
-        if training and graph.constant(training) is None:
-            still = False
-        return still and sum(bool(o) for o in node.output) == 1 and self.file.opsets[""] >= 7
+        if not is_standard(node) or node.op_type not in ("Identity", "Dropout"):
+            return False
+        if len(node.input) > 2 and node.input[2]:  # turns a Dropout on
+            training = graph.constant(node.input[2])
+            if training is None or training.any():
+                return False
+        return sum(bool(name) for name in node.output) == 1
 
     def _make_other(self, graph: Graph, node: onnx.NodeProto) -> None:
         if size := _size_taken(graph, node):

@@ -86,6 +86,8 @@ class Operator:
         names = QUANTIZED_INPUTS if self.quantized else INPUTS
         if len(node.input) > len(names):
             raise self.error(f"{len(node.input)} inputs, expected at most {len(names)}")
+        if not node.input or not node.input[0]:
+            raise self.error("X is missing")
         self.sources = {role: name for role, name in zip(names, node.input) if name}
         self._given = attributes(node)
         if unknown := sorted(set(self._given) - ATTRIBUTES):

@@ -5,7 +5,9 @@ CYLSTM_ONNX_MODELS is the number of random models of one node; 300 takes about t
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import tracemalloc
 import warnings
 from collections.abc import Callable, Mapping
@@ -677,6 +679,25 @@ def test_memory_of_a_call(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert np.all(y == 2)
     assert peak < 5 * x.nbytes
+
+
+def test_neither_copied_nor_pickled(tmp_path: Path) -> None:
+    ours = whole(
+        make_model([helper.make_node("Relu", ["x"], ["y"])], {"x": ints(1)}, ["y"]), tmp_path
+    )
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="load model.onnx again"):
+            attempt(ours)
+
+
+def test_the_other_name_of_the_standard_domain(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node(op, [a], [b], domain="ai.onnx")
+        for op, a, b in (("Elu", "x", "y"), ("Relu", "y", "z"))
+    ]
+    model = make_model(nodes, {"x": floats(2, 3)}, ["z"])
+    model.opset_import[0].domain = "ai.onnx"
+    assert np.array_equal(whole(model, tmp_path)(x=floats(2, 3))["z"], floats(2, 3).clip(0))
 
 
 CALLS: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
