@@ -514,6 +514,82 @@ def test_streaming_through_if_and_loop(tmp_path: Path) -> None:
         inputs["h"], inputs["c"] = want["h_n"], want["c_n"]
 
 
+@pytest.mark.parametrize(("most", "start"), [(0, True), (3, False), (3, True), (None, True)])
+def test_loops(most: int | None, start: bool, tmp_path: Path) -> None:
+    """A Loop by count, by condition, by both, and one that never runs."""
+
+    def info(name: str, kind: int, shape: list[Any]) -> Any:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["total", "x"], ["more"]),
+            helper.make_node("ReduceMax", ["more"], ["largest"], keepdims=0),
+            helper.make_node("Less", ["largest", "bound"], ["go_on"]),
+            helper.make_node("Mul", ["more", "x"], ["row"]),
+        ],
+        "body",
+        [
+            info("k", TensorProto.INT64, []),
+            info("going", TensorProto.BOOL, []),
+            info("total", TensorProto.FLOAT, [3]),
+        ],
+        [
+            info("go_on", TensorProto.BOOL, []),
+            info("more", TensorProto.FLOAT, [3]),
+            info("row", TensorProto.FLOAT, [3]),
+        ],
+    )
+    weights = {"bound": np.array(9, np.float32), "start": np.array(start)}
+    if most is not None:
+        weights["most"] = np.array(most)
+    node = helper.make_node(
+        "Loop", ["" if most is None else "most", "start", "x"], ["sum", "rows"], body=body
+    )
+    x = np.array([1, 2, 3], np.float32)
+    model = typed(make_model([node], {"x": x}, ["sum", "rows"], weights))
+    got, want = whole(model, tmp_path)(x=x), run_onnxruntime(model, {"x": x})
+    assert got["rows"].shape == want["rows"].shape
+    compare(got, want, 1e-9)
+
+
+def test_whole_model_of_torch(tmp_path: Path) -> None:
+    """Embedding, a stack, layer norm, a head: as torch.onnx writes them, in another batch size."""
+    torch.manual_seed(0)
+
+    class Model(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = torch.nn.Embedding(20, 8)
+            self.lstm = torch.nn.LSTM(8, 17, 2, batch_first=True, bidirectional=True)
+            self.norm = torch.nn.LayerNorm(34)
+            self.head = torch.nn.Linear(34, 5)
+
+        def forward(self, ids: Any) -> Any:
+            y, (h_n, _) = self.lstm(self.embedding(ids))
+            return torch.softmax(self.head(torch.relu(self.norm(y.mean(1)))), -1), y[:, -1], h_n
+
+    model, path = Model().eval(), tmp_path / "whole.onnx"
+    names = ["p", "last", "h_n"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (torch.randint(0, 20, (3, 11)),),
+            str(path),
+            input_names=["ids"],
+            output_names=names,
+            dynamic_axes={"ids": {0: "B", 1: "T"}},
+            dynamo=False,
+        )
+    ours = cast(OnnxModel, load(path))
+    assert len(ours.layers) == 2
+    ids = torch.randint(0, 20, (2, 7))
+    with torch.no_grad():
+        want = dict(zip(names, (a.numpy() for a in model(ids)), strict=True))
+    compare(ours(ids=ids.numpy()), want, TOLERANCE)
+
+
 def node_case(op: str, arrays: list[Array], constants: list[Array], **attributes: Any) -> Any:
     names = [f"x{k}" for k in range(len(arrays))]
     weights = {f"k{k}": a for k, a in enumerate(constants)}
