@@ -41,13 +41,15 @@ class Part(NamedTuple):
     options: Mapping[str, Any] = {}
     x: str = "x"
     y: str = "y"
+    last: bool = False  # y is that of the last step
 
 
 class Model(NamedTuple):
     """A file of a package.
 
-    `sizes` are those of inputs whose shapes are open; `streams` says which output of a call is
-    which input of the next; `values` are inputs that are no random numbers.
+    `options` are for every load. `whole` is the model's own input and output, where it is no
+    graph. `sizes` are those of inputs whose shapes are open; `streams` says which output of a
+    call is which input of the next; `values` are inputs that are no random numbers.
     """
 
     package: str
@@ -56,6 +58,8 @@ class Model(NamedTuple):
     sizes: Mapping[str, tuple[int, ...]] = {}
     streams: Mapping[str, str] = {}
     values: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}
+    whole: Part | None = None
     quantized: bool = False  # its arithmetic is in integers there, in floats here
 
 
@@ -91,6 +95,64 @@ MODELS = [
         (Part("ddddocr_common_old", "LSTM_202_quant"),),
         {"input1": (1, 1, 64, 160)},
         quantized=True,
+    ),
+]
+
+ETHNICOLR = "ethnicolr==0.21.1"
+CHARS2VEC = "chars2vec==0.1.7"
+TEXTGENRNN = "textgenrnn==2.0.0"
+
+
+def ethnicolr(name: str, npz: str = "", inside: str = "lstm") -> Model:
+    """An Embedding, perhaps a convolution and a pool, an LSTM and a Dense layer with softmax."""
+    part = Part(npz, inside, y="y_last", last=True)
+    whole = Part(npz, x="ids", y="whole")
+    return Model(ETHNICOLR, f"**/{name}.h5", (part,) if npz else (), whole=whole if npz else None)
+
+
+MODELS += [
+    ethnicolr("census2000_ln_lstm", "ethnicolr_census2000_ln"),
+    ethnicolr("wiki_name_lstm", "ethnicolr_wiki_name"),
+    ethnicolr("nc_voter_name_lstm", "ethnicolr_nc_voter_name_lstm", "lstm_1"),
+    *(
+        ethnicolr(name)
+        for name in (
+            "census2010_ln_lstm",
+            "wiki_ln_lstm",
+            "fl_all_ln_lstm",
+            "fl_all_name_lstm",
+            "fl_all_ln_lstm_5_cat",
+            "fl_all_ln_lstm_5_cat_2022",
+            "fl_all_fullname_lstm_5_cat",
+            "fl_all_fullname_lstm_5_cat_2022",
+            "nc_voter_name_race_lstm",
+            "nc_voter_name_race_lstm_oversample",
+            "nc_voter_name_lstm_oversample",
+            "nc_voter_name_hispanic_lstm",
+        )
+    ),
+    *(
+        Model(
+            CHARS2VEC,
+            "**/eng_50/weights.h5",
+            (Part(f"chars2vec_eng_50_{name}", options=option, y="y_last", last=True),),
+            options=option,
+        )
+        for name in ("hard_sigmoid", "sigmoid")
+        for option in ({"recurrent_activation": name},)
+    ),
+    Model(
+        TEXTGENRNN,
+        "**/textgenrnn_weights.hdf5",
+        (Part("textgenrnn", "rnn_1", y="y_l0"), Part("textgenrnn")),
+    ),
+    Model(
+        "crema==0.2.0",
+        "**/chord/model.h5",
+        (
+            Part("crema_chord", "bidirectional_1", x="x_l0", y="y_l0"),
+            Part("crema_chord", "bidirectional_2", x="x_l1"),
+        ),
     ),
 ]
 
@@ -173,7 +235,8 @@ def compare_part(part: Part, path: Path, cases: Path) -> float:
     layer: Any = cylstm.load(path, part.inside, **part.options)
     with np.load(cases / "models" / f"{part.npz}.npz") as arrays:
         x, want = arrays[part.x], arrays[part.y]
-    y = np.asarray(layer(x)[0])
+    y = np.asarray(layer(x.astype(layer.dtype))[0])
+    y = y[:, -1] if part.last else y
     if want.ndim == 4:  # (T, D, B, H), as ONNX has it
         want = want.swapaxes(1, 2).reshape(y.shape)
     return relative(y, want)
@@ -185,7 +248,7 @@ def run(model: Model, folder: Path, cases: Path | None) -> Row:
     row, refused, errors = Row(model, layers=len(contents.layers)), [], [0.0]
     for layer in contents.layers:
         try:
-            cylstm.load(path, layer.path)
+            cylstm.load(path, layer.path, **model.options)
             row = row._replace(loaded=row.loaded + 1)
         except ValueError as error:
             refused.append(str(error))
@@ -197,12 +260,28 @@ def run(model: Model, folder: Path, cases: Path | None) -> Row:
             row = row._replace(whole="whole", times=times)
         except ValueError as error:
             refused.append(str(error))
+    else:
+        ours = _sequential(path)
+        row = row._replace(whole="whole" if ours is not None else "")
+        if ours is not None and model.whole and cases:
+            with np.load(cases / "models" / f"{model.whole.npz}.npz") as arrays:
+                x, want = arrays[model.whole.x], arrays[model.whole.y]
+            errors.append(relative(ours(x), want))
     for part in model.parts if cases else ():
         try:
             errors.append(compare_part(part, path, cases or Path()))
         except ValueError as error:
             refused.append(str(error))
     return row._replace(difference=max(errors), refused="; ".join(refused))
+
+
+def _sequential(path: Path) -> cylstm.Sequential | None:
+    """The file's whole model, where it has more than recurrent layers and all of it is here."""
+    try:
+        ours = cylstm.load(path)
+    except ValueError:  # said of each layer
+        return None
+    return ours if isinstance(ours, cylstm.Sequential) else None
 
 
 def main() -> int:

@@ -122,7 +122,7 @@ def contents(model: Model, chosen: Mapping[str, str]) -> Contents:
         whole = built
         if wrong:
             around += f"; not as a whole: {'; '.join(wrong)}"
-            if len(layers) != 1:
+            if len(layers) != 1 or layers[0].problem in (BACKWARDS, MERGED):
                 whole = keras_layers.refusal(wrong, [layer.path for layer in layers])
     return Contents(f"{model.form}, version {model.version}", tuple(layers), around, whole)
 

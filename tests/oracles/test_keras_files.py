@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ CELLS = [
 ]
 
 
+RESETS_FIRST = "GRU" in CELLS and "reset_after" in signature(vars(cylstm)["GRU"]).parameters
+
+
 def random_stack(seed: int) -> tuple[Any, Any]:
     """A model of one to four recurrent layers, now and then with something between them."""
     draw = random.Random(seed)
@@ -110,7 +114,7 @@ def random_stack(seed: int) -> tuple[Any, Any]:
     for number in range(depth):
         if not same:
             units, both, cell = draw.choice([1, 4, 7, 17]), draw.random() < 0.4, draw.choice(CELLS)
-        more = {"reset_after": draw.random() < 0.5} if cell == "GRU" else {}
+        more = {"reset_after": draw.random() < 0.5 or not RESETS_FIRST} if cell == "GRU" else {}
         layer = getattr(layers, cell)(
             units,
             return_sequences=number < depth - 1 or draw.random() < 0.5,
