@@ -10,12 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from . import __version__, convert, files
 from .config import show_config
+from .convert.onnx_graph import OnnxModel
 from .sequential import Sequential
 from .weights import Array
 
@@ -95,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--steps", type=int, default=100, help="T of a random input")
         sub.add_argument("--batch", type=int, default=1, help="B of a random input")
         sub.add_argument("--seed", type=int, default=0, help="of a random input")
+        sub.add_argument(
+            "--shape",
+            metavar="NAME=N,N,...",
+            action="append",
+            default=[],
+            help="of a random input of an ONNX graph, whose open axes are all --batch; repeatable",
+        )
 
     command("info", _info, "say which kernels and which packages are here")
     sub = command("inspect", _inspect, "say what a model's file holds, without loading it")
@@ -113,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
         _run,
         "run a model over a file of inputs",
         "x is (B, T, F), or (T, F) for one sequence, or ids; .npz may hold lengths and x, .csv is "
-        "one sequence, a row for each time step. Float inputs are converted to the model's dtype.",
+        "one sequence, a row for each time step. Float inputs are converted to the model's dtype. "
+        "An ONNX graph takes an .npz of its inputs and gives one of its outputs, by their names.",
     )
     model(sub)
     sub.add_argument("input", help=".npy, .npz or .csv")
@@ -210,6 +219,8 @@ def _convert(given: argparse.Namespace) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     model = _load(given)
+    if isinstance(model, OnnxModel):
+        return _run_graph(given, model)
     x, lengths, single = _input(given.input, model)
     began = time.perf_counter()
     y = _predict(model, x, lengths, given.batch_size, _bar(len(x), given.quiet or given.json))
@@ -223,16 +234,16 @@ def _run(given: argparse.Namespace) -> int:
 
 def _check(given: argparse.Namespace) -> int:
     model = _load(given)
-    inputs = {"random": _random_input(given, model)}
-    if given.input:
-        inputs[given.input] = _input(given.input, model)[0]
     peer = PEERS[given.against](given, model)
-    worst = {}
-    for name, x in inputs.items():
-        ours, theirs = _predict(model, x), np.asarray(peer(x))
-        if ours.shape != theirs.shape:
-            raise Refused(f"{name}: y has shape {ours.shape} here and {theirs.shape} there")
-        worst[name] = float(np.max(np.abs(ours - theirs), initial=0.0))
+    if isinstance(model, OnnxModel):
+        worst = _compare_graph(given, model, peer)
+    else:
+        worst = {}
+        inputs = {"random": _random_input(given, model)}
+        if given.input:
+            inputs[given.input] = _input(given.input, model)[0]
+        for name, x in inputs.items():
+            worst[name] = _difference(name, _predict(model, x), peer(x))
     passed = all(difference <= given.tolerance for difference in worst.values())  # nan: no
     told = {"against": given.against, "differences": worst, "tolerance": given.tolerance}
     text = "\n".join(f"{name}: largest difference {value:.3g}" for name, value in worst.items())
@@ -243,6 +254,8 @@ def _check(given: argparse.Namespace) -> int:
 
 def _bench(given: argparse.Namespace) -> int:
     model = _load(given)
+    if isinstance(model, OnnxModel):
+        return _bench_graph(given, model)
     x = _random_input(given, model)
     rows: dict[str, float | str] = {
         "call": _timed(lambda: _predict(model, x, threads=given.threads), given.seconds)
@@ -297,13 +310,19 @@ def _onnx_peer(given: argparse.Namespace, model: Any) -> Callable[[Array], Any]:
     if given.inside:
         raise Refused("onnxruntime runs the whole file, without --inside")
     session = runtime.InferenceSession(given.model, providers=["CPUExecutionProvider"])
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        names = ", ".join(one.name for one in inputs)
-        raise Refused(f"the graph has the inputs {names}; only one with a single input is checked")
+    if isinstance(model, OnnxModel):
+        return lambda x: session.run([port.name for port in model.outputs], x)
+    first, *others = session.get_inputs()
 
     def run(x: Array) -> Any:
-        y = session.run(None, {inputs[0].name: _as_laid_out(model, x)})[0]
+        fed = {first.name: _as_laid_out(model, x)}
+        for one in others:  # states of zeros, and lengths, which are whole
+            shape = [n if isinstance(n, int) else len(x) for n in one.shape]
+            whole = one.type == "tensor(int32)"
+            fed[one.name] = (
+                np.full(shape, x.shape[1], np.int32) if whole else np.zeros(shape, x.dtype)
+            )
+        y = session.run(None, fed)[0]
         if y.ndim == 4:  # ONNX's Y (T, D, B, H), or (B, T, D, H)
             y = y.swapaxes(1, 2) if y.shape[1] <= 2 and y.shape[2] == len(x) else y
             y = y.reshape(*y.shape[:2], -1)
@@ -315,7 +334,96 @@ def _onnx_peer(given: argparse.Namespace, model: Any) -> Callable[[Array], Any]:
 PEERS = {"torch": _torch_peer, "keras": _keras_peer, "onnxruntime": _onnx_peer}
 
 
+# ------------------------------------------------------------------------------- ONNX graphs
+
+
+def _run_graph(given: argparse.Namespace, model: OnnxModel) -> int:
+    inputs = _graph_file(given.input, model)
+    began = time.perf_counter()
+    outputs = model.run(inputs)
+    seconds = time.perf_counter() - began
+    if given.output.endswith(".npz"):
+        np.savez(given.output, **cast("dict[str, Any]", outputs))
+    elif len(outputs) == 1:
+        _output(given.output, *outputs.values())
+    else:
+        raise Refused(f"{given.output}: expected .npz, for {', '.join(outputs)}")
+    shapes = {name: list(y.shape) for name, y in outputs.items()}
+    told = {"output": given.output, "shapes": shapes, "seconds": seconds}
+    listed = ", ".join(f"{name} {y.shape} {y.dtype}" for name, y in outputs.items())
+    _tell(given, told, f"{given.output}: {listed} in {seconds:.3g} s")
+    return 0
+
+
+def _compare_graph(
+    given: argparse.Namespace, model: OnnxModel, peer: Callable[[Any], Any]
+) -> dict[str, float]:
+    """The largest difference of every output, on random input or on a file's."""
+    inputs = _graph_file(given.input, model) if given.input else _random_graph(given, model)
+    ours = model.run(inputs)  # ours checks them first
+    return {
+        name: _difference(name, y, theirs)
+        for (name, y), theirs in zip(ours.items(), peer(cast(Any, inputs)))
+    }
+
+
+def _bench_graph(given: argparse.Namespace, model: OnnxModel) -> int:
+    inputs = _random_graph(given, model)
+    rows: dict[str, float | str] = {"call": _timed(lambda: model.run(inputs), given.seconds)}
+    if _version("onnxruntime") is not None:
+        run = _onnx_peer(given, model)
+        rows["call, onnxruntime"] = _timed(lambda: run(cast(Any, inputs)), given.seconds)
+    shapes = {name: list(x.shape) for name, x in inputs.items()}
+    width = max(map(len, rows))
+    lines = [", ".join(f"{name} {x.shape}" for name, x in inputs.items())] + [
+        f"{n:<{width}}  {_duration(v) if isinstance(v, float) else v}" for n, v in rows.items()
+    ]
+    _tell(given, {"shapes": shapes, "seconds": rows}, "\n".join(lines))
+    return 0
+
+
+def _graph_file(name: str, model: OnnxModel) -> dict[str, Array]:
+    """A file's arrays by the names of the graph's inputs."""
+    if name.endswith(".npz"):
+        with np.load(name) as held:
+            arrays = dict(held)
+    elif name.endswith(".npy") and len(model.inputs) == 1:
+        arrays = {model.inputs[0].name: np.load(name)}
+    else:
+        names = ", ".join(port.name for port in model.inputs)
+        raise Refused(f"{name}: expected .npz, with {names}")
+    for port in model.inputs:
+        array = arrays.get(port.name)
+        if array is not None and array.dtype.kind == "f" and port.dtype is not None:
+            arrays[port.name] = array.astype(port.dtype, copy=False)
+    return arrays
+
+
+def _random_graph(given: argparse.Namespace, model: OnnxModel) -> dict[str, Array]:
+    rng = np.random.default_rng(given.seed)
+    shapes = dict(text.partition("=")[::2] for text in given.shape)
+    inputs = {}
+    for port in model.inputs:
+        if port.dtype is None or (port.shape is None and port.name not in shapes):
+            raise Refused(f"the shape of input {port.name!r} is not known; say --shape or --input")
+        if port.dtype.kind != "f":
+            raise Refused(f"input {port.name!r} is of {port.dtype}: give arrays by --input")
+        if port.name in shapes:
+            shape = [int(n) for n in shapes[port.name].split(",")]
+        else:
+            shape = [given.batch if n is None else n for n in port.shape or ()]
+        inputs[port.name] = rng.standard_normal(shape).astype(port.dtype)
+    return inputs
+
+
 # ------------------------------------------------------------------------------- details
+
+
+def _difference(name: str, ours: Array, theirs: Any) -> float:
+    theirs = np.asarray(theirs)
+    if ours.shape != theirs.shape:
+        raise Refused(f"{name}: shape {ours.shape} here and {theirs.shape} there")
+    return float(np.max(np.abs(ours - theirs), initial=0.0))
 
 
 def _load(given: argparse.Namespace) -> Any:

@@ -1,0 +1,108 @@
+"""The command on ONNX files: graphs of many inputs, and stacks with states."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import cylstm
+from cylstm.cli import main
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """y = relu(LSTM(x)) with its state as an input and an output."""
+    path = tmp_path / "graph.onnx"
+    cylstm.to_onnx(cylstm.LSTM(3, 7, seed=1), path)
+    model = onnx.load(path)
+    model.graph.node.append(helper.make_node("Relu", ["y"], ["z"]))
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("z", TensorProto.FLOAT, ["T", "B", 7])
+    )
+    onnx.save(model, path)
+    return path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_check(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, "check", str(graph), "--against", "onnxruntime", "--batch", "3")
+    assert list(found["differences"]) == ["z", "h_n", "c_n"]
+    assert found["passed"]
+    shape = ("--shape", "x=5,2,3", "--shape", "h_0=1,2,7", "--shape", "c_0=1,2,7")
+    assert told(capsys, "check", str(graph), "--against", "onnxruntime", *shape)["passed"]
+
+
+def test_check_finds_a_difference(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        cylstm.cli.PEERS,
+        "onnxruntime",
+        lambda given, model: lambda x: [y + 1e-3 for y in model.run(x).values()],
+    )
+    assert main(["check", str(graph), "--against", "onnxruntime"]) == 1
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["states", "lengths"])
+def test_check_of_a_stack_with_states(
+    lengths: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stack.onnx"
+    cylstm.to_onnx(cylstm.LSTM(3, 7, 2, batch_first=True), path, lengths=lengths)
+    found = told(
+        capsys, "check", str(path), "--against", "onnxruntime", "--batch", "3", "--steps", "5"
+    )
+    assert found["passed"]
+
+
+def test_run(graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    inputs = {"x": (5, 2, 3), "h_0": (1, 2, 7), "c_0": (1, 2, 7)}
+    arrays: dict[str, Any] = {name: rng.standard_normal(shape) for name, shape in inputs.items()}
+    np.savez(tmp_path / "in.npz", **arrays)  # float64: converted
+    out = tmp_path / "out.npz"
+    found = told(capsys, "run", str(graph), str(tmp_path / "in.npz"), "-o", str(out))
+    assert found["shapes"] == {"z": [5, 2, 7], "h_n": [1, 2, 7], "c_n": [1, 2, 7]}
+    model: Any = cylstm.load(graph)
+    want = model.run({name: a.astype(np.float32) for name, a in arrays.items()})
+    with np.load(out) as got:
+        assert all(np.array_equal(got[name], want[name]) for name in want)
+
+
+def test_bench(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, "bench", str(graph), "--seconds", "0.01")
+    assert set(found["seconds"]) == {"call", "call, onnxruntime"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "in.npy", "-o", "y.npz"], "expected .npz, with x, h_0, c_0"),
+        (["run", "in.npz", "-o", "y.npy"], "expected .npz, for z, h_n, c_n"),
+        (["run", "short.npz", "-o", "y.npz"], "input 'h_0' is missing"),
+        (["check", "--against", "onnxruntime", "--shape", "x=5,2,4"], "x has shape"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    arguments: list[str],
+    message: str,
+    graph: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(graph.parent)
+    x, state = np.zeros((5, 2, 3)), np.zeros((1, 2, 7))
+    np.savez("in.npz", x=x, h_0=state, c_0=state)
+    np.savez("short.npz", x=x)
+    np.save("in.npy", x)
+    assert main([arguments[0], graph.name, *arguments[1:]]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
