@@ -2,7 +2,7 @@
 
 from . import losses, optim, steps
 from .config import get_num_threads, set_num_threads, show_config
-from .convert import from_keras, inspect, load
+from .convert import from_keras, from_torch, inspect, load
 from .convert.write import to_keras, to_onnx, to_torch
 from .files import save
 from .layers import LSTM
@@ -16,6 +16,7 @@ __all__ = [
     "Linear",
     "Sequential",
     "from_keras",
+    "from_torch",
     "get_include",
     "get_num_threads",
     "inspect",

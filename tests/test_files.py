@@ -343,7 +343,7 @@ def test_what_can_be_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "metadata, tensors, text",
     [
-        ({"format": None}, {}, "not written by cylstm.save: its metadata has no cylstm.format"),
+        ({"format": None}, {}, "no recurrent layer in this safetensors file"),
         ({"format": "2"}, {}, "format '2', this version reads '1'"),
         ({"class": "Conv"}, {}, "class 'Conv', expected one of LSTM, Linear"),
         ({"class": None}, {}, "class '', expected one of LSTM, Linear"),
@@ -387,7 +387,7 @@ def test_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "a"
     for dtype in ("float32", "float16", "int64"):
         safetensors.numpy.save_file({"weight": np.zeros((2, 3), dtype)}, path)
-        with pytest.raises(ValueError, match="not written by cylstm.save"):
+        with pytest.raises(ValueError, match="no recurrent layer in this safetensors file"):
             cylstm.load(path)
 
 

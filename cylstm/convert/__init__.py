@@ -39,8 +39,13 @@ def _is_safetensors(source: Source) -> bool:
 
 
 def _is_torch(source: Source) -> bool:
-    old = source.head.startswith(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.")
-    return old or any(name.endswith("/data.pkl") for name in source.names)
+    """An archive of torch.save, or a pickle of protocol 2 or later, as before 1.6."""
+    is_pickle = source.head[:1] == b"\x80" and source.head[1:2] in (b"\2", b"\3", b"\4", b"\5")
+    return is_pickle or any(name.endswith("/data.pkl") for name in source.names)
+
+
+def _is_numpy(source: Source) -> bool:
+    return bool(source.names) and all(name.endswith(".npy") for name in source.names)
 
 
 def _is_keras(source: Source) -> bool:
@@ -57,6 +62,7 @@ def _is_onnx(source: Source) -> bool:
 READERS = (
     Reader("safetensors", "safetensors", _is_safetensors),
     Reader("PyTorch", "torch", _is_torch),
+    Reader("NumPy", "npz", _is_numpy),
     Reader("Keras", "keras", _is_keras),
     Reader("ONNX", "onnx", _is_onnx),
 )
@@ -126,6 +132,32 @@ def from_keras(live: Any) -> Any:
     from .keras import from_keras
 
     return from_keras(live)
+
+
+def from_torch(module: Any, inside: str | None = None, **options: Any) -> Any:
+    """Return a live torch.nn.LSTM, GRU, RNN or cell as a module of cylstm, with its weights of now.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The layer itself, or a model around it.
+    inside : str or None
+        The path of one recurrent layer within the model, as `model.named_modules()` has it.
+    options : further arguments of the constructor, as for `load`
+        batch_first, dropout and an RNN's nonlinearity are the module's own.
+
+    Raises
+    ------
+    ValueError
+        There is no recurrent layer in it, or several of which none was chosen, or one that cylstm
+        does not have.
+    TypeError
+        An option that the module does not know.
+    """
+    from .found import build
+    from .torch import from_live
+
+    return build(from_live(module).find(inside), **options)
 
 
 def _module(reader: Reader) -> Any:

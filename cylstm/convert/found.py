@@ -141,16 +141,17 @@ class Contents:
     whole: Callable[..., Any] | None = None
 
     def find(self, inside: str | None) -> Recurrent:
-        """Return the layer of this path, by default the only one."""
+        """Return the layer of this path, or the only one that ends so, or the only one at all."""
         paths = [layer.path for layer in self.layers]
         if inside is not None:
             every = [one for layer in self.layers for one in (layer, *layer.parts)]
-            for layer in every:
-                if layer.path == inside:
-                    return layer
-            raise ValueError(
-                f"no recurrent layer {inside!r}, {_choice([layer.path for layer in every])}"
-            )
+            fits = [layer for layer in every if layer.path == inside] or [
+                layer for layer in every if layer.path.endswith(f".{inside}")
+            ]
+            if len(fits) != 1:
+                found = f"{len(fits)} recurrent layers end in" if fits else "no recurrent layer"
+                raise ValueError(f"{found} {inside!r}, {_choice([layer.path for layer in every])}")
+            return fits[0]
         if len(paths) != 1:
             raise ValueError(
                 f"{len(paths)} recurrent layers, {_choice(paths)}: "

@@ -54,23 +54,33 @@ class Source:
         What it claims and what comes out are both held to `most`, so that an archive cannot unpack
         to more than the caller is ready for.
         """
+        info = self._info(name)
+        if info.file_size > most:
+            raise ValueError(f"{name} has {info.file_size} bytes, expected at most {most}")
+        content = self.start(name, most + 1)
+        if len(content) > most:
+            raise ValueError(f"{name} has more than {most} bytes")
+        return content
+
+    def start(self, name: str, count: int) -> bytes:
+        """Return the first `count` bytes of a member, or all."""
         assert self.zip is not None
         try:
-            if (claimed := self.zip.getinfo(name).file_size) > most:
-                raise ValueError(f"{name} has {claimed} bytes, expected at most {most}")
-            with self.zip.open(name) as file:
-                content = file.read(most + 1)
-        except KeyError:
-            raise ValueError(f"the archive has no {name}") from None
+            with self.zip.open(self._info(name)) as file:
+                return file.read(count)
         except ValueError:
             raise
         except (
             Exception
         ) as error:  # zlib.error, BadZipFile, EOFError, RuntimeError (encrypted), ...
             raise ValueError(f"{name} can't be read: {error}") from error
-        if len(content) > most:
-            raise ValueError(f"{name} has more than {most} bytes")
-        return content
+
+    def _info(self, name: str) -> zipfile.ZipInfo:
+        assert self.zip is not None
+        try:
+            return self.zip.getinfo(name)
+        except KeyError:
+            raise ValueError(f"the archive has no {name}") from None
 
 
 class _Bounded(io.RawIOBase):

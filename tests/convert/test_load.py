@@ -100,12 +100,15 @@ def test_what_does_not_load(fields: dict[str, Any], message: str) -> None:
 
 
 def test_one_of_several() -> None:
-    contents = Contents("test", (layer("encoder.rnn"), layer("decoder.rnn")))
+    contents = Contents("test", (layer("encoder.rnn"), layer("decoder.rnn"), layer("a.rnn2")))
     assert contents.find("decoder.rnn") is contents.layers[1]
-    with pytest.raises(ValueError, match="2 recurrent layers, expected one of 'encoder.rnn', 'dec"):
-        contents.find(None)
-    with pytest.raises(ValueError, match="no recurrent layer 'rnn', expected one of 'encoder.rnn'"):
+    assert contents.find("rnn2") is contents.layers[2]
+    with pytest.raises(ValueError, match="2 recurrent layers end in 'rnn', expected one of"):
         contents.find("rnn")
+    with pytest.raises(ValueError, match="3 recurrent layers, expected one of 'encoder.rnn', 'dec"):
+        contents.find(None)
+    with pytest.raises(ValueError, match="no recurrent layer 'x', expected one of 'enc"):
+        contents.find("x")
     assert Contents("test", (layer("only"),)).find(None).path == "only"
     with pytest.raises(ValueError, match="no recurrent layer in this test file"):
         Contents("test", ()).find(None)
