@@ -1,4 +1,4 @@
-# make test          the light suite: NumPy, SciPy, pytest, hypothesis, safetensors
+# make test          the light suite: NumPy, SciPy, pandas, pytest, hypothesis, safetensors
 # make demo          the forecasting example; CSV=file COLUMN=name for your own data
 # make test-oracles  against PyTorch, ONNX Runtime and Keras, then the light suite on every ISA and on BLAS
 # make conformance  CASES=folder: other projects' cases, through ONNX files and by their weights

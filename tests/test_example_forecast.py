@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import math
 import sys
@@ -20,6 +21,7 @@ MODULES = "series", "model", "forecast", "figure"
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The example's modules, imported as `python forecast.py` does."""
+    pytest.importorskip("pandas")
     monkeypatch.syspath_prepend(EXAMPLE)
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES[:3]})
     for name in MODULES:
@@ -227,38 +229,179 @@ def test_steps_of_dates(
     assert series.time(1) == np.datetime64(second.replace("/", "-"))
 
 
+# As people's programs write them: the same three values of three months, or what is said of them.
+TABLES = {
+    "Excel in Germany": "Datum;Umsatz in €|01.01.2001;1.234,50|01.02.2001;2.000,00|01.03.2001;3,25",
+    "Excel in the US": 'Date,Sales|01/31/2001,"$1,234.50"|02/28/2001,"$2,000.00"|03/31/2001,$3.25',
+    "Swiss": "Monat\tCHF|01.2001\t1'234.50|02.2001\t2’000.00|03.2001\t3.25",
+    "French": "mois;prix|2001-01;1\u202f234,50 €|2001-02;2\u00a0000,00 €|2001-03;3,25 €",
+    "months by name": "month;note;x|Jan 2001;a;1234.5|Feb 2001;b;2000|Mar 2001;c;3.25",
+    "falling": "month,x|2001-03,3.25|2001-02,2000|2001-01,1234.5",
+    "unsorted": "month,x|2001-02,2000|2001-03,3.25|2001-01,1234.5",
+    "a last separator": "month;x;|2001-01;1234,5;|2001-02;2000;|2001-03;3,25;",
+    "compact dates": "day,x|20010101,1234.5|20010201,2000|20010301,3.25",
+    "separators in text": 'month,note,x|2001-01,"a, b; c",1234.5|2001-02,"",2000|2001-03,d,3.25',
+    "units": "month,x|2001-01,1234.5 EUR|2001-02,USD 2000|2001-03,3.25%",
+    "ends": "month,x|2000-12,|2001-01,1234.5|2001-02,2000|2001-03,3.25|2001-04,n/a",
+    "UTC": "t,x|2001-01-01T00:00:00Z,1234.5|2001-02-01T00:00:00Z,2000|2001-03-01T00:00:00Z,3.25",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_people(example: Any, tmp_path: Path, name: str, encoding: str) -> None:
+    try:
+        content = TABLES[name].replace("|", "\r\n").encode(encoding)
+    except UnicodeEncodeError:  # Latin-1 has no narrow space
+        content = TABLES[name].replace("|", "\n").replace("\u202f", "\u00a0").encode(encoding)
+    for compressed in (False, True):
+        path = tmp_path / "a.csv"
+        path.write_bytes(gzip.compress(content) if compressed else content)
+        series = example.series.read_csv(path)
+        assert series.values.tolist() == [1234.5, 2000, 3.25]
+        assert (series.step, str(series.time(0))) == ("month", "2001-01")
+
+
+def test_what_was_read_is_told(example: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(
+        "Datum;Umsatz in €\n08.01.2001;1,5\n07.01.2001;2,5\n06.01.2001;3,5\n05.01.2001;4,5\n"
+        "04.01.2001;5,5\n03.01.2001;\n02.01.2001;7,5\n31.12.2000;9,5\n30.12.2000;10,5\n"
+        "29.12.2000;11,5\n28.12.2000;\n".encode("cp1252")
+    )
+    series = example.series.read_csv(path, "umsatz in €")
+    assert series.name == "Umsatz in €"
+    assert series.values.tolist() == [11.5 - k for k in range(11)]
+    assert series.notes == (
+        "Latin-1, cells between semicolons, decimal ',', 11 rows",
+        "dates in 'Datum' as day.month.year, falling: days",
+        "left out: 1 rows without values at the ends",
+        "missing and filled by straight lines: 2001-01-01, 2001-01-03",
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator", "decimal", "values"),
+    [
+        (["1,234", "2,345"], ";", None, [1.234, 2.345]),
+        (["1,234", "2,345"], "\t", None, [1234, 2345]),
+        (["1,234", "2,345"], ";", ".", [1234, 2345]),
+        (["1.234", "2.345"], ";", None, [1.234, 2.345]),
+        (["1.234", "2.345"], ";", ",", [1234, 2345]),
+        (["1.234", "2.345,5"], ";", None, [1234, 2345.5]),
+        (["1,234", "0,5"], "\t", None, [1.234, 0.5]),
+        (["1,234,567", "12"], "\t", None, [1234567, 12]),
+        (["0,123", "1,234"], "\t", None, [0.123, 1.234]),
+        (["(1.5)", "2.5-"], ";", None, [-1.5, -2.5]),
+        (["−1.5", "+2e3"], ";", None, [-1.5, 2000]),
+    ],
+)
+def test_decimal_signs(
+    example: Any,
+    tmp_path: Path,
+    cells: list[str],
+    separator: str,
+    decimal: Any,
+    values: list[float],
+) -> None:
+    rows = [f"2001-0{k}{separator}{cell}" for k, cell in enumerate(cells, 1)]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([f"month{separator}x", *rows]) + "\n", encoding="utf-8")
+    series = example.series.read_csv(path, decimal=decimal)
+    assert series.values.tolist() == values
+    assert f"decimal '{decimal}'" in series.notes[0] or decimal is None
+
+
+@pytest.mark.parametrize(
+    ("dates", "step", "season", "after"),
+    [
+        (["2001-Q1", "2001-Q2", "2001-Q3"], "quarter", 4, "2001-10"),
+        (["Q4 2000", "Q1 2001", "Q2 2001"], "quarter", 4, "2001-07"),
+        (["2001-03-31", "2001-06-30", "2001-09-30"], "quarter", 4, "2001-12"),
+        (["1999", "2000", "2001"], "year", 1, "2002"),
+        (["2001-01-31", "2001-02-28", "2001-03-31"], "month", 12, "2001-04"),
+        (["2001-01-01 00:00", "2001-01-01 00:15", "2001-01-01 00:30"], "quarter hour", 96,
+         "2001-01-01T00:45"),
+        (["03/04/2001", "04/04/2001", "05/04/2001"], "day", 7, "2001-04-06"),
+        (["04/03/2001", "04/04/2001", "04/05/2001"], "day", 7, "2001-04-06"),
+        (["2001-01-01", "2001-01-08", "2001-01-15"], "week", 52, "2001-01-22"),
+    ],
+)  # fmt: skip
+def test_forms_and_steps_of_dates(
+    example: Any, tmp_path: Path, dates: list[str], step: str, season: int, after: str
+) -> None:
+    path = tmp_path / "a.csv"
+    for order in (1, -1):
+        rows = [f"{date},{k}" for k, date in enumerate(dates)][::order]
+        path.write_text("\n".join(["when,x", *rows]) + "\n")
+        series = example.series.read_csv(path)
+        assert (series.step, series.season) == (step, season)
+        assert str(series.time(3)) == after
+        assert series.values.tolist() == [0, 1, 2]
+
+
+def test_business_days_and_holidays(example: Any, tmp_path: Path) -> None:
+    days = np.arange("2001-01-01", "2001-03-01", dtype="M8[D]")
+    days = days[np.is_busday(days)]
+    values = np.arange(len(days), dtype=float)
+    rows = [f"{day},{value}" for k, (day, value) in enumerate(zip(days, values)) if k != 10]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["day,close", *rows]) + "\n")
+    series = example.series.read_csv(path)
+    assert (series.step, series.season) == ("business day", 5)
+    np.testing.assert_allclose(series.values, values)
+    assert [str(day) for day in series.time(np.arange(len(days)))] == [str(day) for day in days]
+    assert f"filled by straight lines: {days[10]}" in series.notes[-1]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "# note\nmonth,x\n2001-01,1\n\n2001-02,\n2001-03,abc\n",
-            "line 5: no value; line 6: 'abc'",
-        ),
-        ("month,x\n2001-01,1\n2001-02,nan\n", "line 3: 'nan' is not a number"),
-        ("month,x\n2001-01,1\n2001-02,3\n2001-04,2\n2001-05,2\n", "line 4: 2001-04 is not the"),
+        ("# note\nmonth,x\n2001-01,1\n\n2001-02,x1\n2001-03,abc\n2001-04,2\n2001-05,3\n",
+         "column 'x': line 5: 'x1' is not a number (decimal sign '.'); line 6: 'abc' is not"),
+        ("month;Umsatz in €\n2001-01;1,5\n2001-02;12 Stück\n2001-03;2,5\n",
+         "column 'Umsatz in €': line 3: '12 Stück' is not a number (decimal sign ',')"),
+        ("month;x\n2001-01;1,5\n2001-02;1.5\n2001-03;2,5\n", "line 3: '1.5' is not a number"),
+        ("month,x\n2001-01,1\n2001-02,\n2001-03,\n2001-04,2\n",
+         "column 'x': 2 of 4 steps have no value, at most 20% are filled"),
+        ("month,x\n2001-01,1\n2001-02,1\n2001-03,2\n2001-09,3\n",
+         "column 'x': 5 of 9 steps have no value"),
+        ("month,x\n2001-01,\n2001-02,nan\n", "column 'x' has no values"),
         ("month,x\n2001-01,1\n,3\n", "column 'month': line 3: no value"),
+        ("month,x\n2001-01,1\nlater,3\n", "line 3: 'later' is not a date like 2001-01"),
+        ("month,x\n2001-01,1\n2001-02,2\n2001-02,3\n2001-03,3\n",
+         "column 'month': lines 3 and 4 are of the same month, 2001-02"),
         ("month,x\n2001-01,1\n2001-02,3,4\n", "line 3: 3 cells, expected 2"),
         ("month,x,y\n2001-01,1,2\n2001-02,3,4\n", "which column? There are: x, y"),
+        ("month,x,x\n2001-01,1,2\n2001-02,3,4\n", "line 1: two columns of one name"),
         ("month,x\n2001-01,a\n2001-02,b\n", "There are: none"),
         ("2001-01,1\n2001-02,3\n2001-03,3\n", "line 1: expected the columns' names"),
-        ("month,x\n2001-01,1\n2021-01,3\n", "dates 7305 days apart"),
+        ("month,x\n2001-01,1\n2021-01,3\n", "column 'month': dates 7305 days apart"),
         ("month,x\n2001-02-28,1\n2001-02-30,3\n", "2001-02-30"),
         ("month,x\n", "1 lines are too few"),
         ("", "0 lines are too few"),
     ],
-)
+)  # fmt: skip
 def test_bad_csv(example: Any, tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(example.series.DataError) as caught:
-        example.series.read_csv(path)
+        named = "Umsatz in €" if "Umsatz" in text else "x"
+        example.series.read_csv(path, None if "There are" in message else named)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
 
 
 def test_many_bad_cells_are_counted(example: Any, tmp_path: Path) -> None:
-    with pytest.raises(example.series.DataError, match=r"line 6: no value; and 35 more$"):
-        example.series.read_csv(write(tmp_path / "a.csv", [""] * 39 + [1, ""]))
+    with pytest.raises(example.series.DataError, match=r"line 6: 'a' is not .*; and 34 more$"):
+        example.series.read_csv(write(tmp_path / "a.csv", ["a"] * 39 + [1]), "level")
+
+
+def test_broken_gzip(example: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"month,x\n2001-01,1\n")[:-5])
+    with pytest.raises(example.series.DataError, match="cannot read"):
+        example.series.read_csv(path)
 
 
 def test_errors_reach_the_terminal(
@@ -270,7 +413,7 @@ def test_errors_reach_the_terminal(
     said = capsys.readouterr().err
     assert "120 values are too few" in said and "need at least 121" in said
     assert main(["--csv", str(short), "--column", "nothing"]) == 2
-    assert "named 'nothing'. There are: level" in capsys.readouterr().err
+    assert "no column is named 'nothing'. There are: level" in capsys.readouterr().err
     assert main(["--csv", str(tmp_path / "absent.csv")]) == 2
     assert "cannot read" in capsys.readouterr().err
     with pytest.raises(SystemExit):

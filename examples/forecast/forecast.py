@@ -40,13 +40,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    series = read_csv(args.csv, args.column)
+    series = read_csv(args.csv, args.column, args.decimal)
     season = args.season or series.season
     horizon = args.horizon or max(2 * season, 12)
     values, n = series.values, len(series.values)
     first = first_held_out(n, season, horizon)
     seen, origins = values[:first], range(first, n - horizon + 1)
     print(f"{series.name}: {n} {series.step}s, {series.time(0)} to {series.time(n - 1)}")
+    for note in series.notes:
+        print(f"  {note}")
     print(f"season {season}; held out: the last {n - first}, from {series.time(first)} on")
 
     lstms = [train(seen, season, seed, args) for seed in range(args.seeds)]
@@ -146,6 +148,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--csv", type=Path, default=SHIPPED, metavar="FILE", help="with a header line")
     add("--column", metavar="NAME", help="needed if several columns have numbers")
+    add("--decimal", choices=".,", help="the decimal sign, where the numbers leave it open")
     add("--season", type=at_least_1, metavar="N", help="steps in a season; by default guessed")
     add("--horizon", type=at_least_1, metavar="N", help="steps to forecast; by default 2 seasons")
     add("--seeds", type=at_least_1, default=5, metavar="N", help="train and compare N networks")
