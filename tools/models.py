@@ -66,6 +66,7 @@ class Model(NamedTuple):
 SILERO = "silero-vad==6.2.3"
 DDDDOCR = "ddddocr==1.6.1"
 STATE = {"stateN": "state"}
+BATCH_FIRST = {"batch_first": True}
 
 
 def silero(name: str, rate: int | None, samples: int) -> Model:
@@ -96,6 +97,12 @@ MODELS = [
         {"input1": (1, 1, 64, 160)},
         quantized=True,
     ),
+    Model(SILERO, "**/silero_vad.jit", (Part("silero_v6_16k_sequence", "_model.decoder.rnn"),)),
+    Model(SILERO, "**/silero_vad_16k.safetensors"),
+    Model("Resemblyzer==0.1.4", "**/pretrained.pt", (Part("resemblyzer", options=BATCH_FIRST),)),
+    Model("nano-ocr==0.1.0", "**/nano_ocr_ftr.pth", (Part("nano_ocr", options=BATCH_FIRST),)),
+    Model("g2pM==0.1.2.5", "**/np_ckpt.pkl", (Part("g2pm", options=BATCH_FIRST),)),
+    Model("name2nat==0.5.1", "**/best-model.pt", (Part("name2nat"),)),
 ]
 
 ETHNICOLR = "ethnicolr==0.21.1"
