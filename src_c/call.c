@@ -3,7 +3,7 @@
 
 #include "cpu.h"
 
-enum { POLL_MILLISECONDS = 20 };
+enum { POLL_MILLISECONDS = 12 };
 /* Between looks at the clock: 0.2 ms, or 2 ms on the scalar set. */
 static const double CLOCK_FLOPS = 2e7;
 

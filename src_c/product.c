@@ -6,8 +6,8 @@
 
 const _Alignas(CYLSTM_ALIGN) double cylstm_zeros[PANEL_VECTORS * MAX_VL];
 
-/* A product longer than this is polled within: 14 ms or so, or 50 on the scalar set. */
-static const double PART_FLOPS_PER_LANE = 1e8;
+/* A product longer than this is polled within: 6 ms or so, or 20 on the scalar set. */
+static const double PART_FLOPS_PER_LANE = 4e7;
 
 static void multiply(struct cylstm_call *call, const struct cylstm_product *product)
 {

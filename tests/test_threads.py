@@ -506,6 +506,31 @@ def test_ctrl_c(direction: str, threads: int) -> None:
 
 
 @posix
+@own_products
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers take time")
+def test_a_call_looks_for_signals_about_every_20_ms(isa: str) -> None:
+    """In CPU time, which others don't change by much. The products of a step are the longest."""
+    H, limit = (256, 0.045) if isa == "scalar" else (1024, 0.022)
+    lstm, x = cylstm.LSTM(H, H, seed=1), np.ones((3, 512, H), np.float32)
+    looks: list[float] = []
+
+    def longest() -> float:
+        looks[:] = [time.thread_time()]
+        signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+        lstm(x, threads=1)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        looks.append(time.thread_time())
+        return max(b - a for a, b in pairwise(looks))
+
+    old = signal.signal(signal.SIGALRM, lambda *_: looks.append(time.thread_time()))
+    try:
+        assert min(longest() for _ in range(3)) < limit
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+@posix
 def test_signal_handlers_run_during_a_call() -> None:
     """They may even compute, and an exception of theirs ends the call."""
     call = long_call(0.2)
@@ -545,7 +570,7 @@ def test_signal_handlers_run_during_a_call() -> None:
 # ---------------------------------------------------------------------------------------------
 
 FORK = """
-import os, signal, sys, threading
+import os, signal, sys, threading, traceback
 import numpy as np
 import cylstm
 from helpers import THREADED, all_grads, make_problem, rel
@@ -556,18 +581,26 @@ def run(lstm, p, threads):
 
 def check(lstm, p, want):
     for threads in (3, 2, 1):
-        assert all(rel(a, b) < 1e-5 for a, b in zip(run(lstm, p, threads), want))
+        errors = [rel(a, b) for a, b in zip(run(lstm, p, threads), want)]
+        assert max(errors) < 1e-5, (threads, errors)
 
 def in_child(work):
+    says, listens = os.pipe()
     child = os.fork()
     if not child:
-        signal.alarm(30)  # whatever hangs, ends
+        signal.alarm(60)  # whatever hangs, ends
         try:
             work()
             os._exit(0)
+        except BaseException:
+            os.write(listens, traceback.format_exc().encode())
         finally:
             os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
+    os.close(listens)
+    with open(says) as pipe:
+        said = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == 0, f"a child ended with {code} (-14: it hung) and said: {said}"
 
 helpers = cylstm._core._pool_helpers
 p = make_problem(1, dtype="float32", **THREADED["rows"])
@@ -598,7 +631,8 @@ def compute():
 
 def work():
     check(lstm, p, want)
-    assert helpers() == 2  # the child has the pool, even if somebody else had it when it was born
+    # the child has the pool, even if somebody else had it when it was born
+    assert helpers() == 2, helpers()
 
 threads = [threading.Thread(target=compute) for _ in range(2)]
 for thread in threads:
