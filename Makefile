@@ -94,7 +94,7 @@ format: $(STAMPS)/group-lint
 # copy, so that a process that they start cannot find the repository's cylstm/ first.
 
 ASAN_CFLAGS := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined \
-               -fno-sanitize-recover=undefined -fno-wrapv -UNDEBUG
+               -fno-sanitize-recover=undefined -fno-wrapv -UNDEBUG -DCYLSTM_DEBUG
 
 asan: $(STAMPS)/cylstm $(STAMPS)/group-test build/asan/stamp
 	cd build/asan && rm -rf tests examples docs src_c

@@ -40,7 +40,8 @@ cdef api void *cylstm_stream_enter(object stream, int version, int bits, Py_ssiz
 
 cdef api void cylstm_stream_run(void *handle, Py_ssize_t T, const void *x, void *y) noexcept nogil:
     cdef Held *held = <Held *>handle
-    _c.cylstm_plan_run(held.plan, &held.ctx, held.packed, T, NULL, 0, x, y)
+    if T > 0:
+        _c.cylstm_plan_run(held.plan, &held.ctx, held.packed, T, NULL, 0, x, y)
 
 
 cdef api void cylstm_stream_leave(void *handle) noexcept:

@@ -4,6 +4,7 @@
  * the shapes alone, so the bits of a gradient do not depend on the threads.
  */
 #include "backward.h"
+#include "check.h"
 
 #include <string.h>
 
@@ -204,6 +205,7 @@ size_t cylstm_backward_scratch(const struct cylstm_context *ctx, const struct cy
 {
     struct cylstm_arena arena = {NULL, 0};
     struct backward b = {0};
+    CYLSTM_CHECK(cylstm_check_dims(ctx, dims));
     carve_backward(&arena, ctx, dims, seq, &b);
     return arena.used;
 }
@@ -280,6 +282,7 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
 {
     struct cylstm_arena arena = {scratch, 0};
     struct backward b = {.weights.packed = seq->raw ? NULL : packed_backward};
+    CYLSTM_CHECK(cylstm_check_backward(ctx, dims, packed_backward, seq, grads, scratch));
     carve_backward(&arena, ctx, dims, seq, &b);
     cylstm_begin_call(&b.call, ctx);
     cylstm_sort_rows(&b.order, seq);

@@ -28,8 +28,22 @@
  *     void *scratch = aligned_alloc(CYLSTM_ALIGN, cylstm_forward_scratch(&ctx, &dims, &seq));
  *     cylstm_forward(&ctx, &dims, packed, &seq, scratch);
  *
- * The caller has checked its sizes: every array is as large as its comment says, and no size asked
- * for is SIZE_MAX, which stands for what overflows size_t. (The Python package does this in _core.)
+ * What callers promise
+ * --------------------
+ * The library trusts its caller: a breach of what follows is undefined, unless the library is
+ * compiled with -DCYLSTM_DEBUG. Then most of it is asserted, and a breach ends the process before
+ * memory is touched. (The Python package checks it all itself.)
+ *     - Every array is as large as its comment says, and no size that was asked for is SIZE_MAX,
+ *       which stands for what overflows size_t.
+ *     - Arrays of reals are aligned to their type. Memory whose size the library tells, such as
+ *       packed weights, scratch and plans, is aligned to CYLSTM_ALIGN.
+ *     - A pointer is NULL only where its comment allows it.
+ *     - What a call writes overlaps nothing else of that call, where no comment allows it. Strides
+ *       may be negative; where they are of an array that is only read, zero too.
+ *     - Packed weights, scratch, tapes and plans go with the kernel set, type and dims that they
+ *       were made for, and scratch with the `threads` it was asked for, or fewer.
+ *     - Two calls may run at once if neither writes what the other uses. No call is made from
+ *       `poll` on the same scratch or plan, and none returns before it has finished with its memory.
  *
  * Words and letters
  * -----------------
@@ -291,7 +305,9 @@ void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *
  *
  * `mem` holds everything, the states included: copy the states out before you move it.
  * Packed weights are read at every step and must live as long as they are used; to
- * swap them, pass others of the same dims (the states stay). */
+ * swap them, pass others of the same dims (the states stay). A plan is run with the kernel
+ * set that it was made with; threads, BLAS and poll may differ from call to call, and of the
+ * threads no more are used than it was made with. */
 struct cylstm_plan;
 size_t cylstm_plan_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t B);
 struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx,
@@ -300,8 +316,8 @@ struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx,
 void cylstm_plan_get_states(const struct cylstm_plan *plan, void *h, void *c);
 void cylstm_plan_set_states(struct cylstm_plan *plan, const void *h, const void *c);
 void cylstm_plan_reset_row(struct cylstm_plan *plan, size_t row);
-/* T steps of the rows named by `active` (`rows` of them, distinct), or of all rows if
- * active is NULL: x (T, rows, I) -> y (T, rows, R), contiguous and apart. */
+/* T steps of the rows named by `active` (`rows` of them, distinct, each below B), or of all B
+ * rows if active is NULL: x (T, rows, I) -> y (T, rows, R), contiguous and apart. T may be 0. */
 void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx, const void *packed,
                      size_t T, const size_t *active, size_t rows, const void *x, void *y);
 

@@ -7,6 +7,7 @@
  * Nothing here computes: this file moves pointers, and the kernels do the arithmetic.
  */
 #include "forward.h"
+#include "check.h"
 
 #include "blas.h"
 
@@ -343,6 +344,7 @@ size_t cylstm_forward_scratch(const struct cylstm_context *ctx, const struct cyl
 {
     struct cylstm_arena arena = {NULL, 0};
     struct forward f = {0};
+    CYLSTM_CHECK(cylstm_check_dims(ctx, dims));
     carve_forward(&arena, ctx, dims, seq, &f);
     return arena.used;
 }
@@ -398,6 +400,7 @@ void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *
 {
     struct cylstm_arena arena = {scratch, 0};
     struct forward f = {.weights.packed = seq->raw ? NULL : packed};
+    CYLSTM_CHECK(cylstm_check_forward(ctx, dims, packed, seq, scratch));
     carve_forward(&arena, ctx, dims, seq, &f);
     cylstm_begin_call(&f.call, ctx);
     cylstm_sort_rows(&f.order, seq);

@@ -10,6 +10,7 @@
  * on its own row and column alone, not on the number of rows or threads.
  */
 #include "product.h"
+#include "check.h"
 #include "arena.h"
 #include "cpu.h"
 #include "split.h"
@@ -208,6 +209,7 @@ static double flops_of(const struct cylstm_linear *l)
 void cylstm_linear_forward(const struct cylstm_context *ctx, const struct cylstm_linear *l,
                            const void *x, const void *bias, void *y, void *scratch)
 {
+    CYLSTM_CHECK(cylstm_check_linear(ctx, l, x, y, l->rows * l->outputs, scratch));
     struct cylstm_arena arena = {scratch, 0};
     const struct scratch s = carve(&arena, ctx, l);
     const int transposed = transposes(ctx->kernels, l);
@@ -245,6 +247,7 @@ void cylstm_linear_forward(const struct cylstm_context *ctx, const struct cylstm
 void cylstm_linear_backward(const struct cylstm_context *ctx, const struct cylstm_linear *l,
                             const struct cylstm_linear_gradients *g, void *scratch)
 {
+    CYLSTM_CHECK(cylstm_check_linear(ctx, l, g->x, g->dweight, l->inputs * l->outputs, scratch));
     struct cylstm_arena arena = {scratch, 0};
     const struct scratch s = carve(&arena, ctx, l);
     const ptrdiff_t in = (ptrdiff_t)l->inputs, out = (ptrdiff_t)l->outputs;

@@ -1,6 +1,7 @@
 /* optim.c -- a step of an optimiser: its hyperparameters become the terms of the kernels,
  * and the weights are shared out among the threads. */
 #include "cpu.h"
+#include "check.h"
 #include "split.h"
 
 struct step {
@@ -9,6 +10,7 @@ struct step {
     const struct cylstm_sgd_terms *sgd;
     struct cylstm_update update;
     size_t n, shares;
+    uint64_t number; /* 1 at the first */
 };
 
 static void run_share(void *arg, size_t share, int caller)
@@ -34,6 +36,7 @@ static void run_share(void *arg, size_t share, int caller)
 
 static void run_step(const struct cylstm_context *ctx, struct step *s)
 {
+    CYLSTM_CHECK(cylstm_check_step(ctx, s->number, s->n, &s->update));
     const uint32_t mode = cylstm_enter_float_mode();
     s->kernels = ctx->kernels;
     cylstm_run_over_weights(ctx->threads, s->n, run_share, s, &s->shares);
@@ -76,6 +79,7 @@ void cylstm_adam_step(const struct cylstm_context *ctx, const struct cylstm_adam
         .adam = &terms,
         .update = {weights, grads, {mean, square}, out, {mean_out, square_out}},
         .n = n,
+        .number = adam->step,
     };
     run_step(ctx, &s);
 }
@@ -96,6 +100,7 @@ void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *
         .sgd = &terms,
         .update = {weights, grads, {buffer, NULL}, out, {buffer_out, NULL}},
         .n = n,
+        .number = sgd->step,
     };
     run_step(ctx, &s);
 }

@@ -1,5 +1,6 @@
 /* pack.c -- weights into panel order: all of them, or a panel. */
 #include "pack.h"
+#include "check.h"
 
 #include "cpu.h"
 #include "split.h"
@@ -195,11 +196,13 @@ static void pack(const struct cylstm_context *ctx, const struct cylstm_dims *dim
 void cylstm_pack_weights(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                          const void *raw, void *packed)
 {
+    CYLSTM_CHECK(cylstm_check_pack(ctx, dims, raw, packed));
     pack(ctx, dims, raw, packed, 0);
 }
 
 void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                           const void *raw, void *packed_backward)
 {
+    CYLSTM_CHECK(cylstm_check_pack(ctx, dims, raw, packed_backward));
     pack(ctx, dims, raw, packed_backward, 1);
 }

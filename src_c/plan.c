@@ -1,5 +1,6 @@
 /* plan.c -- plans: a forward pass prepared for many short calls, whose states stay inside it. */
 #include "forward.h"
+#include "check.h"
 
 #include <string.h>
 
@@ -34,6 +35,7 @@ static void carve_plan(struct cylstm_arena *arena, size_t B, struct cylstm_plan 
 
 size_t cylstm_plan_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t B)
 {
+    CYLSTM_CHECK(cylstm_check_dims(ctx, dims));
     struct cylstm_plan plan = {.ctx = *ctx, .dims = *dims};
     struct cylstm_arena arena = {NULL, cylstm_round_up(sizeof plan, CYLSTM_ALIGN)};
     carve_plan(&arena, B, &plan);
@@ -43,6 +45,7 @@ size_t cylstm_plan_size(const struct cylstm_context *ctx, const struct cylstm_di
 struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx,
                                      const struct cylstm_dims *dims, size_t B, void *mem)
 {
+    CYLSTM_CHECK(cylstm_check_plan(ctx, ctx, dims, B, mem));
     struct cylstm_plan *plan = mem;
     struct cylstm_arena arena = {mem, cylstm_round_up(sizeof *plan, CYLSTM_ALIGN)};
     *plan = (struct cylstm_plan){.ctx = *ctx, .dims = *dims, .B = B};
@@ -98,6 +101,8 @@ static void keep_parity(struct cylstm_plan *plan, const size_t *active, size_t r
 void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx, const void *packed,
                      size_t T, const size_t *active, size_t rows, const void *x, void *y)
 {
+    CYLSTM_CHECK(cylstm_check_plan(ctx, &plan->ctx, &plan->dims, plan->B, plan));
+    CYLSTM_CHECK(cylstm_check_run(ctx, &plan->dims, plan->B, packed, T, active, rows, x, y));
     struct forward *f = &plan->f;
     struct forward_pass *first = &f->pass[0], *last = &f->pass[plan->dims.layers - 1];
     struct cylstm_context now =

@@ -38,14 +38,15 @@ def default_threads() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def build_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Builds a program or library from C sources, flags of the linker, and the core, compiled once
-    for all."""
+    for all, with its assertions."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if not compiler:
         pytest.skip("there is no C compiler")
     if not SRC_C.is_dir():
         pytest.skip("src_c/ is not here")
     folder = tmp_path_factory.mktemp("c")
-    flags = ["-std=c11", "-O1", "-ffp-contract=off", "-fPIC", "-pthread", "-I", str(SRC_C)]
+    flags = ["-std=c11", "-O1", "-ffp-contract=off", "-fPIC", "-pthread", "-DCYLSTM_DEBUG"]
+    flags += ["-I", str(SRC_C)]
 
     def run(*arguments: str | Path) -> None:
         command = [compiler, *flags, *map(str, arguments)]

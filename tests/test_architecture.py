@@ -37,7 +37,7 @@ C_LEVELS = [
     {"kernels"},  # the folder
     {"cells", "cpu", "sizes"},
     {"layout", "threads"},
-    {"arena", "call", "dispatch"},
+    {"arena", "call", "check", "dispatch"},
     {"blas", "walk"},
     {"split"},
     {"optim", "pack"},

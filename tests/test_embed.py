@@ -186,8 +186,8 @@ class Api:
         get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
         return int(get(__pyx_capi__[name], get_name(__pyx_capi__[name])))
 
-    def run(self, handle: int, x: Any, y: Any) -> None:
-        self._run(handle, len(x), x.ctypes.data, y.ctypes.data)
+    def run(self, handle: int, x: Any, y: Any, T: int | None = None) -> None:
+        self._run(handle, len(x) if T is None else T, x.ctypes.data, y.ctypes.data)
 
 
 @pytest.fixture
@@ -229,6 +229,8 @@ def test_api_keeps_the_stream(api: Api) -> None:
     del lstm
     gc.collect()
     y = np.empty((1, 3), np.float32)
+    for T in (-1, 0, -(2**62)):  # no step
+        api.run(handle, np.ones((1, 2), np.float32), y, T)
     api.run(handle, np.ones((1, 2), np.float32), y)
     assert same_bits(y[0], want) and gone()
     api.leave(handle)

@@ -1,4 +1,5 @@
-"""The core without Python: single kernels (tests/kernels.c) and whole calls (tests/calls.c)."""
+"""The core without Python: single kernels (tests/kernels.c), whole calls (tests/calls.c) and calls
+that must not be (tests/breaches.c)."""
 
 from __future__ import annotations
 
@@ -45,3 +46,10 @@ def test_calls_stay_within_their_arrays(build_c: Callable[..., Path]) -> None:
     """Raw weights among them: in Python, 64 bytes behind them are readable too."""
     done = run(build_c("calls", HERE / "calls.c"))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_breaches_of_the_header_are_found(build_c: Callable[..., Path]) -> None:
+    """By the assertions of a debug build: tests/breaches.c."""
+    done = run(build_c("breaches", HERE / "breaches.c"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "32 breaches, 0 not found\n"
