@@ -4,16 +4,20 @@ from . import losses, optim, steps
 from .config import get_num_threads, set_num_threads, show_config
 from .convert import from_keras, from_torch, inspect, load
 from .convert.write import to_keras, to_onnx, to_torch
+from .embedding import Embedding
 from .files import save
 from .layers import LSTM
 from .linear import Linear
+from .parameter import Parameter
 from .sequential import Sequential
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LSTM",
+    "Embedding",
     "Linear",
+    "Parameter",
     "Sequential",
     "from_keras",
     "from_torch",

@@ -113,8 +113,8 @@ def mask(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         ) from None
 
 
-def integers(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return an array-like of integers of this shape as an array."""
+def integers(name: str, value: Any, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+    """Return an array-like of integers of this shape, if it is given, as an array."""
     if _core.is_masked(value):
         raise TypeError(
             f"{name} is a {type(value).__name__}, whose mask would be ignored; expected integers"
@@ -124,6 +124,6 @@ def integers(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         found = found.astype(np.intp)
     if found.dtype.kind not in "iu":
         raise TypeError(f"{name} is an array of {found.dtype}, expected integers")
-    if found.shape != shape:
+    if shape is not None and found.shape != shape:
         raise ValueError(f"{name} has shape {found.shape}, expected {shape}")
     return found

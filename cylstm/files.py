@@ -24,12 +24,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .parameter import Parameter
 from .sequential import MODULES, Sequential
 from .tensors import Entry, parse_json, read_header, shown, size_of, to_bytes
 from .weights import Array, Module, Spec, mismatches
 
 FORMAT = "1"
-CLASSES: dict[str, type[Module] | type[Sequential]] = {**MODULES, "Sequential": Sequential}
+CLASSES: dict[str, type[Module] | type[Sequential]] = {
+    **MODULES,
+    "Parameter": Parameter,
+    "Sequential": Sequential,
+}
 
 
 def save(module: Module | Sequential, path: str | os.PathLike[str]) -> None:

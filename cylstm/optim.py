@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import _checks, _core
+from .embedding import RowGrads
 from .optimizer import Hyper, Optimizer, as_list
 from .weights import Array, Module, WeightGrads
 
@@ -222,7 +223,11 @@ def clip_grad_norm(grads: Any, max_norm: float, *, error_if_nonfinite: bool = Fa
     for mapping in as_list(grads):
         if not isinstance(mapping, Mapping):
             raise TypeError(f"expected a mapping of gradients, got {type(mapping).__name__}")
-        arrays += [mapping.flat] if type(mapping) is WeightGrads else list(mapping.values())
+        arrays += (
+            [mapping.flat]
+            if isinstance(mapping, (WeightGrads, RowGrads))
+            else list(mapping.values())
+        )
     for array in arrays:
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
             found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__

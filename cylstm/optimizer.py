@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _checks, _core
+from .embedding import RowGrads
 from .weights import (
     Array,
     Module,
@@ -186,13 +187,18 @@ class Optimizer:
         step: int,
         k: int,
         weights: Array,
-        grads: Array,
+        grads: Array | RowGrads,
         kept: Array,
         new_kept: Array,
         threads: int,
         new_weights: Array,
     ) -> None:
         """Write what follows on the weights of module k and on what is kept of them."""
+        if isinstance(grads, RowGrads):
+            new_weights[:], new_kept[:] = weights, kept
+            if self._parts[k].moving:
+                self._move_rows(hyper, step, grads, new_weights, new_kept, threads)
+            return
         for part in self._parts[k].moving:
             self._advance(
                 hyper,
@@ -207,24 +213,48 @@ class Optimizer:
         for part in self._parts[k].frozen:
             new_weights[part], new_kept[:, part] = weights[part], kept[:, part]
 
+    def _move_rows(
+        self, hyper: Hyper, step: int, grads: RowGrads, weights: Array, kept: Array, threads: int
+    ) -> None:
+        """Move rows of a table in place: they go through `_advance` side by side."""
+        ((_, shape),) = grads.spec
+        table, kept_tables = weights.reshape(shape), kept.reshape(len(kept), *shape)
+        old, old_kept = table[grads.rows], kept_tables[:, grads.rows]
+        new, new_kept = np.empty(old.shape, old.dtype), np.empty(old_kept.shape, old.dtype)
+        kinds = len(kept), old.size
+        self._advance(
+            hyper,
+            step,
+            old.reshape(-1),
+            grads.flat,
+            old_kept.reshape(kinds),
+            new.reshape(-1),
+            new_kept.reshape(kinds),
+            threads,
+        )
+        table[grads.rows], kept_tables[:, grads.rows] = new, new_kept
+
     @property
     def _hyper(self) -> Hyper:
         return self._hyper_now.value
 
-    def _checked_grads(self, grads: list[Any]) -> list[Array]:
-        """Return the gradients of each module as one contiguous array, or raise."""
+    def _checked_grads(self, grads: list[Any]) -> list[Array | RowGrads]:
+        """Return the gradients of each module as one contiguous array, or of its rows, or raise."""
         if len(grads) != len(self._modules):
             raise ValueError(
                 f"got gradients for {len(grads)} modules, expected {len(self._modules)}"
             )
-        flats, wrong, wrong_type = [], [], []
+        flats: list[Array | RowGrads] = []
+        wrong, wrong_type = [], []
         for k, (module, mapping) in enumerate(zip(self._modules, grads, strict=True)):
-            if (
-                type(mapping) is WeightGrads
-                and mapping.flat.dtype == module.dtype
+            if isinstance(mapping, (WeightGrads, RowGrads)) and (
+                mapping.flat.dtype == module.dtype
                 and (mapping.spec is module._spec or mapping.spec == module._spec)
             ):
-                flats.append(np.require(mapping.flat, requirements=["C", "A"]))
+                if isinstance(mapping, RowGrads):
+                    flats.append(mapping)
+                else:
+                    flats.append(np.require(mapping.flat, None, ["C", "A"]))
                 continue
             whose = f"gradients of module {k} ({type(module).__name__})"
             if not isinstance(mapping, Mapping):

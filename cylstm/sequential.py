@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks, steps
+from .embedding import Embedding
 from .layers import LSTM
 from .linear import Linear
 from .steps import FinalState, GlobalPool, LastStep, Mask, Merge, Reverse, Step, ZeroMasked
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 INPUT = "input"  # the name of what comes in
 
-MODULES: dict[str, type[Module]] = {"LSTM": LSTM, "Linear": Linear}
+MODULES: dict[str, type[Module]] = {cls.__name__: cls for cls in (LSTM, Linear, Embedding)}
 STEPS: dict[str, type[Step]] = {name: getattr(steps, name) for name in steps.__all__}
 
 

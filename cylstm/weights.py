@@ -127,6 +127,15 @@ class WeightGrads(dict[str, Array]):
         return WeightGrads(self.spec, self._flat.copy())
 
 
+class LeafGrads:
+    """The gradients of a module that has no input to go back to: `weights`, as for any module."""
+
+    __slots__ = ("weights",)
+
+    def __init__(self, weights: Mapping[str, Array]) -> None:
+        self.weights: Any = weights
+
+
 def as_array(value: Any) -> Array:
     """Return an array or a torch tensor as an array; bfloat16 becomes float32, which is exact."""
     if hasattr(value, "detach") and hasattr(value, "numpy"):  # a torch tensor, without its import

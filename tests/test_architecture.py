@@ -24,7 +24,7 @@ PYTHON_LEVELS = [
     {"_checks"},
     {"config", "embed", "weights"},
     {"recurrent", "tensors"},
-    {"layers", "linear"},
+    {"layers", "linear", "embedding", "parameter"},
     {"steps"},
     {"sequential"},
     {"losses", "optimizer", "files", "torch"},

@@ -211,8 +211,6 @@ def _recurrent(plan: _Plan, layer: Layer, sources: list[str]) -> str:
 
 
 def _embedding(plan: _Plan, layer: Layer, sources: list[str]) -> str:
-    if "Embedding" not in MODULES:
-        raise Unsupported("this version has no Embedding")
     ((count, width),) = _shapes(layer, 2, 0)
     name = sources[0]
     if layer.config.get("mask_zero"):

@@ -66,7 +66,7 @@ TORCH = {
     "GRU": "input_size hidden_size num_layers bias batch_first dropout bidirectional",
     "RNN": "input_size hidden_size num_layers nonlinearity bias batch_first dropout bidirectional",
     "Linear": "in_features out_features bias",
-    "Embedding": "num_embeddings embedding_dim",
+    "Embedding": "num_embeddings embedding_dim padding_idx",
 }
 KERAS = {
     "LSTM": "input_size hidden_size num_layers bias batch_first dropout bidirectional activations",

@@ -273,3 +273,35 @@ def test_training_as_torch_does() -> None:
         other.step()
         assert rel(loss, want.detach()) < 1e-11
     assert rel(np.concatenate([lstm._weights.flat, head._weights.flat]), flat(tensors)) < 1e-9
+
+
+# --- Embedding
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("padding", [None, 2])
+@pytest.mark.parametrize("name", ["SGD", "SparseAdam"])
+def test_embedding_with_sparse_gradients(name: str, padding: int | None, dtype: str) -> None:
+    """torch.nn.Embedding(sparse=True): the rows that a batch uses move, and no others."""
+    rng = np.random.default_rng(1)
+    mine = cylstm.Embedding(11, 3, padding, dtype=dtype, seed=1)
+    theirs = torch.nn.Embedding(11, 3, padding_idx=padding, sparse=True)
+    theirs.weight = torch.nn.Parameter(torch.tensor(mine.state_dict()["weight"]))
+    # SparseAdam's eps is not divided by the bias correction, hence one that has no weight
+    options: dict[str, Any] = {"lr": 0.05} if name == "SGD" else {"lr": 0.05, "eps": 1e-20}
+    optimizer = (optim.SGD if name == "SGD" else optim.Adam)(mine, **options)
+    torch_optimizer = getattr(torch.optim, name)([theirs.weight], **options)
+    for _ in range(STEPS):
+        indices = rng.integers(0, 11, (2, 3))
+        weights = rng.standard_normal((2, 3, 3)).astype(dtype)
+        tape, y = mine.forward(indices), theirs(torch.tensor(indices))
+        assert rel(tape.y, y.detach().numpy()) < TOLERANCES[dtype]
+        torch_optimizer.zero_grad()
+        (y * y * torch.tensor(weights)).sum().backward()
+        grads = tape.backward(2 * tape.y * weights)
+        dense = theirs.weight.grad.to_dense().numpy()
+        assert rel(grads.weights["weight"], dense) < 10 * TOLERANCES[dtype]
+        torch_optimizer.step()
+        optimizer.step(grads)
+    got, want = mine.state_dict()["weight"], theirs.weight.detach().numpy()
+    assert rel(got, want) < 20 * TOLERANCES[dtype]
