@@ -1,4 +1,4 @@
-"""cylstm: LSTMs on a CPU, with NumPy arrays in and NumPy arrays out, forward and backward."""
+"""cylstm: recurrent layers on a CPU, NumPy arrays in and out, forward and backward."""
 
 from . import losses, optim, steps
 from .config import get_num_threads, set_num_threads, show_config
@@ -6,7 +6,7 @@ from .convert import from_keras, from_torch, inspect, load
 from .convert.write import to_keras, to_onnx, to_torch
 from .embedding import Embedding
 from .files import save
-from .layers import LSTM
+from .layers import GRU, LSTM, RNN
 from .linear import Linear
 from .parameter import Parameter
 from .sequential import Sequential
@@ -14,7 +14,9 @@ from .sequential import Sequential
 __version__ = "0.1.0"
 
 __all__ = [
+    "GRU",
     "LSTM",
+    "RNN",
     "Embedding",
     "Linear",
     "Parameter",

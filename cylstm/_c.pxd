@@ -32,13 +32,19 @@ cdef extern from "cylstm.h" nogil:
     void cylstm_apply_activation(const cylstm_kernels *kernels, int is_tanh, const void *x, void *y,
                                  size_t n)
 
+    cdef struct cylstm_activation:
+        int type
+        double alpha, beta
+
     cdef struct cylstm_dims:
         size_t layers, directions
         size_t input, hidden, proj
         int bias
         int bits, cell, format
+        cylstm_activation[3] activation
 
-    enum: CYLSTM_LSTM
+    enum: CYLSTM_LSTM, CYLSTM_GRU, CYLSTM_RNN
+    enum: CYLSTM_SIGMOID, CYLSTM_TANH, CYLSTM_RELU
 
     cdef struct cylstm_cell_shape:
         size_t gates, states, tape_vectors

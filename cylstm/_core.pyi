@@ -12,7 +12,6 @@ from typing_extensions import Self
 from .weights import WeightGrads
 
 _Array = NDArray[Any]
-_States = tuple[_Array, _Array]
 
 # The process's choices, made at import.
 ISA: str
@@ -101,6 +100,8 @@ class Dims:
         bias: bool,
         dtype: DTypeLike,
         isa: str | None = None,
+        *,
+        activations: tuple[tuple[str | None, float, float], ...] = (),
     ) -> Self: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -142,10 +143,10 @@ class Gradients:
 
     x: _Array | Any  # None where backward was told need_x=False
     h_0: _Array
-    c_0: _Array
+    c_0: _Array | Any  # None for a cell without c
     weights: WeightGrads
     def __init__(
-        self, x: _Array | None, h_0: _Array, c_0: _Array, weights: WeightGrads
+        self, x: _Array | None, h_0: _Array, c_0: _Array | None, weights: WeightGrads
     ) -> None: ...
 
 class Tape:
@@ -166,11 +167,11 @@ class Tape:
     @property
     def h_n(self) -> _Array: ...
     @property
-    def c_n(self) -> _Array: ...
+    def c_n(self) -> _Array | Any: ...  # None for a cell without c
     @property
     def gates(self) -> _Array: ...
     @property
-    def cells(self) -> _Array: ...
+    def cells(self) -> _Array | Any: ...
     def backward(
         self,
         dy: ArrayLike | None = None,
@@ -188,9 +189,9 @@ class Stream:
     @property
     def batch_size(self) -> int | None: ...
     @property
-    def state(self) -> _States: ...
+    def state(self) -> Any: ...
     @state.setter
-    def state(self, value: _States) -> None: ...
+    def state(self, value: Any) -> None: ...
     def step(
         self, x_t: ArrayLike, out: _Array | None = None, active: ArrayLike | None = None
     ) -> _Array: ...
@@ -204,5 +205,5 @@ class Stream:
 def __reduce_cython__(self: Any) -> Any: ...
 def __setstate_cython__(self: Any, __pyx_state: Any) -> Any: ...
 def _restore_stream(
-    owner: Any, batch_size: int | None, threads: int | None, state: _States
+    owner: Any, batch_size: int | None, threads: int | None, state: Any
 ) -> Stream: ...

@@ -1,6 +1,8 @@
 """The sizes of a stack, its kernels, and how many threads a call has. Part of `_core.pyx`."""
 
-cdef dict CELLS = {"LSTM": _c.CYLSTM_LSTM}
+cdef dict CELLS = {"LSTM": _c.CYLSTM_LSTM, "GRU": _c.CYLSTM_GRU, "RNN": _c.CYLSTM_RNN}
+cdef dict ACTIVATIONS = {"sigmoid": _c.CYLSTM_SIGMOID, "tanh": _c.CYLSTM_TANH,
+                         "relu": _c.CYLSTM_RELU}
 
 
 cdef int _fill_context(_c.cylstm_context *ctx, const _c.cylstm_kernels *kernels, int bits,
@@ -35,15 +37,24 @@ cdef class Dims:
     cdef Py_ssize_t L, D, inputs, H, R  # "I" would collide with <complex.h>
     cdef str name  # of the kind of cell
 
-    def __cinit__(self, str cell, layers, directions, input, hidden, proj, bias, dtype, isa=None):
+    def __cinit__(self, str cell, layers, directions, input, hidden, proj, bias, dtype, isa=None, *,
+                  tuple activations=()):
+        """`activations` are (name, alpha, beta), in the order of the cell's equations; a name that
+        is None is that of the equations."""
         self.dtype = np.dtype(dtype)
         self.typenum = self.dtype.num
         self.L, self.D, self.inputs, self.H = layers, directions, input, hidden
         self.R = proj or hidden
         self.name = cell
-        self.c = _c.cylstm_dims(layers=layers, directions=directions, input=input, hidden=hidden,
-                                proj=proj, bias=bias, bits=8 * self.dtype.itemsize,
-                                cell=CELLS[cell], format=0)
+        # all other members are 0, and mean the plain cell
+        self.c.layers, self.c.directions = layers, directions
+        self.c.input, self.c.hidden = input, hidden
+        self.c.proj, self.c.bias, self.c.bits = proj, bias, 8 * self.dtype.itemsize
+        self.c.cell = CELLS[cell]
+        for n, (function, alpha, beta) in enumerate(activations):
+            if function is not None:
+                self.c.activation[n].type = ACTIVATIONS[function]
+                self.c.activation[n].alpha, self.c.activation[n].beta = alpha, beta
         self.cell = _c.cylstm_find_cell(&self.c)
         cdef bytes name = (isa or ISA).encode()
         self.kernels = _c.cylstm_find_kernels(name, self.c.bits)

@@ -93,3 +93,131 @@ class LSTM(_Recurrent[States]):
                 f"proj_size is {proj_size}, expected less than hidden_size {hidden_size}"
             )
         return {"proj_size": proj_size}
+
+
+class GRU(_Recurrent[Array]):
+    """A stack of GRU layers, with the arguments and the meaning of torch.nn.GRU.
+
+    For every layer and time step (Cho et al. 2014, doi:10.3115/v1/D14-1179)::
+
+        a_k = W_ih[k] x_t + b_ih[k] + W_hh[k] h_{t-1} + b_hh[k]               k in r, z
+        r, z = sigmoid(a_r), sigmoid(a_z)
+        n = tanh(W_ih[n] x_t + b_ih[n] + r * (W_hh[n] h_{t-1} + b_hh[n]))
+        h_t = (1 - z) * n + z * h_{t-1}
+
+    The state is h_t alone, also in calls: `y, h_n = gru(x, h_0)`.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, seed
+        As those of `LSTM`.
+
+    The weights have PyTorch's names, shapes and order of gates: weight_ih_l0 (3H, I) holds r, z, n.
+
+    Examples
+    --------
+    >>> import cylstm, numpy as np
+    >>> gru = cylstm.GRU(8, 16, num_layers=2, seed=1)
+    >>> y, h_n = gru(np.zeros((5, 3, 8), np.float32))
+    >>> y.shape, h_n.shape
+    ((5, 3, 16), (2, 3, 16))
+    """
+
+    __slots__ = ()
+
+    _cell = "GRU"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        arguments = {
+            "input_size": input_size,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "bias": bias,
+            "batch_first": batch_first,
+            "dropout": dropout,
+            "bidirectional": bidirectional,
+            "dtype": dtype,
+        }
+        self._make(arguments, seed=seed)
+
+
+class RNN(_Recurrent[Array]):
+    """A stack of plain recurrent layers, with the arguments and the meaning of torch.nn.RNN.
+
+    For every layer and time step (Elman 1990, doi:10.1207/s15516709cog1402_1)::
+
+        h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)
+
+    The state is h_t alone, also in calls: `y, h_n = rnn(x, h_0)`.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, seed
+        As those of `LSTM`.
+    nonlinearity : "tanh" or "relu"
+        f.
+
+    The weights have PyTorch's names and shapes: weight_ih_l0 (H, I).
+
+    Examples
+    --------
+    >>> import cylstm, numpy as np
+    >>> rnn = cylstm.RNN(8, 16, nonlinearity="relu", seed=1)
+    >>> y, h_n = rnn(np.zeros((5, 3, 8), np.float32))
+    >>> y.shape, h_n.shape
+    ((5, 3, 16), (1, 3, 16))
+    """
+
+    __slots__ = ()
+
+    _cell = "RNN"
+
+    nonlinearity = Fixed[str]()
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+    ) -> None:
+        arguments = {
+            "input_size": input_size,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "nonlinearity": nonlinearity,
+            "bias": bias,
+            "batch_first": batch_first,
+            "dropout": dropout,
+            "bidirectional": bidirectional,
+            "dtype": dtype,
+        }
+        self._make(arguments, seed=seed)
+
+    def _configure_cell(self, hidden_size: int, nonlinearity: str = "tanh") -> dict[str, Any]:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity is {nonlinearity!r}, expected 'tanh' or 'relu'")
+        return {"nonlinearity": nonlinearity}
+
+    def _activations(self, arguments: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
+        name = arguments["nonlinearity"]
+        return () if name == "tanh" else ((name, 0.0, 0.0),)

@@ -84,7 +84,16 @@ class _Recurrent(Module, Generic[S]):
         I, H, L = arguments["input_size"], arguments["hidden_size"], arguments["num_layers"]
         P, D = arguments.get("proj_size", 0), 1 + arguments["bidirectional"]
         self._dims = _core.Dims(
-            self._cell, L, D, I, H, P, arguments["bias"], arguments["dtype"], self._isa
+            self._cell,
+            L,
+            D,
+            I,
+            H,
+            P,
+            arguments["bias"],
+            arguments["dtype"],
+            self._isa,
+            activations=self._activations(arguments),
         )
         if self._dims.weights_size > sys.maxsize:
             raise ValueError(
@@ -96,6 +105,10 @@ class _Recurrent(Module, Generic[S]):
     def _configure_cell(self, hidden_size: int) -> dict[str, Any]:
         """Return the arguments that this kind of cell has beside those of all, checked."""
         return {}
+
+    def _activations(self, arguments: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
+        """Return (name, alpha, beta) for each activation of the cell, if they are not its own."""
+        return ()
 
     def _draw(self, flat: Array, seed: Any) -> None:
         uniform(flat, 1 / math.sqrt(self.hidden_size), seed)
@@ -118,7 +131,7 @@ class _Recurrent(Module, Generic[S]):
         Parameters
         ----------
         x : array (T, B, I), or (B, T, I) with `batch_first`, or unbatched (T, I)
-        states : (h_0, c_0) or None for zeros
+        states : h_0, of an LSTM (h_0, c_0), or None for zeros
             h_0 (L*D, B, R) and c_0 (L*D, B, H), unbatched (L*D, R) and (L*D, H).
         lengths : integers (B,), in any order, each 0 to T; unbatched one integer; None: all T
             Steps past a length are not computed, and what stands in x there changes nothing.
@@ -130,7 +143,7 @@ class _Recurrent(Module, Generic[S]):
         Returns
         -------
         y : array (T, B, D*R) or as x is laid out; 0 past each length; new unless `out` is given
-        (h_n, c_n) : arrays like h_0 and c_0, after the last valid step of each sequence
+        h_n, or (h_n, c_n) : arrays like the states, after the last valid step of each sequence
 
         Raises
         ------

@@ -1,10 +1,11 @@
-"""The LSTM in plain NumPy: the equations, and their derivatives by hand.
+"""The cells in plain NumPy: the equations, and their derivatives by hand.
 
 This file is for reading, and for testing against. It is slow, imports nothing of the library, and
-computes in the dtype of ``x``. Read it from top to bottom: one step, one layer over time, then the
-stack of layers; each backward stands directly below its forward and walks the same lines upwards.
+computes in the dtype of ``x``. Read it from top to bottom: one step of each cell, one layer over
+time, then the stack of layers; each backward stands directly below its forward and walks the same
+lines upwards.
 
-One step takes the input ``x_t`` and the state ``(h, c)`` that the previous step left::
+One step of an LSTM takes the input ``x_t`` and the state ``(h, c)`` that the previous step left::
 
     a_k = W_ih[k] x_t + b_ih[k] + W_hh[k] h_{t-1} + b_hh[k]      for k in i, f, g, o
 
@@ -15,25 +16,27 @@ One step takes the input ``x_t`` and the state ``(h, c)`` that the previous step
     h_t = o * tanh(c_t)                the output: show o of the cell
     h_t = W_hr h_t                     only with a projection: a narrower h is fed back and shown
 
-``weights`` is a dict with the names, shapes and gate order of ``torch.nn.LSTM``, and says all there
-is to know about the network: for each layer ``k``, and with ``_reverse`` behind the name for the
-second direction,
+The other cells have their equations beside their steps. Their state is ``(h,)``.
+
+``weights`` is a dict with the names, shapes and gate order of ``torch.nn.LSTM``, and says all else
+there is to know about the network: for each layer ``k``, and with ``_reverse`` behind the name for
+the second direction, with G gates (4 of an LSTM, 3 of a GRU: r, z, n; 1 of an RNN)
 
 ======================  ==================================  ================================
-``weight_ih_lk``        (4H, I), in upper layers (4H, D*P)  gates i, f, g, o below each other
-``weight_hh_lk``        (4H, P)
-``bias_ih_lk``          (4H,)                               absent without biases
-``bias_hh_lk``          (4H,)                               absent without biases
+``weight_ih_lk``        (GH, I), in upper layers (GH, D*P)  gates i, f, g, o below each other
+``weight_hh_lk``        (GH, P)
+``bias_ih_lk``          (GH,)                               absent without biases
+``bias_hh_lk``          (GH,)                               absent without biases
 ``weight_hr_lk``        (P, H)                              absent without a projection
 ======================  ==================================  ================================
 
 Dims: T steps, B sequences, I inputs, H cells, P outputs (P = H without a projection), L layers,
-D directions. A ``d`` before a name is the gradient of the loss by it.
+D directions. A ``d`` before a name is the gradient of the loss with respect to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,54 +58,136 @@ def sigmoid(a: Array) -> Array:
 class Weights(NamedTuple):
     """The weights of one layer and direction; biases may be zero, and ``hr`` may be None."""
 
-    ih: Array  # (4H, I)
-    hh: Array  # (4H, P)
-    b_ih: Array  # (4H,)
-    b_hh: Array  # (4H,)
+    ih: Array  # (GH, I)
+    hh: Array  # (GH, P)
+    b_ih: Array  # (GH,)
+    b_hh: Array  # (GH,)
     hr: Array | None  # (P, H)
 
 
-def step_forward(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, Array, Array]:
-    """x (B, I), h (B, P), c (B, H) -> the new h, the new c, and the gates (B, 4, H)."""
-    a = x @ w.ih.T + w.b_ih + h @ w.hh.T + w.b_hh  # (B, 4H), the pre-activations
-    a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
-    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
-
-    c = f * c + i * g
-    h = o * np.tanh(c)
-    if w.hr is not None:
-        h = h @ w.hr.T
-    return h, c, np.stack([i, f, g, o], axis=1)
+State = tuple[Array, ...]  # (h, c) of shapes (B, P) and (B, H), or (h,)
 
 
-def step_backward(
-    w: Weights, x: Array, h: Array, c: Array, gates: Array, dh_new: Array, dc_new: Array
-) -> tuple[Array, Array, Array, Weights]:
-    """The gradients by x, h, c and the weights, from those by the step's new h and new c.
+class LSTM:
+    """The equations in the head of this file."""
 
-    x, h, c are what the step was given and ``gates`` what it computed; its new c follows from them.
+    gates = 4
+    states = 2
+
+    def forward(self, w: Weights, x: Array, state: State) -> tuple[State, Array]:
+        """x (B, I) and the state -> the new state, and the gates (B, 4, H)."""
+        h, c = state
+        a = x @ w.ih.T + w.b_ih + h @ w.hh.T + w.b_hh  # (B, 4H), the pre-activations
+        a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
+        i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
+
+        c = f * c + i * g
+        h = o * np.tanh(c)
+        if w.hr is not None:
+            h = h @ w.hr.T
+        return (h, c), np.stack([i, f, g, o], axis=1)
+
+    def backward(
+        self, w: Weights, x: Array, state: State, gates: Array, dnew: State
+    ) -> tuple[Array, State, Weights]:
+        """The gradients with respect to x, the state and the weights, from that of the new state.
+
+        x and the state are what the step was given and ``gates`` what it computed; its new c
+        follows from them.
+        """
+        (h, c), (dh_new, dc_new) = state, dnew
+        i, f, g, o = (gates[:, k] for k in range(4))
+        tanh_c = np.tanh(f * c + i * g)
+
+        if w.hr is None:
+            dhr, do_tanh_c = None, dh_new
+        else:  # h_new = W_hr (o * tanh(c_new))
+            dhr, do_tanh_c = dh_new.T @ (o * tanh_c), dh_new @ w.hr
+
+        do = do_tanh_c * tanh_c
+        dc_new = dc_new + do_tanh_c * o * (1 - tanh_c**2)  # tanh' = 1 - tanh^2
+
+        di = dc_new * g  # c_new = f * c + i * g
+        df = dc_new * c
+        dg = dc_new * i
+        dc = dc_new * f
+
+        da = np.concatenate(  # sigmoid' = sigmoid * (1 - sigmoid)
+            [di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=1
+        )
+        db = da.sum(axis=0)  # both biases are added to the same sum and have the same gradient
+        return da @ w.ih, (da @ w.hh, dc), Weights(da.T @ x, da.T @ h, db, db, dhr)
+
+
+class GRU:
+    """The gated recurrent unit, with its reset gate behind the product, as in torch.nn.GRU::
+
+    r, z = sigmoid(W_ih[k] x_t + b_ih[k] + W_hh[k] h_{t-1} + b_hh[k])      for k in r, z
+    q    = W_hh[n] h_{t-1} + b_hh[n]
+    n    = tanh(W_ih[n] x_t + b_ih[n] + r * q)
+    h_t  = (1 - z) * n + z * h_{t-1}
     """
-    i, f, g, o = (gates[:, k] for k in range(4))
-    tanh_c = np.tanh(f * c + i * g)
 
-    if w.hr is None:
-        dhr, do_tanh_c = None, dh_new
-    else:  # h_new = W_hr (o * tanh(c_new))
-        dhr, do_tanh_c = dh_new.T @ (o * tanh_c), dh_new @ w.hr
+    gates = 3
+    states = 1
 
-    do = do_tanh_c * tanh_c
-    dc_new = dc_new + do_tanh_c * o * (1 - tanh_c**2)  # tanh' = 1 - tanh^2
+    def forward(self, w: Weights, x: Array, state: State) -> tuple[State, Array]:
+        """x (B, I) and the state -> the new state, and the gates (B, 3, H)."""
+        (h,) = state
+        x_r, x_z, x_n = np.split(x @ w.ih.T + w.b_ih, 3, axis=1)
+        h_r, h_z, q = np.split(h @ w.hh.T + w.b_hh, 3, axis=1)
+        r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
+        n = np.tanh(x_n + r * q)
+        return ((1 - z) * n + z * h,), np.stack([r, z, n], axis=1)
 
-    di = dc_new * g  # c_new = f * c + i * g
-    df = dc_new * c
-    dg = dc_new * i
-    dc = dc_new * f
+    def backward(
+        self, w: Weights, x: Array, state: State, gates: Array, dnew: State
+    ) -> tuple[Array, State, Weights]:
+        """As of the LSTM."""
+        (h,), (dh_new,) = state, dnew
+        r, z, n = (gates[:, k] for k in range(3))
+        q = np.split(h @ w.hh.T + w.b_hh, 3, axis=1)[2]
 
-    da = np.concatenate(  # sigmoid' = sigmoid * (1 - sigmoid)
-        [di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=1
-    )
-    db = da.sum(axis=0)  # both biases are added to the same sum, so they have the same gradient
-    return da @ w.ih, da @ w.hh, dc, Weights(da.T @ x, da.T @ h, db, db, dhr)
+        dz = dh_new * (h - n)  # h_new = (1 - z) * n + z * h
+        da_n = dh_new * (1 - z) * (1 - n**2)
+        dq = da_n * r  # a_n = x_n + r * q
+        dr = da_n * q
+
+        da_r, da_z = dr * r * (1 - r), dz * z * (1 - z)
+        da = np.concatenate([da_r, da_z, da_n], axis=1)  # of what x gives
+        dh_a = np.concatenate([da_r, da_z, dq], axis=1)  # of what h gives
+        dh = dh_a @ w.hh + dh_new * z
+        dw = Weights(da.T @ x, dh_a.T @ h, da.sum(axis=0), dh_a.sum(axis=0), None)
+        return da @ w.ih, (dh,), dw
+
+
+class RNN:
+    """The plain cell: h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), where f is tanh or ReLU."""
+
+    gates = 1
+    states = 1
+
+    def __init__(self, nonlinearity: str = "tanh") -> None:
+        self.relu = nonlinearity == "relu"
+
+    def forward(self, w: Weights, x: Array, state: State) -> tuple[State, Array]:
+        """x (B, I) and the state -> the new state, and the gates (B, 1, H): h once more."""
+        (h,) = state
+        a = x @ w.ih.T + w.b_ih + h @ w.hh.T + w.b_hh
+        h = np.maximum(a, 0) if self.relu else np.tanh(a)
+        return (h,), h[:, None]
+
+    def backward(
+        self, w: Weights, x: Array, state: State, gates: Array, dnew: State
+    ) -> tuple[Array, State, Weights]:
+        """As of the LSTM."""
+        (h,), (dh_new,), h_new = state, dnew, gates[:, 0]
+        da = dh_new * (h_new > 0 if self.relu else 1 - h_new**2)
+        db = da.sum(axis=0)
+        return da @ w.ih, (da @ w.hh,), Weights(da.T @ x, da.T @ h, db, db, None)
+
+
+Cell = LSTM | GRU | RNN
 
 
 # ---------------------------------------------------------------------------------------------
@@ -111,55 +196,63 @@ def step_backward(
 
 
 def layer_forward(
-    w: Weights, x: Array, h: Array, c: Array, valid: Array
-) -> tuple[Array, Array, Array, Array, Array]:
-    """x (T, B, I), h (B, P), c (B, H), valid (T, B) -> y (T, B, P), h_n, c_n, gates, cells.
+    cell: Cell, w: Weights, x: Array, state: State, valid: Array
+) -> tuple[list[Array], State, Array]:
+    """x (T, B, I), the first state, valid (T, B) -> the states of all steps, (T, B, .) each, the
+    last state, and the gates (T, B, G, H).
 
-    A step that is not valid leaves the state as it was; its y, gates and cells are zero.
+    A step that is not valid leaves the state as it was; in the states and gates of all steps its
+    own are zero.
     """
-    (T, B, _), H, P = x.shape, c.shape[1], h.shape[1]
-    y = np.zeros((T, B, P), x.dtype)
-    gates = np.zeros((T, B, 4, H), x.dtype)
-    cells = np.zeros((T, B, H), x.dtype)
+    T, B, _ = x.shape
+    H = len(w.ih) // cell.gates
+    states = [np.zeros((T, *s.shape), x.dtype) for s in state]
+    gates = np.zeros((T, B, cell.gates, H), x.dtype)
     for t in range(T):
         on = valid[t]  # the sequences that still run
-        y[t, on], cells[t, on], gates[t, on] = step_forward(w, x[t, on], h[on], c[on])
-        h = np.where(on[:, None], y[t], h)
-        c = np.where(on[:, None], cells[t], c)
-    return y, h, c, gates, cells
+        new, gates[t, on] = cell.forward(w, x[t, on], tuple(s[on] for s in state))
+        for all_steps, s in zip(states, new, strict=True):
+            all_steps[t, on] = s
+        state = tuple(
+            np.where(on[:, None], all_steps[t], s)
+            for all_steps, s in zip(states, state, strict=True)
+        )
+    return states, state, gates
 
 
 def layer_backward(
+    cell: Cell,
     w: Weights,
     x: Array,
-    h_0: Array,
-    c_0: Array,
+    state_0: State,
     valid: Array,
-    y: Array,
+    states: Sequence[Array],
     gates: Array,
-    cells: Array,
     dy: Array,
-    dh: Array,
-    dc: Array,
-) -> tuple[Array, Array, Array, Weights]:
-    """The gradients by x, h_0, c_0 and the weights, from dy, dh_n and dc_n.
+    dstate: State,
+) -> tuple[Array, State, Weights]:
+    """The gradients with respect to x, the first state and the weights, from dy and that of the
+    last state.
 
-    Time runs backwards, and (dh, dc) is the gradient by the state between two steps.
+    Time runs backwards, and dstate is the gradient of the state between two steps.
     """
     dx = np.zeros_like(x)
     dw = Weights._make(None if a is None else np.zeros_like(a) for a in w)
-    dh, dc = dh.copy(), dc.copy()
+    dstate = tuple(d.copy() for d in dstate)
     for t in reversed(range(len(x))):
         on = valid[t]
-        h_prev, c_prev = (y[t - 1], cells[t - 1]) if t > 0 else (h_0, c_0)
-        # h_t went two ways: out as y_t, and into step t + 1 (or h_n). So both gradients add.
-        dx[t, on], dh[on], dc[on], dw_t = step_backward(
-            w, x[t, on], h_prev[on], c_prev[on], gates[t, on], dy[t, on] + dh[on], dc[on]
+        before = [s[t - 1] for s in states] if t > 0 else state_0
+        dnew = [d[on] for d in dstate]
+        dnew[0] = dnew[0] + dy[t, on]  # h_t went out as y_t and into the next step: both add
+        dx[t, on], dbefore, dw_t = cell.backward(
+            w, x[t, on], tuple(s[on] for s in before), gates[t, on], tuple(dnew)
         )
+        for d, new in zip(dstate, dbefore, strict=True):
+            d[on] = new
         for total, part in zip(dw, dw_t, strict=True):
             if total is not None:
                 total += part
-    return dx, dh, dc, dw
+    return dx, dstate, dw
 
 
 def along(direction: int, x: Array, lengths: Array) -> Array:
@@ -185,14 +278,14 @@ class Tape(NamedTuple):
 
     y: Array  # (T, B, D*P), or as x: (B, T, D*P), (T, D*P)
     h_n: Array  # (L*D, B, P), or (L*D, P)
-    c_n: Array  # (L*D, B, H), or (L*D, H)
-    gates: Array  # (L*D, T, B, 4, H), each i, f, g, o after its activation
-    cells: Array  # (L*D, T, B, H), each c_t
+    c_n: Array | Any  # (L*D, B, H), or (L*D, H); None for a cell without c
+    gates: Array  # (L*D, T, B, G, H), each after its activation
+    cells: Array | Any  # (L*D, T, B, H), each c_t; None for a cell without c
+    cell: Cell
     weights: Mapping[str, Array]
     inputs: list[Array]  # of each layer, (T, B, I) or (T, B, D*P)
-    outputs: list[Array]  # of each layer and direction, (T, B, P), before dropout
-    h_0: Array
-    c_0: Array
+    states: list[list[Array]]  # of each layer and direction, h and c of all steps, before dropout
+    states_0: list[Array]
     lengths: Array  # (B,)
     dropout: Sequence[Array] | None
     batch_first: bool
@@ -204,16 +297,17 @@ class Grads(NamedTuple):
 
     x: Array
     h_0: Array
-    c_0: Array
+    c_0: Array | Any  # None for a cell without c
     weights: dict[str, Array]
 
 
 def forward(
     weights: Mapping[str, Array],
     x: Array,
-    states: tuple[Array, Array] | None = None,
+    states: tuple[Array, Array] | Array | None = None,
     lengths: ArrayLike | None = None,
     *,
+    cell: Cell | None = None,
     batch_first: bool = False,
     dropout: Sequence[Array] | None = None,
 ) -> Tape:
@@ -224,50 +318,60 @@ def forward(
     weights : dict of arrays, as in the head of this file
     x : array (T, B, I), (B, T, I) with ``batch_first``, or (T, I)
     states : (h_0, c_0) of shapes (L*D, B, P) and (L*D, B, H), without B where x has none, or None
-        for zeros. The index counts both directions of layer 0, then those of layer 1, ...
+        for zeros; h_0 alone for a cell without c. The index counts both directions of layer 0,
+        then those of layer 1, ...
     lengths : integers (B,), one integer for x (T, I), or None for T each
         Steps from there on are not looked at: y is 0, and h_n, c_n are those of the last step
         before (h_0, c_0 where the length is 0).
+    cell : of which kind the cells are; None for an `LSTM`
     dropout : arrays (T, B, D*P), one for each layer but the last, or None
         What that layer's output is multiplied by: 0 or 1 / (1 - p).
     """
+    cell = cell or LSTM()
     batched = x.ndim == 3
     x = time_major(x, batch_first, batched)
     T, B, _ = x.shape
-    L, D, P, H = describe(weights)
+    L, D, P, H = describe(weights, cell)
     if states is None:
-        h_0, c_0 = np.zeros((L * D, B, P), x.dtype), np.zeros((L * D, B, H), x.dtype)
+        states_0 = [np.zeros((L * D, B, width), x.dtype) for width in (P, H)[: cell.states]]
     else:
-        h_0, c_0 = (s if batched else s[:, None] for s in states)
+        given = states if isinstance(states, tuple) else (states,)
+        states_0 = [s if batched else s[:, None] for s in given]
     n = np.full(B, T) if lengths is None else np.asarray(lengths).reshape(B)
     valid = np.arange(T)[:, None] < n  # (T, B)
 
-    inputs, outputs, per_direction = [], [], []
+    inputs, all_states, last, all_gates = [], [], [], []
     for layer in range(L):
         inputs.append(x)
         for d in range(D):
             k = layer * D + d
-            y, h, c, gates, cells = layer_forward(
-                pick(weights, layer, d), along(d, x, n), h_0[k], c_0[k], valid
+            steps, state, gates = layer_forward(
+                cell,
+                pick(weights, layer, d),
+                along(d, x, n),
+                tuple(s[k] for s in states_0),
+                valid,
             )
-            outputs.append(along(d, y, n))
-            per_direction.append((h, c, along(d, gates, n), along(d, cells, n)))
-        x = np.concatenate(outputs[layer * D :], axis=2)  # (T, B, D*P)
+            all_states.append([along(d, s, n) for s in steps])
+            last.append(state)
+            all_gates.append(along(d, gates, n))
+        x = np.concatenate([s[0] for s in all_states[layer * D :]], axis=2)  # (T, B, D*P)
         if dropout is not None and layer < L - 1:
             x = x * dropout[layer]
 
-    h_n, c_n, gates, cells = (np.stack(a) for a in zip(*per_direction, strict=True))
+    h_n, c_n = both(np.stack(s) if batched else np.stack(s)[:, 0] for s in zip(*last, strict=True))
+    _, cells = both(np.stack(s) for s in zip(*all_states, strict=True))
     return Tape(
         from_time_major(x, batch_first, batched),
-        h_n if batched else h_n[:, 0],
-        c_n if batched else c_n[:, 0],
-        gates,
+        h_n,
+        c_n,
+        np.stack(all_gates),
         cells,
+        cell,
         weights,
         inputs,
-        outputs,
-        h_0,
-        c_0,
+        all_states,
+        states_0,
         n,
         dropout,
         batch_first,
@@ -278,22 +382,22 @@ def forward(
 def backward(
     tape: Tape, dy: Array | None = None, dh_n: Array | None = None, dc_n: Array | None = None
 ) -> Grads:
-    """The gradients of a loss by everything `forward` was given, from those by its results.
+    """The gradients of a loss with respect to everything `forward` was given, from those with
+    respect to its results.
 
     A gradient left out is zero; one that is given has the shape of the result it belongs to.
     """
-    dy, dh_n, dc_n = (
-        np.zeros_like(result) if d is None else d
-        for d, result in ((dy, tape.y), (dh_n, tape.h_n), (dc_n, tape.c_n))
-    )
-    dx = time_major(dy, tape.batch_first, tape.batched)  # by the output of the layer at hand
-    if not tape.batched:
-        dh_n, dc_n = dh_n[:, None], dc_n[:, None]
-    L, D, _, _ = describe(tape.weights)
+    dy = np.zeros_like(tape.y) if dy is None else dy
+    dstates_n = [
+        np.zeros_like(s) if d is None else d if tape.batched else d[:, None]
+        for d, s in zip((dh_n, dc_n), tape.states_0, strict=False)
+    ]
+    dx = time_major(dy, tape.batch_first, tape.batched)  # of the output of the layer at hand
+    L, D, _, _ = describe(tape.weights, tape.cell)
     n = tape.lengths
     valid = np.arange(len(dx))[:, None] < n
 
-    dh_0, dc_0 = np.zeros_like(tape.h_0), np.zeros_like(tape.c_0)
+    dstates_0 = [np.zeros_like(s) for s in tape.states_0]
     dweights: dict[str, Array] = {}
     for layer in reversed(range(L)):
         if tape.dropout is not None and layer < L - 1:
@@ -302,30 +406,37 @@ def backward(
         dys, dx = np.split(dx, D, axis=2), np.zeros_like(x)
         for d in range(D):
             k = layer * D + d
-            dx_d, dh_0[k], dc_0[k], dw = layer_backward(
+            dx_d, dstate, dw = layer_backward(
+                tape.cell,
                 pick(tape.weights, layer, d),
                 along(d, x, n),
-                tape.h_0[k],
-                tape.c_0[k],
+                tuple(s[k] for s in tape.states_0),
                 valid,
-                along(d, tape.outputs[k], n),
+                [along(d, s, n) for s in tape.states[k]],
                 along(d, tape.gates[k], n),
-                along(d, tape.cells[k], n),
                 along(d, dys[d], n),
-                dh_n[k],
-                dc_n[k],
+                tuple(s[k] for s in dstates_n),
             )
+            for ds_0, ds in zip(dstates_0, dstate, strict=True):
+                ds_0[k] = ds
             dx += along(d, dx_d, n)  # both directions read the same x
             dweights.update(
                 (k, a) for k, a in zip(names(layer, d), dw, strict=True) if a is not None
             )
 
+    dh_0, dc_0 = both(s if tape.batched else s[:, 0] for s in dstates_0)
     return Grads(
         from_time_major(dx, tape.batch_first, tape.batched),
-        dh_0 if tape.batched else dh_0[:, 0],
-        dc_0 if tape.batched else dc_0[:, 0],
+        dh_0,
+        dc_0,
         {name: dweights[name] for name in tape.weights},  # only those there are, in their order
     )
+
+
+def both(states: Iterable[Array]) -> tuple[Array, Array | Any]:
+    """h and c, or h and None."""
+    h, *c = states
+    return h, c[0] if c else None
 
 
 # ---------------------------------------------------------------------------------------------
@@ -347,12 +458,12 @@ def pick(weights: Mapping[str, Array], layer: int, direction: int) -> Weights:
     return Weights(ih, hh, zero if b_ih is None else b_ih, zero if b_hh is None else b_hh, hr)
 
 
-def describe(weights: Mapping[str, Array]) -> tuple[int, int, int, int]:
+def describe(weights: Mapping[str, Array], cell: Cell) -> tuple[int, int, int, int]:
     """L, D, P, H."""
     D = 2 if "weight_ih_l0_reverse" in weights else 1
     L = sum(name.startswith("weight_ih_l") for name in weights) // D
-    H4, P = weights["weight_hh_l0"].shape
-    return L, D, P, H4 // 4
+    gates_H, P = weights["weight_hh_l0"].shape
+    return L, D, P, gates_H // cell.gates
 
 
 def time_major(x: Array, batch_first: bool, batched: bool) -> Array:

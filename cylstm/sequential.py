@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from . import _checks, steps
 from .embedding import Embedding
-from .layers import LSTM
+from .layers import GRU, LSTM, RNN
 from .linear import Linear
 from .steps import FinalState, GlobalPool, LastStep, Mask, Merge, Reverse, Step, ZeroMasked
 from .weights import Array, Module
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 INPUT = "input"  # the name of what comes in
 
-MODULES: dict[str, type[Module]] = {cls.__name__: cls for cls in (LSTM, Linear, Embedding)}
+MODULES: dict[str, type[Module]] = {
+    cls.__name__: cls for cls in (GRU, LSTM, RNN, Linear, Embedding)
+}
 STEPS: dict[str, type[Step]] = {name: getattr(steps, name) for name in steps.__all__}
 
 

@@ -106,7 +106,7 @@ static void run(struct backward *b)
     }
 }
 
-/* dh_0 = dgates_0 W_hh, for a share of its units, and dc_0; rows without a step pass dh_n and dc_n
+/* dh_0 = dgates_0 W_hh (and what the cell adds), for a share of its units, and dc_0; rows without a step pass dh_n and dc_n
  * on. */
 static void first_states(void *arg, size_t share, int caller)
 {
@@ -123,6 +123,7 @@ static void first_states(void *arg, size_t share, int caller)
                             active, cylstm_share(backward_panels_of(b, R), b->shares, share));
     job.product.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
     job.product.out_panel = (ptrdiff_t)backward_width_of(b);
+    if (p->l.kind->blends) backward_start_from_dh(b, p, &job.product, 0);
     backward_multiply(b, caller, share, &job);
     for (size_t r = 0; share == 0 && r < B; r++) {
         if (r >= active)

@@ -13,7 +13,7 @@ struct backward_pass {
     struct cylstm_walk tape; /* (T, B, tape) */
     struct cylstm_walk dy, dx; /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
     void *h_0, *c_0;           /* (B, R), (B, H), in batch order; may be NULL */
-    void *dh;   /* (B, R) padded: dh_n; with a projection, where dh of a step is summed */
+    void *dh;                  /* (B, R) padded: dh_n, then the cell's own part of the dh before */
     void *dc;   /* (B, H) padded: dc_n, then the running dc; NULL for a cell without it */
     void *next; /* (B, dgates) padded: dgates of the step after the chunk */
 };
@@ -102,6 +102,17 @@ static inline struct cylstm_job backward_dgates_job(const struct backward *b,
         k += K;
     }
     return job;
+}
+
+/* Let a product start from p->dh, rows r0 and on: dh_n, or what the cell of the step after, whose h
+ * holds a part of this one's, has put in its place. */
+static inline void backward_start_from_dh(const struct backward *b, const struct backward_pass *p,
+                                          struct cylstm_product *g, size_t r0)
+{
+    const size_t stride = backward_stride_of(b, p->l.R);
+    g->init = cylstm_at(p->dh, b->call.real_size, (ptrdiff_t)(r0 * stride));
+    g->init_row = (ptrdiff_t)stride;
+    g->init_panel = (ptrdiff_t)backward_width_of(b);
 }
 
 /* backward_step.c: phases, whose `arg` is the struct backward. */

@@ -7,12 +7,10 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
 {
     const struct cylstm_layer *l = &p->l;
     const size_t size = b->call.real_size, H = l->H, flat = b->start[s - b->step_begin] + r0;
-    struct cylstm_cell cell = {
-        .H = H,
-        .tape_vectors = (unsigned char)l->kind->shape.tape_vectors,
-        .tape = cylstm_walk_rows(&p->tape, size, r0, s),
-        .dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat),
-    };
+    struct cylstm_cell cell = cylstm_start_cell(l);
+    cell.unit_vectors = 1; /* dh is one vector of each unit */
+    cell.tape = cylstm_walk_rows(&p->tape, size, r0, s);
+    cell.dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat);
     if (p->dc) {
         cell.dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r0);
         if (s) { /* c is the last vector of the tape */
@@ -21,6 +19,13 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
         } else if (p->c_0) {
             cell.c_prev = (struct cylstm_rows){p->c_0, b->c0_offset + r0, 0};
         }
+    }
+    if (l->kind->blends) {
+        cell.dh_prev = backward_padded_rows(b, p->dh, backward_stride_of(b, l->R), r0);
+        if (s)
+            cell.h_prev = cylstm_walk_rows(&p->h, size, r0, s - 1);
+        else if (p->h_0)
+            cell.h_prev = (struct cylstm_rows){p->h_0, b->r0_offset + r0, 0};
     }
     if (l->P) cell.h = backward_padded_rows(b, b->m, backward_stride_of(b, H), flat);
     return cell;
@@ -35,8 +40,8 @@ static struct cylstm_rows dgates_after(const struct backward *b, const struct ba
     return backward_padded_rows(b, b->dgates, stride, b->start[s + 1 - b->step_begin] + r0);
 }
 
-/* dh of step s for rows [r0, r1): a product for the rows that go on after s, and dh_n for those
- * that end here. Finished by the cell, or stored where it must first be projected. */
+/* dh of step s for rows [r0, r1): a product for the rows that go on after s, from where the cell of
+ * the step after has left off in p->dh; and dh_n, which is there, for those that end here. Finished by the cell, or stored where it must first be projected. */
 static void step_back(struct backward *b, int caller, size_t share, const struct backward_pass *p,
                       size_t s, size_t r0, size_t r1, struct cylstm_range panels)
 {
@@ -50,12 +55,8 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
         struct cylstm_job job = backward_dgates_job(b, p, &p->l.hh_t, p->l.kind->hh,
                                                     dgates_after(b, p, s, from), to - from, panels);
         struct cylstm_product *g = &job.product;
-        if (part) { /* no step after: start from dh_n */
-            g->term[0].K = g->term[1].K = 0;
-            g->init = cylstm_at(p->dh, size, (ptrdiff_t)(from * backward_stride_of(b, p->l.R)));
-            g->init_row = (ptrdiff_t)backward_stride_of(b, p->l.R);
-            g->init_panel = (ptrdiff_t)backward_width_of(b);
-        }
+        if (part) g->term[0].K = g->term[1].K = 0; /* no step after */
+        if (part || p->l.kind->blends) backward_start_from_dh(b, p, g, from);
         g->descending = (int)(s & 1);
         g->addend = cylstm_walk_rows(&p->dy, size, from, s);
         if (p->l.P) {
@@ -63,7 +64,7 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
                                           b->start[s - b->step_begin] + from);
             g->out_panel = (ptrdiff_t)backward_width_of(b);
         } else {
-            g->finish = b->call.kernels->cell[p->l.kind->math].backward;
+            g->finish = cylstm_cell_of(b->call.kernels, &p->l)->backward;
             g->cell = cell_of_step(b, p, s, from);
         }
         backward_multiply(b, caller, share, &job);
@@ -82,7 +83,7 @@ static void project_back(struct backward *b, int caller, size_t share,
         (struct cylstm_term){backward_padded_rows(b, b->dh, backward_stride_of(b, p->l.R),
                                                   b->start[s - b->step_begin] + r0),
                              1, p->l.P, NULL};
-    job.product.finish = b->call.kernels->cell[p->l.kind->math].backward;
+    job.product.finish = cylstm_cell_of(b->call.kernels, &p->l)->backward;
     job.product.cell = cell_of_step(b, p, s, r0);
     backward_multiply(b, caller, share, &job);
 }

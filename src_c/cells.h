@@ -32,6 +32,8 @@ struct cylstm_cell_kind {
     unsigned char narrow; /* x meets all vectors but the last, h all but the first */
     struct cylstm_vector vector[PANEL_VECTORS];
     unsigned char dgates; /* vectors of H that a step back leaves: its d pre-activations */
+    unsigned char
+        blends; /* h_t holds a part of h_{t-1}: the cell reads it, and adds to its gradient */
     /* The dgates that weight_ih and bias_ih meet, and weight_hh and bias_hh, in raw order. */
     struct cylstm_run ih[CYLSTM_RUNS], hh[CYLSTM_RUNS];
 };
@@ -43,5 +45,8 @@ static inline int cylstm_biases_alike(const struct cylstm_cell_kind *kind)
 }
 
 const struct cylstm_cell_kind *cylstm_cell_kind(const struct cylstm_dims *dims);
+
+/* What `dims` ask for beyond the plain cell. Returns whether it is anything. */
+int cylstm_cell_options(const struct cylstm_dims *dims, struct cylstm_options *options);
 
 #endif

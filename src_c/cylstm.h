@@ -126,11 +126,25 @@ struct cylstm_dims {
     int bits;                  /* 32: float, 64: double */
     int cell;                  /* enum cylstm_cell_type */
     int format;                /* enum cylstm_format_type: of the packed weights for forward */
+    struct cylstm_activation {
+        int type; /* enum cylstm_activation_type */
+        double alpha, beta;
+    } activation
+        [3]; /* in the order of the cell's equations; only the RNN has a choice of its one */
+};
+
+enum cylstm_activation_type {
+    CYLSTM_OF_CELL, /* the one that the cell's equations name */
+    CYLSTM_SIGMOID,
+    CYLSTM_TANH,
+    CYLSTM_RELU
 };
 
 /* The kinds of cell, with the gates in the order of their raw weights. */
 enum cylstm_cell_type {
     CYLSTM_LSTM, /* i, f, g, o */
+    CYLSTM_GRU,  /* r, z, n, where n = tanh(W_in x + b_in + r * (W_hn h + b_hn)) */
+    CYLSTM_RNN,  /* one; h = tanh of its sum */
     CYLSTM_CELLS
 };
 

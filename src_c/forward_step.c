@@ -39,7 +39,6 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
                          struct cylstm_range panels, const void *merged)
 {
     const struct cylstm_layer *l = &p->l;
-    const struct cylstm_cell_kind *kind = l->kind;
     const size_t size = f->call.real_size;
     const size_t now = (s + f->parity) & 1;
     struct cylstm_job job = cylstm_start_job(l, &l->w, n, panels);
@@ -57,10 +56,9 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
     /* Every other step takes the panels last to first: a sweep that does not fit its cache
      * then finds its most recent part still there. */
     g->descending = (int)now;
-    g->finish = f->call.kernels->cell[kind->math].forward;
-    g->cell.H = l->H;
-    g->cell.unit_vectors = kind->unit_vectors;
-    g->cell.tape_vectors = (unsigned char)kind->shape.tape_vectors;
+    g->finish = cylstm_cell_of(f->call.kernels, l)->forward;
+    g->cell = cylstm_start_cell(l);
+    if (l->kind->blends) g->cell.h_prev = h;
     if (p->c) g->cell.c = state_rows(f, p->c, l->H, r0, f->c_offset);
     if (l->P) {
         g->cell.h = state_rows(f, p->m, l->H, r0, NULL);

@@ -103,6 +103,7 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
         .ih_t = {.type = CYLSTM_COLUMNS, .K = gates, .columns = I, .raw = CYLSTM_WEIGHT_IH},
         .hr_t = {.type = CYLSTM_COLUMNS, .K = P, .columns = H, .raw = CYLSTM_WEIGHT_HR},
     };
+    l->any = cylstm_cell_options(dims, &l->options);
     l->w.narrow = kind->narrow;
     l->w.weight = l->hr.weight = stored ? stored : real_size;
     l->hh_t.weight = l->ih_t.weight = l->hr_t.weight = real_size;

@@ -25,6 +25,8 @@ struct cylstm_matrix {
 /* One layer and direction. */
 struct cylstm_layer {
     const struct cylstm_cell_kind *kind;
+    int any;                       /* the cell has options */
+    struct cylstm_options options; /* which then are these */
     size_t I, H, R, P;
     int bias;
     size_t gates, dgates, tape; /* reals: rows of the raw gates, a step's dgates, its tape */
@@ -32,6 +34,20 @@ struct cylstm_layer {
     struct cylstm_matrix w, hr; /* in the forward pack: all gates; the projection */
     struct cylstm_matrix hh_t, ih_t, hr_t; /* in the backward pack, to multiply dgates and dh */
 };
+
+/* The layer's cell, and what it always needs to know. */
+static inline const struct cylstm_cell_fns *cylstm_cell_of(const struct cylstm_kernels *k,
+                                                           const struct cylstm_layer *l)
+{
+    return &k->cell[l->kind->math][l->any];
+}
+static inline struct cylstm_cell cylstm_start_cell(const struct cylstm_layer *l)
+{
+    return (struct cylstm_cell){.H = l->H,
+                                .unit_vectors = l->kind->unit_vectors,
+                                .tape_vectors = (unsigned char)l->kind->shape.tape_vectors,
+                                .options = l->any ? &l->options : NULL};
+}
 
 static inline size_t cylstm_larger(size_t a, size_t b) { return a > b ? a : b; }
 

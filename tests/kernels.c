@@ -287,7 +287,7 @@ static void place_lstm(struct trial *t, struct cylstm_product *p, size_t units)
 {
     const size_t padded = round_up(units, t->kernels->lanes);
     p->columns = round_up(4 * units, t->kernels->lanes);
-    p->finish = t->kernels->cell[CYLSTM_LSTM_MATH].forward;
+    p->finish = t->kernels->cell[CYLSTM_LSTM_MATH][0].forward;
     p->cell = (struct cylstm_cell){.H = units,
                                    .unit_vectors = PANEL_VECTORS,
                                    .tape_vectors = LSTM_TAPE,
@@ -327,7 +327,7 @@ static void place_lstm_back(struct trial *t, struct cylstm_product *p, size_t un
 {
     const size_t padded = round_up(units, t->kernels->lanes);
     p->columns = units;
-    p->finish = t->kernels->cell[CYLSTM_LSTM_MATH].backward;
+    p->finish = t->kernels->cell[CYLSTM_LSTM_MATH][0].backward;
     p->cell = (struct cylstm_cell){.H = units,
                                    .tape_vectors = LSTM_TAPE,
                                    .tape = place(t, "tape", p->rows, LSTM_TAPE * units),
@@ -373,11 +373,154 @@ static void judge_lstm_back(struct trial *t, const struct cylstm_product *p, siz
                want[n].within + 4 * e * fabsl(want[n].is) + tiny);
 }
 
+/* --- the GRU cell, forward and backward */
+
+enum { N_OF_X, R_GATE, Z_GATE, N_OF_H }; /* in a panel */
+
+static void place_gru(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const size_t padded = round_up(units, t->kernels->lanes);
+    p->columns = round_up(4 * units, t->kernels->lanes);
+    p->finish = t->kernels->cell[CYLSTM_GRU_MATH][0].forward;
+    p->cell = (struct cylstm_cell){.H = units,
+                                   .unit_vectors = PANEL_VECTORS,
+                                   .tape_vectors = 4,
+                                   .h_prev = place(t, "h_prev", p->rows, padded),
+                                   .h = place(t, "h", p->rows, padded)};
+    fill(t, &p->cell.h_prev, p->rows, units, padded, -2, 2);
+    if (below(t, 2)) p->cell.y = place(t, "y", p->rows, units);
+    if (below(t, 2)) p->cell.tape = place(t, "tape", p->rows, 4 * units);
+}
+
+static void judge_gru(struct trial *t, const struct cylstm_product *p, size_t row, size_t unit,
+                      const struct sum *sum)
+{
+    const struct cylstm_cell *cell = &p->cell;
+    const long double e = epsilon(t), tiny = smallest(t);
+    const ptrdiff_t u = (ptrdiff_t)unit, H = (ptrdiff_t)cell->H;
+    const long double r = sigmoid(sum[R_GATE].is), z = sigmoid(sum[Z_GATE].is), q = sum[N_OF_H].is,
+                      n = tanhl(sum[N_OF_X].is + r * q),
+                      h_prev = get(t, row_of(t, &cell->h_prev, row), u),
+                      h = (1 - z) * n + z * h_prev,
+                      n_within =
+                          4 * e * fabsl(n) + 8 * e * (fabsl(sum[N_OF_X].is) + fabsl(r * q)) + tiny,
+                      h_within = n_within + 8 * e * (fabsl(n) + fabsl(h_prev)) + tiny;
+    expect(t, "h", row, unit, row_of(t, &cell->h, row), u, h, h_within);
+    if (u >= H) return;
+    if (cell->y.base) expect(t, "y", row, unit, row_of(t, &cell->y, row), u, h, h_within);
+    if (!cell->tape.base) return;
+    void *tape = row_of(t, &cell->tape, row);
+    expect(t, "tape", row, unit, tape, u, r, 4 * e * r + tiny);
+    expect(t, "tape", row, unit, tape, H + u, z, 4 * e * z + tiny);
+    expect(t, "tape", row, unit, tape, 2 * H + u, n, n_within);
+    expect(t, "tape", row, unit, tape, 3 * H + u, q, 0);
+}
+
+static void place_gru_back(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const size_t padded = round_up(units, t->kernels->lanes);
+    p->columns = units;
+    p->finish = t->kernels->cell[CYLSTM_GRU_MATH][0].backward;
+    p->cell = (struct cylstm_cell){.H = units,
+                                   .tape_vectors = 4,
+                                   .tape = place(t, "tape", p->rows, 4 * units),
+                                   .dh_prev = place(t, "dh_prev", p->rows, padded),
+                                   .dgates = place(t, "dgates", p->rows, 4 * units)};
+    fill(t, &p->cell.tape, p->rows, 4 * units, 4 * units, 0, 1);
+    if (!below(t, 2)) return;
+    p->cell.h_prev = place(t, "h_prev", p->rows, units);
+    fill(t, &p->cell.h_prev, p->rows, units, units, -2, 2);
+}
+
+static void judge_gru_back(struct trial *t, const struct cylstm_product *p, size_t row, size_t unit,
+                           const struct sum *sum)
+{
+    const struct cylstm_cell *cell = &p->cell;
+    const long double e = epsilon(t), tiny = 4 * smallest(t), dh = sum->is;
+    const ptrdiff_t u = (ptrdiff_t)unit, H = (ptrdiff_t)cell->H;
+    const void *tape = row_of(t, &cell->tape, row);
+    long double v[4] = {0, 0, 0, 0}, h_prev = 0;
+    for (ptrdiff_t n = 0; n < 4 && u < H; n++) v[n] = get(t, tape, n * H + u);
+    if (cell->h_prev.base && u < H) h_prev = get(t, row_of(t, &cell->h_prev, row), u);
+    const long double r = v[0], z = v[1], n = v[2], q = v[3], da_n = dh * (1 - z) * (1 - n * n);
+    const long double want[] = {da_n * q * r * (1 - r), dh * (h_prev - n) * z * (1 - z), da_n,
+                                da_n * r};
+    expect(t, "dh_prev", row, unit, row_of(t, &cell->dh_prev, row), u, dh * z,
+           e * fabsl(dh * z) + tiny);
+    for (ptrdiff_t g = 0; g < 4 && u < H; g++)
+        expect(t, "dgates", row, unit, row_of(t, &cell->dgates, row), g * H + u, want[g],
+               8 * e * (fabsl(want[g]) + fabsl(dh) * (1 + fabsl(h_prev))) + tiny);
+}
+
+/* --- the plain cell: tanh, and by its options ReLU */
+
+static const struct cylstm_options relu = {.function = {{FUNCTION_RELU, 0, 0}}};
+
+static void place_rnn(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const size_t padded = round_up(units, t->kernels->lanes), any = below(t, 2);
+    p->columns = padded;
+    p->finish = t->kernels->cell[CYLSTM_RNN_MATH][any].forward;
+    p->cell = (struct cylstm_cell){.H = units,
+                                   .unit_vectors = 1,
+                                   .tape_vectors = 1,
+                                   .options = any ? &relu : NULL,
+                                   .h = place(t, "h", p->rows, padded)};
+    if (below(t, 2)) p->cell.y = place(t, "y", p->rows, units);
+    if (below(t, 2)) p->cell.tape = place(t, "tape", p->rows, units);
+}
+
+static void judge_rnn(struct trial *t, const struct cylstm_product *p, size_t row, size_t unit,
+                      const struct sum *sum)
+{
+    const struct cylstm_cell *cell = &p->cell;
+    const ptrdiff_t u = (ptrdiff_t)unit, H = (ptrdiff_t)cell->H;
+    const long double h = !cell->options ? tanhl(sum->is)
+                          : sum->is > 0  ? sum->is
+                                         : 0,
+                      within = cell->options ? 0 : 4 * epsilon(t) * fabsl(h) + smallest(t);
+    expect(t, "h", row, unit, row_of(t, &cell->h, row), u, h, within);
+    if (u >= H) return;
+    if (cell->y.base) expect(t, "y", row, unit, row_of(t, &cell->y, row), u, h, within);
+    if (cell->tape.base) expect(t, "tape", row, unit, row_of(t, &cell->tape, row), u, h, within);
+}
+
+static void place_rnn_back(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const size_t any = below(t, 2);
+    p->columns = units;
+    p->finish = t->kernels->cell[CYLSTM_RNN_MATH][any].backward;
+    p->cell = (struct cylstm_cell){.H = units,
+                                   .tape_vectors = 1,
+                                   .options = any ? &relu : NULL,
+                                   .tape = place(t, "tape", p->rows, units),
+                                   .dgates = place(t, "dgates", p->rows, units)};
+    fill(t, &p->cell.tape, p->rows, units, units, 0, 1);
+    for (size_t r = 0; r < p->rows; r += 3) put(t, row_of(t, &p->cell.tape, r), 0, 0);
+}
+
+static void judge_rnn_back(struct trial *t, const struct cylstm_product *p, size_t row, size_t unit,
+                           const struct sum *sum)
+{
+    const struct cylstm_cell *cell = &p->cell;
+    const ptrdiff_t u = (ptrdiff_t)unit;
+    const long double h = get(t, row_of(t, &cell->tape, row), u), dh = sum->is,
+                      da = dh * (!cell->options ? 1 - h * h
+                                 : h > 0        ? 1
+                                                : 0);
+    expect(t, "dgates", row, unit, row_of(t, &cell->dgates, row), u, da,
+           4 * epsilon(t) * fabsl(dh) + smallest(t));
+}
+
 static const struct ending store = {1, 0, 0, 0, place_store, judge_store},
                            store_exactly = {1, 0, 1, 0, place_store, judge_store},
                            store_narrow = {1, 0, 1, 1, place_store, judge_store},
                            lstm = {4, 1, 0.125, 0, place_lstm, judge_lstm},
-                           lstm_back = {1, 1, 0.125, 0, place_lstm_back, judge_lstm_back};
+                           lstm_back = {1, 1, 0.125, 0, place_lstm_back, judge_lstm_back},
+                           gru = {4, 1, 0.125, 0, place_gru, judge_gru},
+                           gru_back = {1, 1, 0.125, 0, place_gru_back, judge_gru_back},
+                           rnn = {1, 1, 0.125, 0, place_rnn, judge_rnn},
+                           rnn_back = {1, 0, 0.125, 0, place_rnn_back, judge_rnn_back};
 
 /* --------------------------------------------------------------------- the product */
 
@@ -775,9 +918,17 @@ static const struct check checks[] = {
     {"product_narrow", check_product, &store_narrow},
     {"product_lstm", check_product, &lstm},
     {"product_lstm_back", check_product, &lstm_back},
+    {"product_gru", check_product, &gru},
+    {"product_gru_back", check_product, &gru_back},
+    {"product_rnn", check_product, &rnn},
+    {"product_rnn_back", check_product, &rnn_back},
     {"finish", check_finish, &store_exactly},
     {"finish_lstm", check_finish, &lstm},
     {"finish_lstm_back", check_finish, &lstm_back},
+    {"finish_gru", check_finish, &gru},
+    {"finish_gru_back", check_finish, &gru_back},
+    {"finish_rnn", check_finish, &rnn},
+    {"finish_rnn_back", check_finish, &rnn_back},
     {"transpose", check_transpose, NULL},
     {"sum_biases", check_sum_biases, NULL},
     {"dropout", check_dropout, NULL},

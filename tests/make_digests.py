@@ -109,6 +109,20 @@ PROBLEMS: dict[str, dict[str, Any]] = {
         T=20, B=7, input_size=3, hidden_size=50, stream=True, active=[4, 0, 6], dtype="float64"
     ),
 }
+# The same of other cells, for what is theirs: panels with gaps, one state, tapes of their own.
+OTHERS: dict[str, dict[str, Any]] = {
+    name: PROBLEMS[name]
+    for name in ("odd", "odd, float64", "one row", "few rows, merged", "many rows and units")
+    + ("directions, lengths", "dropout", "units of one row", "one step, raw", "stream")
+}
+CELLS: dict[str, dict[str, Any]] = {
+    "GRU": dict(cell="GRU"),
+    "RNN": dict(cell="RNN"),
+    "RNN relu": dict(cell="RNN", nonlinearity="relu"),
+}
+for name, options in CELLS.items():
+    PROBLEMS |= {f"{name}, {other}": problem | options for other, problem in OTHERS.items()}
+
 CALL = ("T", "B", "lengths", "states", "given", "stream", "active", "cell")
 
 
@@ -125,12 +139,14 @@ def numbers(name: str, *shape: int, scale: float = 1.0) -> Array:
     return (scale * drawn).astype(np.float32).astype(np.float64).reshape(shape)
 
 
-def network(config: dict[str, Any], isa: str) -> Any:
-    """The network of these arguments on the kernels of `isa`."""
+def network(config: dict[str, Any], isa: str | None) -> Any:
+    """The network of these arguments on the kernels of `isa`, or as anybody makes it."""
     config = dict(config)
     cell = getattr(cylstm, config.pop("cell", "LSTM"))
     arguments = {key: value for key, value in config.items() if key not in CALL}
-    net = type(cell.__name__, (cell,), {"_isa": isa})(**arguments, seed=1)
+    if isa is not None:
+        cell = type(cell.__name__, (cell,), {"_isa": isa})
+    net = cell(**arguments, seed=1)
     net.load_state_dict(
         {
             name: numbers(name, *a.shape, scale=1.2 / math.sqrt(a.shape[-1]) if a.ndim > 1 else 0.3)

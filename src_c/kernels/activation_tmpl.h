@@ -18,7 +18,7 @@ static const real LN2_HIGH = 0.6931457520f;
 static const real LN2_LOW = 1.428606820e-06f;
 static const real SIGMOID_H[] = {-0.002765987216f, 0.1666661771f, 2.000000000f};
 static const real TANH_M[] = {-0.01106394886f, 0.1666661771f};
-static const real SIGMOID_MIN = -89, SIGMOID_MAX = 88, TANH_MAX = 10;
+static const real SIGMOID_MIN = -89, SIGMOID_MAX = 88, TANH_MAX = 10, V_HUGE = 0x1p126f;
 #else
 static const real LOG2_E = 1.4426950408889634;
 static const real LN2_HIGH = 0.69314718055989033;
@@ -28,7 +28,7 @@ static const real SIGMOID_H[] = {4.1360529807625442e-08, -1.6533837315275491e-06
                                  0.16666666666666555,    2.0000000000000000};
 static const real TANH_M[] = {1.0588295630752113e-05, -0.00010581655881776315,
                               0.0010582010000442564, -0.011111111110678777, 0.16666666666666555};
-static const real SIGMOID_MIN = -710, SIGMOID_MAX = 709, TANH_MAX = 20;
+static const real SIGMOID_MIN = -710, SIGMOID_MAX = 709, TANH_MAX = 20, V_HUGE = 0x1p1022;
 #endif
 
 #define LENGTH(array) (int)(sizeof(array) / sizeof *(array))
@@ -86,6 +86,29 @@ ALWAYS_INLINE vf product_of(struct ratio sigmoid, struct ratio tanh)
 
 ALWAYS_INLINE vf v_sigmoid(vf x) { return divided(sigmoid_ratio(x)); }
 ALWAYS_INLINE vf v_tanh(vf x) { return divided(tanh_ratio(x)); }
+
+/* 1 where a ReLU's result is positive, else 0. The smallest normal number times V_HUGE is 1. */
+ALWAYS_INLINE vf v_is_positive(vf y) { return v_min(v_set1(1), v_mul(y, v_set1(V_HUGE))); }
+
+/* An activation chosen at run time, and below it its derivative, of its result y. */
+ALWAYS_INLINE vf v_activate(const struct cylstm_function *f, vf x)
+{
+    switch (f->type) {
+    case FUNCTION_SIGMOID: return v_sigmoid(x);
+    case FUNCTION_RELU: return v_max(v_zero(), x);
+    default: return v_tanh(x);
+    }
+}
+
+ALWAYS_INLINE vf v_slope(const struct cylstm_function *f, vf y)
+{
+    const vf one = v_set1(1);
+    switch (f->type) {
+    case FUNCTION_SIGMOID: return v_mul(y, v_sub(one, y));
+    case FUNCTION_RELU: return v_is_positive(y);
+    default: return v_fnma(y, y, one);
+    }
+}
 
 static void sigmoid_array(const void *in, void *out, size_t n)
 {

@@ -52,9 +52,10 @@ ALWAYS_INLINE void fetch_row(const struct cylstm_product *p, size_t panel, size_
     if (cell->dgates.base) { /* backward: dh of a whole panel's units */
         for (size_t n = 0; n < cell->tape_vectors; n++)
             UNROLL for (int v = 0; v < NV; v++) FETCH(tape + n * H + first + v * VL);
-        if (!cell->c_prev.base) return;
-        const real *c_prev = row_of(&cell->c_prev, row) + first;
-        UNROLL for (int v = 0; v < NV; v++) FETCH(c_prev + v * VL);
+        const struct cylstm_rows *prev = cell->h_prev.base ? &cell->h_prev : &cell->c_prev;
+        if (!prev->base) return;
+        const real *state = row_of(prev, row) + first;
+        UNROLL for (int v = 0; v < NV; v++) FETCH(state + v * VL);
         return;
     }
     const size_t each = PANEL_VECTORS / cell->unit_vectors, u = panel * each * VL;

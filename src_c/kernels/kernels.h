@@ -74,6 +74,18 @@ struct cylstm_rows {
     ptrdiff_t stride;
 };
 
+/* An activation, by run-time choice. FUNCTION_OF_CELL: the one that the cell's equations name. */
+enum cylstm_function_type { FUNCTION_OF_CELL, FUNCTION_SIGMOID, FUNCTION_TANH, FUNCTION_RELU };
+struct cylstm_function {
+    int type;
+    double alpha, beta;
+};
+
+/* What makes a cell another than its equations say. */
+struct cylstm_options {
+    struct cylstm_function function[3]; /* of its activations, in the order of the equations */
+};
+
 /* The operands of a cell's gate math, forward or backward; a cell uses those that its equations
  * name. H is the number of real units; rows marked "padded" are as long as H rounded up to whole
  * vectors, the others exactly H. */
@@ -81,13 +93,17 @@ struct cylstm_cell {
     size_t H;
     unsigned char unit_vectors; /* vectors of a panel that belong to the same units: all 4, or 1 */
     unsigned char tape_vectors; /* on the tape of a step: (tape_vectors, H) */
-    struct cylstm_rows c;       /* forward: c_{t-1} in, c_t out; padded */
-    struct cylstm_rows h;       /* h_t out; padded; backward: base may be NULL */
-    struct cylstm_rows y;       /* forward: h_t out; base may be NULL */
-    struct cylstm_rows tape;    /* forward out (base may be NULL), backward in */
+    const struct cylstm_options *options; /* NULL: none */
+    struct cylstm_rows c;                 /* forward: c_{t-1} in, c_t out; padded */
+    struct cylstm_rows h;                 /* h_t out; padded; backward: base may be NULL */
+    struct cylstm_rows y;                 /* forward: h_t out; base may be NULL */
+    struct cylstm_rows tape;              /* forward out (base may be NULL), backward in */
+    struct cylstm_rows h_prev;  /* h_{t-1} in; forward: padded; backward: base NULL means zeros */
     struct cylstm_rows c_prev;  /* backward: c_{t-1} in; base may be NULL, which means zeros */
     struct cylstm_rows dc;      /* backward: dc_t in, dc_{t-1} out; padded */
-    struct cylstm_rows dgates;  /* backward: d pre-activations out, in the order of the raw weights */
+    struct cylstm_rows dh_prev; /* backward: what the cell itself adds to dh_{t-1}, out; padded */
+    struct cylstm_rows
+        dgates; /* backward: d pre-activations out, in the order of the cell's table */
 };
 
 /* Finishes `rows` rows from `row` of one panel: sums (rows, 4 VL), which are overwritten. Forward they
@@ -96,7 +112,7 @@ typedef void cylstm_cell_fn(const struct cylstm_cell *cell, size_t panel, size_t
                             void *sums);
 
 /* The cells of a kernel set: each in cell_*_tmpl.h. */
-enum cylstm_cell_math { CYLSTM_LSTM_MATH, CYLSTM_CELL_MATHS };
+enum cylstm_cell_math { CYLSTM_LSTM_MATH, CYLSTM_GRU_MATH, CYLSTM_RNN_MATH, CYLSTM_CELL_MATHS };
 
 struct cylstm_cell_fns {
     cylstm_cell_fn *forward, *backward;
@@ -127,8 +143,8 @@ struct cylstm_product {
     const void *init;
     ptrdiff_t init_panel, init_row;
     struct cylstm_rows addend; /* `columns` reals a row, added last; base may be NULL */
-    cylstm_cell_fn *finish; /* with the operands in `cell`; NULL: the sums are stored to `out` */
-    struct cylstm_rows out; /* row r of panel p at out + p * out_panel */
+    cylstm_cell_fn *finish;    /* with the operands in `cell`; NULL: the sums are stored to `out` */
+    struct cylstm_rows out;    /* row r of panel p at out + p * out_panel */
     ptrdiff_t out_panel;
     struct cylstm_cell cell;
 };
@@ -167,7 +183,7 @@ struct cylstm_kernels {
      * elsewhere (BLAS). `sums` is overwritten. */
     void (*finish)(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
                    void *sums);
-    struct cylstm_cell_fns cell[CYLSTM_CELL_MATHS];
+    struct cylstm_cell_fns cell[CYLSTM_CELL_MATHS][2]; /* [1]: by the options of each call */
     /* A vector of a panel from n <= VL rows of K reals, `stride` apart: out[k * width + lane] =
      * rows[lane * stride + k] for each k, and 0 in lanes n to `lanes`. */
     void (*transpose)(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out,

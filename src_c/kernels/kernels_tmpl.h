@@ -9,7 +9,9 @@
 #include "rows_tmpl.h" /* which the others use */
 
 #include "activation_tmpl.h"
+#include "cell_gru_tmpl.h"
 #include "cell_lstm_tmpl.h"
+#include "cell_rnn_tmpl.h"
 #include "dropout_tmpl.h"
 #include "gemm_tmpl.h"
 #include "optim_tmpl.h"
@@ -22,7 +24,12 @@ const struct cylstm_kernels KERNELS = {
     .tile_rows = TILE_ROWS,
     .product = product,
     .finish = finish,
-    .cell = {[CYLSTM_LSTM_MATH] = {lstm_forward, lstm_backward}},
+    .cell =
+        {
+            [CYLSTM_LSTM_MATH] = {{lstm_forward, lstm_backward}},
+            [CYLSTM_GRU_MATH] = {{gru_forward, gru_backward}},
+            [CYLSTM_RNN_MATH] = {{rnn_forward, rnn_backward}, {rnn_forward_any, rnn_backward_any}},
+        },
     .transpose = transpose,
     .sum_biases = sum_biases,
     .dropout = dropout,
