@@ -43,7 +43,7 @@ cdef extern from "cylstm.h" nogil:
         int bits, cell, format
         cylstm_activation[3] activation
 
-    enum: CYLSTM_LSTM, CYLSTM_GRU, CYLSTM_RNN
+    enum: CYLSTM_LSTM, CYLSTM_GRU, CYLSTM_GRU_RESET_BEFORE, CYLSTM_RNN
     enum: CYLSTM_SIGMOID, CYLSTM_TANH, CYLSTM_RELU
 
     cdef struct cylstm_cell_shape:

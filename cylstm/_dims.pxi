@@ -1,6 +1,7 @@
 """The sizes of a stack, its kernels, and how many threads a call has. Part of `_core.pyx`."""
 
-cdef dict CELLS = {"LSTM": _c.CYLSTM_LSTM, "GRU": _c.CYLSTM_GRU, "RNN": _c.CYLSTM_RNN}
+cdef dict CELLS = {"LSTM": _c.CYLSTM_LSTM, "GRU": _c.CYLSTM_GRU,
+                   "GRU, reset before": _c.CYLSTM_GRU_RESET_BEFORE, "RNN": _c.CYLSTM_RNN}
 cdef dict ACTIVATIONS = {"sigmoid": _c.CYLSTM_SIGMOID, "tanh": _c.CYLSTM_TANH,
                          "relu": _c.CYLSTM_RELU}
 

@@ -105,12 +105,18 @@ class GRU(_Recurrent[Array]):
         n = tanh(W_ih[n] x_t + b_ih[n] + r * (W_hh[n] h_{t-1} + b_hh[n]))
         h_t = (1 - z) * n + z * h_{t-1}
 
+    With `reset_after=False` r is applied before the product, as Cho et al. have it::
+
+        n = tanh(W_ih[n] x_t + b_ih[n] + W_hh[n] (r * h_{t-1}) + b_hh[n])
+
     The state is h_t alone, also in calls: `y, h_n = gru(x, h_0)`.
 
     Parameters
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, seed
         As those of `LSTM`.
+    reset_after : bool
+        True as in PyTorch, cuDNN and Keras from 2 on; False as in Keras 1 and by default in ONNX.
 
     The weights have PyTorch's names, shapes and order of gates: weight_ih_l0 (3H, I) holds r, z, n.
 
@@ -127,6 +133,8 @@ class GRU(_Recurrent[Array]):
 
     _cell = "GRU"
 
+    reset_after = Fixed[bool]()
+
     def __init__(
         self,
         input_size: int,
@@ -137,6 +145,7 @@ class GRU(_Recurrent[Array]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        reset_after: bool = True,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -148,9 +157,16 @@ class GRU(_Recurrent[Array]):
             "batch_first": batch_first,
             "dropout": dropout,
             "bidirectional": bidirectional,
+            "reset_after": reset_after,
             "dtype": dtype,
         }
         self._make(arguments, seed=seed)
+
+    def _configure_cell(self, hidden_size: int, reset_after: bool = True) -> dict[str, Any]:
+        return {"reset_after": _checks.flag("reset_after", reset_after)}
+
+    def _cell_of(self, arguments: dict[str, Any]) -> str:
+        return "GRU" if arguments["reset_after"] else "GRU, reset before"
 
 
 class RNN(_Recurrent[Array]):

@@ -26,7 +26,7 @@ class _Recurrent(Module, Generic[S]):
 
     __slots__ = ("_calls", "_dims", "_seed")
 
-    _cell: ClassVar[str]  # as `_core` names it
+    _cell: ClassVar[str]  # as `_core` names it, if no argument says more
     # The kernels to use, for tests; None: those that `show_config()` names.
     _isa: ClassVar[str | None] = None
 
@@ -84,7 +84,7 @@ class _Recurrent(Module, Generic[S]):
         I, H, L = arguments["input_size"], arguments["hidden_size"], arguments["num_layers"]
         P, D = arguments.get("proj_size", 0), 1 + arguments["bidirectional"]
         self._dims = _core.Dims(
-            self._cell,
+            self._cell_of(arguments),
             L,
             D,
             I,
@@ -105,6 +105,10 @@ class _Recurrent(Module, Generic[S]):
     def _configure_cell(self, hidden_size: int) -> dict[str, Any]:
         """Return the arguments that this kind of cell has beside those of all, checked."""
         return {}
+
+    def _cell_of(self, arguments: dict[str, Any]) -> str:
+        """Return the name that `_core` has for the cell."""
+        return self._cell
 
     def _activations(self, arguments: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
         """Return (name, alpha, beta) for each activation of the cell, if they are not its own."""

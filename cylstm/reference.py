@@ -122,22 +122,31 @@ class LSTM:
 class GRU:
     """The gated recurrent unit, with its reset gate behind the product, as in torch.nn.GRU::
 
-    r, z = sigmoid(W_ih[k] x_t + b_ih[k] + W_hh[k] h_{t-1} + b_hh[k])      for k in r, z
-    q    = W_hh[n] h_{t-1} + b_hh[n]
-    n    = tanh(W_ih[n] x_t + b_ih[n] + r * q)
-    h_t  = (1 - z) * n + z * h_{t-1}
+        r, z = sigmoid(W_ih[k] x_t + b_ih[k] + W_hh[k] h_{t-1} + b_hh[k])      for k in r, z
+        n    = tanh(W_ih[n] x_t + b_ih[n] + r * (W_hh[n] h_{t-1} + b_hh[n]))
+        h_t  = (1 - z) * n + z * h_{t-1}
+
+    or, with ``reset_after=False``, before it::
+
+        n    = tanh(W_ih[n] x_t + b_ih[n] + W_hh[n] (r * h_{t-1}) + b_hh[n])
     """
 
     gates = 3
     states = 1
 
+    def __init__(self, reset_after: bool = True) -> None:
+        self.reset_after = reset_after
+
     def forward(self, w: Weights, x: Array, state: State) -> tuple[State, Array]:
         """x (B, I) and the state -> the new state, and the gates (B, 3, H)."""
         (h,) = state
-        x_r, x_z, x_n = np.split(x @ w.ih.T + w.b_ih, 3, axis=1)
-        h_r, h_z, q = np.split(h @ w.hh.T + w.b_hh, 3, axis=1)
-        r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
-        n = np.tanh(x_n + r * q)
+        H = h.shape[1]
+        x_rz, x_n = np.split(x @ w.ih.T + w.b_ih, [2 * H], axis=1)
+        r, z = np.split(sigmoid(x_rz + h @ w.hh[: 2 * H].T + w.b_hh[: 2 * H]), 2, axis=1)
+        if self.reset_after:
+            n = np.tanh(x_n + r * (h @ w.hh[2 * H :].T + w.b_hh[2 * H :]))
+        else:
+            n = np.tanh(x_n + (r * h) @ w.hh[2 * H :].T + w.b_hh[2 * H :])
         return ((1 - z) * n + z * h,), np.stack([r, z, n], axis=1)
 
     def backward(
@@ -145,20 +154,34 @@ class GRU:
     ) -> tuple[Array, State, Weights]:
         """As of the LSTM."""
         (h,), (dh_new,) = state, dnew
+        H = h.shape[1]
         r, z, n = (gates[:, k] for k in range(3))
-        q = np.split(h @ w.hh.T + w.b_hh, 3, axis=1)[2]
+        hh_n = w.hh[2 * H :]
 
         dz = dh_new * (h - n)  # h_new = (1 - z) * n + z * h
         da_n = dh_new * (1 - z) * (1 - n**2)
-        dq = da_n * r  # a_n = x_n + r * q
-        dr = da_n * q
+        dh = dh_new * z
+        if self.reset_after:  # a_n = x_n + r * q
+            dq = da_n * r
+            dr = da_n * (h @ hh_n.T + w.b_hh[2 * H :])
+            dh = dh + dq @ hh_n
+            dhh_n, db_n = dq.T @ h, dq.sum(axis=0)
+        else:  # a_n = x_n + W_hn (r * h) + b_hn
+            dm = da_n @ hh_n
+            dr = dm * h
+            dh = dh + dm * r
+            dhh_n, db_n = da_n.T @ (r * h), da_n.sum(axis=0)
 
-        da_r, da_z = dr * r * (1 - r), dz * z * (1 - z)
-        da = np.concatenate([da_r, da_z, da_n], axis=1)  # of what x gives
-        dh_a = np.concatenate([da_r, da_z, dq], axis=1)  # of what h gives
-        dh = dh_a @ w.hh + dh_new * z
-        dw = Weights(da.T @ x, dh_a.T @ h, da.sum(axis=0), dh_a.sum(axis=0), None)
-        return da @ w.ih, (dh,), dw
+        da_rz = np.concatenate([dr * r * (1 - r), dz * z * (1 - z)], axis=1)
+        da = np.concatenate([da_rz, da_n], axis=1)
+        dw = Weights(
+            da.T @ x,
+            np.concatenate([da_rz.T @ h, dhh_n]),
+            da.sum(axis=0),
+            np.concatenate([da_rz.sum(axis=0), db_n]),
+            None,
+        )
+        return da @ w.ih, (dh + da_rz @ w.hh[: 2 * H],), dw
 
 
 class RNN:

@@ -27,7 +27,8 @@ static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t
         for (size_t s = s1; s-- > s0 && !cylstm_stopped(&b->call);) {
             b->step = s;
             cylstm_run_phase(&b->team, cylstm_backward_units, b, shares);
-            if (p->l.P) cylstm_run_phase(&b->team, cylstm_backward_units_of_cell, b, shares);
+            if (cylstm_has_second(&p->l))
+                cylstm_run_phase(&b->team, cylstm_backward_second, b, shares);
         }
     } else {
         cylstm_run_phase(&b->team, cylstm_backward_rows, b, b->split.rows);
@@ -168,6 +169,7 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     cylstm_carve_order(arena, &b->order, seq);
     b->pass = cylstm_carve(arena, L * D, sizeof *b->pass);
     size_t z = 0, dgates = 0;
+    int second = 0;
     for (size_t n = 0; n < L * D; n++) {
         struct backward_pass p = {.l = cylstm_find_layer(k, dims, n / D, n % D)};
         z = cylstm_larger(z, backward_panels_of(b, p.l.I) + backward_panels_of(b, p.l.R));
@@ -176,6 +178,7 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
             p.dc = cylstm_carve(arena, cylstm_times(B, cylstm_stride(k, p.l.H)), size);
         p.next = cylstm_carve(arena, cylstm_times(B, cylstm_stride(k, p.l.dgates)), size);
         dgates = p.l.dgates;
+        second = cylstm_has_second(&p.l);
         if (arena->base) b->pass[n] = p;
     }
     b->start = cylstm_carve(arena, b->chunk_steps + 1, sizeof(size_t));
@@ -186,10 +189,8 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
         dims->proj
             ? cylstm_carve(arena, cylstm_times(b->chunk_rows, cylstm_stride(k, dims->proj)), size)
             : NULL;
-    b->m =
-        dims->proj
-            ? cylstm_carve(arena, cylstm_times(b->chunk_rows, cylstm_stride(k, dims->hidden)), size)
-            : NULL;
+    const size_t m = cylstm_times(b->chunk_rows, cylstm_stride(k, dims->hidden));
+    b->m = second ? cylstm_carve(arena, m, size) : NULL;
     carve_panels(arena, ctx, dims, b);
     b->dx_offset = cylstm_carve(arena, b->chunk_rows, sizeof(ptrdiff_t));
     b->r0_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
@@ -304,7 +305,7 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
         b.layer = n / dims->directions;
         b.direction = n % dims->directions;
         cylstm_run_phase(&b.team, first_states, &b, b.shares);
-        if (dims->bias && cylstm_biases_alike(p->l.kind))
+        if (dims->bias && !p->l.kind->two_biases)
             memcpy(cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw[CYLSTM_BIAS_HH]),
                    cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw[CYLSTM_BIAS_IH]),
                    p->l.gates * size);

@@ -35,8 +35,9 @@ struct backward {
     void *z;       /* the inputs of a chunk's steps, as panels (chunk_rows, 4 VL): x, then h */
     void *ones;    /* (chunk_rows) */
     const struct cylstm_gradients *grads; /* the caller's */
-    void *dh, *m;         /* (chunk_rows, R), (chunk_rows, H) padded; with a projection only */
-    ptrdiff_t *dx_offset; /* (chunk_rows): rows of dx */
+    void *dh;                             /* (chunk_rows, R) padded; with a projection only */
+    void *m; /* (chunk_rows, H) padded: what the second product was made with; else NULL */
+    ptrdiff_t *dx_offset;             /* (chunk_rows): rows of dx */
     ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
     void *between[2];                 /* (block, B, D*R): dy of inner layers */
     size_t block;
@@ -117,9 +118,9 @@ static inline void backward_start_from_dh(const struct backward *b, const struct
 
 /* backward_step.c: phases, whose `arg` is the struct backward. */
 
-cylstm_phase cylstm_backward_rows;          /* all steps of the chunk, for a share of the rows */
-cylstm_phase cylstm_backward_units;         /* one step, for a share of the units of h */
-cylstm_phase cylstm_backward_units_of_cell; /* with a projection, after it: of the cell's units */
+cylstm_phase cylstm_backward_rows;   /* all steps of the chunk, for a share of the rows */
+cylstm_phase cylstm_backward_units;  /* one step, for a share of the units of h */
+cylstm_phase cylstm_backward_second; /* its second product, likewise, of the units of m */
 
 /* backward_gradients.c: phases over the rows of a chunk. */
 

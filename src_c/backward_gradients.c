@@ -136,22 +136,20 @@ static void *dgates_at(const struct backward *b, size_t column)
     return cylstm_at(b->dgates, b->call.real_size, (ptrdiff_t)column);
 }
 
-/* The gradient of a raw matrix of gates, for some of its rows. */
-static void gates_gradient(struct backward *b, int caller, enum cylstm_array_type type,
-                           const struct cylstm_run runs[CYLSTM_RUNS], struct cylstm_range rows,
+/* The gradient of those raw rows of a matrix of gates that are a run's, of `rows` of them all. The
+ * run's start at `first`; returns where they end. */
+static size_t run_gradient(struct backward *b, int caller, enum cylstm_array_type type,
+                           struct cylstm_run run, size_t first, struct cylstm_range rows,
                            struct operand by, size_t columns)
 {
     const struct cylstm_layer *l = &b->now->l;
-    for (size_t n = 0, first = 0; n < CYLSTM_RUNS; n++) { /* raw rows [first, end) are the run's */
-        const size_t end = first + runs[n].count * l->H,
-                     from = rows.begin > first ? rows.begin : first,
-                     to = rows.end < end ? rows.end : end;
-        if (from < to)
-            weight_gradient(b, caller, dgates_at(b, runs[n].from * l->H + from - first),
-                            backward_stride_of(b, l->dgates), to - from, by, columns,
-                            l->raw[type] + from * columns);
-        first = end;
-    }
+    const size_t end = first + run.count * l->H, from = rows.begin > first ? rows.begin : first,
+                 to = rows.end < end ? rows.end : end;
+    if (from < to)
+        weight_gradient(b, caller, dgates_at(b, run.from * l->H + from - first),
+                        backward_stride_of(b, l->dgates), to - from, by, columns,
+                        l->raw[type] + from * columns);
+    return end;
 }
 
 /* The gradient of a bias: a sum over the rows of the chunk. */
@@ -175,18 +173,22 @@ static void weight_gradients(struct backward *b, int caller, size_t share, size_
     const struct cylstm_range mine = cylstm_share(l->gates, shares, share);
     const struct operand x = {b->z, b->chunk_rows * width, width},
                          h = {backward_z_at(b, backward_panels_of(b, l->I), 0), x.panel, x.k};
-    gates_gradient(b, caller, CYLSTM_WEIGHT_IH, l->kind->ih, mine, x, l->I);
-    gates_gradient(b, caller, CYLSTM_WEIGHT_HH, l->kind->hh, mine, h, l->R);
+    const struct operand m = {b->m, width, backward_stride_of(b, l->H)};
+    size_t ih = 0, hh = 0;
+    for (size_t n = 0; n < CYLSTM_RUNS; n++) {
+        ih = run_gradient(b, caller, CYLSTM_WEIGHT_IH, l->kind->ih[n], ih, mine, x, l->I);
+        hh = run_gradient(b, caller, CYLSTM_WEIGHT_HH, l->kind->hh[n], hh, mine, h, l->R);
+    }
+    run_gradient(b, caller, CYLSTM_WEIGHT_HH, l->kind->second_hh, hh, mine, m, l->R);
     if (l->P) {
         const struct cylstm_range projected = cylstm_share(l->P, shares, share);
-        const struct operand m = {b->m, width, backward_stride_of(b, l->H)};
         weight_gradient(b, caller, cylstm_at(b->dh, b->call.real_size, (ptrdiff_t)projected.begin),
                         backward_stride_of(b, l->R), projected.end - projected.begin, m, l->H,
                         l->raw[CYLSTM_WEIGHT_HR] + projected.begin * l->H);
     }
     if (share || !l->bias) return;
     bias_gradient(b, caller, CYLSTM_BIAS_IH, l->kind->ih);
-    if (!cylstm_biases_alike(l->kind)) bias_gradient(b, caller, CYLSTM_BIAS_HH, l->kind->hh);
+    if (l->kind->two_biases) bias_gradient(b, caller, CYLSTM_BIAS_HH, l->kind->hh);
 }
 
 void cylstm_use_chunk(void *arg, size_t share, int caller)

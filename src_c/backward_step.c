@@ -3,11 +3,11 @@
 #include "backward.h"
 
 static struct cylstm_cell cell_of_step(const struct backward *b, const struct backward_pass *p,
-                                       size_t s, size_t r0)
+                                       const struct cylstm_panels *gates, size_t s, size_t r0)
 {
     const struct cylstm_layer *l = &p->l;
     const size_t size = b->call.real_size, H = l->H, flat = b->start[s - b->step_begin] + r0;
-    struct cylstm_cell cell = cylstm_start_cell(l);
+    struct cylstm_cell cell = cylstm_start_cell(l, gates);
     cell.unit_vectors = 1; /* dh is one vector of each unit */
     cell.tape = cylstm_walk_rows(&p->tape, size, r0, s);
     cell.dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat);
@@ -27,7 +27,7 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
         else if (p->h_0)
             cell.h_prev = (struct cylstm_rows){p->h_0, b->r0_offset + r0, 0};
     }
-    if (l->P) cell.h = backward_padded_rows(b, b->m, backward_stride_of(b, H), flat);
+    if (b->m) cell.h = backward_padded_rows(b, b->m, backward_stride_of(b, H), flat);
     return cell;
 }
 
@@ -64,27 +64,38 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
                                           b->start[s - b->step_begin] + from);
             g->out_panel = (ptrdiff_t)backward_width_of(b);
         } else {
-            g->finish = cylstm_cell_of(b->call.kernels, &p->l)->backward;
-            g->cell = cell_of_step(b, p, s, from);
+            const struct cylstm_matrix *last = p->l.second.columns ? &p->l.second : &p->l.w;
+            g->finish = cylstm_cell_of(b->call.kernels, &p->l, last->gates)->backward;
+            g->cell = cell_of_step(b, p, last->gates, s, from);
         }
         backward_multiply(b, caller, share, &job);
     }
 }
 
-/* dm = dh W_hr, finished by the cell. */
-static void project_back(struct backward *b, int caller, size_t share,
-                         const struct backward_pass *p, size_t s, size_t r0, size_t r1,
-                         struct cylstm_range panels)
+/* dm, back through the second product of a step: dh W_hr, or of its own gates, finished by the cell.
+ */
+static void second_back(struct backward *b, int caller, size_t share, const struct backward_pass *p,
+                        size_t s, size_t r0, size_t r1, struct cylstm_range panels)
 {
-    const size_t active = cylstm_active_rows(&b->order, r1, s);
+    const struct cylstm_layer *l = &p->l;
+    const size_t active = cylstm_active_rows(&b->order, r1, s),
+                 flat = b->start[s - b->step_begin] + r0;
     if (active <= r0) return;
-    struct cylstm_job job = cylstm_start_job(&p->l, &p->l.hr_t, active - r0, panels);
-    job.product.term[0] =
-        (struct cylstm_term){backward_padded_rows(b, b->dh, backward_stride_of(b, p->l.R),
-                                                  b->start[s - b->step_begin] + r0),
-                             1, p->l.P, NULL};
-    job.product.finish = cylstm_cell_of(b->call.kernels, &p->l)->backward;
-    job.product.cell = cell_of_step(b, p, s, r0);
+    struct cylstm_job job = cylstm_start_job(l, l->P ? &l->hr_t : &l->hh_t, active - r0, panels);
+    if (l->P) {
+        job.product.term[0] = (struct cylstm_term){
+            backward_padded_rows(b, b->dh, backward_stride_of(b, l->R), flat), 1, l->P, NULL};
+    } else {
+        struct cylstm_rows dgates =
+            backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat);
+        dgates.base =
+            cylstm_at(dgates.base, b->call.real_size, (ptrdiff_t)(l->kind->second_hh.from * l->H));
+        job.product.term[0] =
+            (struct cylstm_term){dgates, 1, l->kind->second_hh.count * l->H, NULL};
+        job.k[0] = l->gates - job.product.term[0].K;
+    }
+    job.product.finish = cylstm_cell_of(b->call.kernels, l, l->w.gates)->backward;
+    job.product.cell = cell_of_step(b, p, l->w.gates, s, r0);
     backward_multiply(b, caller, share, &job);
 }
 
@@ -96,9 +107,9 @@ void cylstm_backward_rows(void *arg, size_t share, int caller)
     for (size_t s = b->step_end; s-- > b->step_begin && !cylstm_stopped(&b->call);) {
         step_back(b, caller, share, p, s, rows.begin, rows.end,
                   (struct cylstm_range){0, backward_panels_of(b, p->l.R)});
-        if (p->l.P)
-            project_back(b, caller, share, p, s, rows.begin, rows.end,
-                         (struct cylstm_range){0, backward_panels_of(b, p->l.H)});
+        if (cylstm_has_second(&p->l))
+            second_back(b, caller, share, p, s, rows.begin, rows.end,
+                        (struct cylstm_range){0, backward_panels_of(b, p->l.H)});
     }
 }
 
@@ -109,9 +120,9 @@ void cylstm_backward_units(void *arg, size_t share, int caller)
               cylstm_share(backward_panels_of(b, b->now->l.R), b->shares, share));
 }
 
-void cylstm_backward_units_of_cell(void *arg, size_t share, int caller)
+void cylstm_backward_second(void *arg, size_t share, int caller)
 {
     struct backward *b = arg;
-    project_back(b, caller, share, b->now, b->step, 0, b->order.B,
-                 cylstm_share(backward_panels_of(b, b->now->l.H), b->shares, share));
+    second_back(b, caller, share, b->now, b->step, 0, b->order.B,
+                cylstm_share(backward_panels_of(b, b->now->l.H), b->shares, share));
 }

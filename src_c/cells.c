@@ -1,40 +1,54 @@
 /* cells.c -- the table of cells. */
 #include "cells.h"
 
-static const struct cylstm_cell_kind cells[CYLSTM_CELLS] = {
-    [CYLSTM_LSTM] =
-        {
-            .shape = {.gates = 4, .states = 2, .tape_vectors = 5},
-            .math = CYLSTM_LSTM_MATH,
-            .unit_vectors = PANEL_VECTORS,
-            .vector = {{0, 0}, {1, 1}, {2, 2}, {3, 3}}, /* i, f, g, o */
-            .dgates = 4,
-            .ih = {{0, 4}},
-            .hh = {{0, 4}},
-        },
-    [CYLSTM_GRU] =
-        {
-            .shape = {.gates = 3, .states = 1, .tape_vectors = 4}, /* r, z, n, W_hn h + b_hn */
-            .math = CYLSTM_GRU_MATH,
-            .unit_vectors = PANEL_VECTORS,
-            .narrow = 1,
-            .vector =
-                {{2, CYLSTM_NONE}, {0, 0}, {1, 1}, {CYLSTM_NONE, 2}}, /* n of x, r, z, n of h */
-            .dgates = 4,                                              /* r, z, n of x, n of h */
-            .blends = 1,
-            .ih = {{0, 3}},
-            .hh = {{0, 2}, {3, 1}},
-        },
-    [CYLSTM_RNN] =
-        {
-            .shape = {.gates = 1, .states = 1, .tape_vectors = 1}, /* h */
-            .math = CYLSTM_RNN_MATH,
-            .unit_vectors = 1,
-            .vector = {{0, 0}},
-            .dgates = 1,
-            .ih = {{0, 1}},
-            .hh = {{0, 1}},
-        },
+static const struct cylstm_cell_kind cells[CYLSTM_CELLS] =
+    {
+        [CYLSTM_LSTM] =
+            {
+                .shape = {.gates = 4, .states = 2, .tape_vectors = 5}, /* i, f, g, o, c */
+                .first = {.math = CYLSTM_LSTM_MATH,
+                          .unit_vectors = PANEL_VECTORS,
+                          .vector = {{0, 0}, {1, 1}, {2, 2}, {3, 3}}},
+                .dgates = 4,
+                .ih = {{0, 4}},
+                .hh = {{0, 4}},
+            },
+        [CYLSTM_GRU] =
+            {
+                .shape = {.gates = 3, .states = 1, .tape_vectors = 4}, /* r, z, n, W_hn h + b_hn */
+                .first = {.math = CYLSTM_GRU_MATH,
+                          .unit_vectors = PANEL_VECTORS,
+                          .narrow = 1, /* n of x, r, z, n of h */
+                          .vector = {{2, CYLSTM_NONE}, {0, 0}, {1, 1}, {CYLSTM_NONE, 2}}},
+                .dgates = 4, /* r, z, n of x, n of h */
+                .blends = 1,
+                .two_biases = 1,
+                .ih = {{0, 3}},
+                .hh = {{0, 2}, {3, 1}},
+            },
+        [CYLSTM_GRU_RESET_BEFORE] =
+            {
+                .shape = {.gates = 3, .states = 1, .tape_vectors = 3}, /* r, z, n */
+                .first = {.math = CYLSTM_GRU_GATES_MATH,
+                          .unit_vectors = 2,
+                          .vector = {{0, 0}, {1, 1}}},
+                .second = {.math = CYLSTM_GRU_CANDIDATE_MATH,
+                           .unit_vectors = 1,
+                           .vector = {{2, 2}}},
+                .dgates = 3,
+                .blends = 1,
+                .ih = {{0, 3}},
+                .hh = {{0, 2}},
+                .second_hh = {2, 1},
+            },
+        [CYLSTM_RNN] =
+            {
+                .shape = {.gates = 1, .states = 1, .tape_vectors = 1}, /* h */
+                .first = {.math = CYLSTM_RNN_MATH, .unit_vectors = 1, .vector = {{0, 0}}},
+                .dgates = 1,
+                .ih = {{0, 1}},
+                .hh = {{0, 1}},
+            },
 };
 
 /* The kernels know nothing of cylstm.h: both lists of activations are the same. */

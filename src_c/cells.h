@@ -6,8 +6,6 @@
 #include "cylstm.h"
 #include "kernels/kernels.h"
 
-#include <string.h>
-
 enum { CYLSTM_NONE = -1 };
 
 /* One vector of a panel of gates: the raw gates whose rows it holds, of weight_ih and bias_ih, and of
@@ -23,26 +21,28 @@ struct cylstm_run {
 
 enum { CYLSTM_RUNS = 2 }; /* a product has as many terms */
 
-struct cylstm_cell_kind {
-    struct cylstm_cell_shape shape;
-    enum cylstm_cell_math math;
-    /* Vectors of a panel that belong to the same units: all 4, as `vector` says; or 1, and a panel
-     * is 4 VL units of the gate vector[0]. */
+/* A packed matrix of gates. */
+struct cylstm_panels {
+    enum cylstm_cell_math math; /* what becomes of its sums */
+    /* Vectors of a panel that belong to the same units: all 4, as `vector` says; or 2 or 1, and a
+     * panel is 2 VL or 4 VL units of the gates vector[0] and [1]. 0: there is no such matrix. */
     unsigned char unit_vectors;
     unsigned char narrow; /* x meets all vectors but the last, h all but the first */
     struct cylstm_vector vector[PANEL_VECTORS];
-    unsigned char dgates; /* vectors of H that a step back leaves: its d pre-activations */
-    unsigned char
-        blends; /* h_t holds a part of h_{t-1}: the cell reads it, and adds to its gradient */
-    /* The dgates that weight_ih and bias_ih meet, and weight_hh and bias_hh, in raw order. */
-    struct cylstm_run ih[CYLSTM_RUNS], hh[CYLSTM_RUNS];
 };
 
-/* Whether the two biases are added to the same sums, so that they have the same gradient. */
-static inline int cylstm_biases_alike(const struct cylstm_cell_kind *kind)
-{
-    return !memcmp(kind->ih, kind->hh, sizeof kind->ih);
-}
+struct cylstm_cell_kind {
+    struct cylstm_cell_shape shape;
+    /* The gates of a step's product; and those of a second one, in which h is replaced by what the
+     * first gates have made of it. */
+    struct cylstm_panels first, second;
+    unsigned char dgates; /* vectors of H that a step back leaves: its d pre-activations */
+    unsigned char blends; /* h_t holds a part of h_{t-1}: it is read, and a part of its gradient */
+    unsigned char two_biases; /* b_ih and b_hh are not all added to the same sums */
+    /* The dgates that weight_ih and bias_ih meet, and bias_hh, and those that weight_hh meets with
+     * h_{t-1}, all in raw order; and those behind them, which it meets in the second product. */
+    struct cylstm_run ih[CYLSTM_RUNS], hh[CYLSTM_RUNS], second_hh;
+};
 
 const struct cylstm_cell_kind *cylstm_cell_kind(const struct cylstm_dims *dims);
 

@@ -142,9 +142,10 @@ enum cylstm_activation_type {
 
 /* The kinds of cell, with the gates in the order of their raw weights. */
 enum cylstm_cell_type {
-    CYLSTM_LSTM, /* i, f, g, o */
-    CYLSTM_GRU,  /* r, z, n, where n = tanh(W_in x + b_in + r * (W_hn h + b_hn)) */
-    CYLSTM_RNN,  /* one; h = tanh of its sum */
+    CYLSTM_LSTM,             /* i, f, g, o */
+    CYLSTM_GRU,              /* r, z, n, where n = tanh(W_in x + b_in + r * (W_hn h + b_hn)) */
+    CYLSTM_GRU_RESET_BEFORE, /* the same, with n = tanh(W_in x + b_in + W_hn (r * h) + b_hn) */
+    CYLSTM_RNN,              /* one; h = tanh of its sum */
     CYLSTM_CELLS
 };
 

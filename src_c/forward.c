@@ -24,25 +24,25 @@ enum {
 static void run_steps(struct forward *f, int caller, const struct forward_pass *p,
                       struct workspace *own, size_t r0, size_t r1)
 {
-    const struct cylstm_range all = cylstm_gate_panels(f, p),
-                              projected = cylstm_projection_panels(f, p);
+    const struct cylstm_range all = cylstm_step_panels(f, p), second = cylstm_second_panels(f, p);
     struct cylstm_range chunk = {f->step_begin, f->step_begin};
-    size_t done = 0; /* rows of the chunk behind us */
+    struct merged merged = {own, 0}; /* the row: those of the chunk behind us */
     for (size_t s = f->step_begin; s < f->step_end && !cylstm_stopped(&f->call); s++) {
         const size_t end = cylstm_active_rows(&f->order, r1, s);
         if (end <= r0) return;
         const size_t n = end - r0;
         if (s == chunk.end && cylstm_is_merged(f, p, n, f->step_end - s)) {
             chunk = (struct cylstm_range){s, cylstm_chunk_end(f, n, s, f->step_end)};
-            cylstm_merge_inputs(f, caller, p, own, cylstm_list_rows(f, p, own, chunk, r0, r1), all);
-            done = 0;
+            cylstm_merge_inputs(f, caller, p, own, cylstm_list_rows(f, p, own, chunk, r0, r1), 1,
+                                0);
+            merged.row = 0;
         }
         const int is_merged = s < chunk.end;
         if (!is_merged) chunk.end = s + 1;
-        cylstm_forward_step(f, caller, p, own, s, r0, n, all,
-                            is_merged ? cylstm_merged_row(f, p, own, done) : NULL);
-        if (p->l.P) cylstm_forward_project(f, caller, p, own, s, r0, n, projected);
-        done += n;
+        const struct merged *sums = is_merged ? &merged : NULL;
+        cylstm_forward_step(f, caller, p, own, s, r0, n, all, sums);
+        if (second.end) cylstm_forward_second(f, caller, p, own, s, r0, n, second, sums);
+        merged.row += n;
     }
 }
 
@@ -91,32 +91,37 @@ static void drop_all(void *arg, size_t share, int caller)
 
 /* ------------------------------------------------------------- units, split by thread */
 
-/* The merged of the first own is everybody's here: each thread fills its own panels of it. */
+/* The merged products of the first workspace are everybody's here: each thread fills its own panels
+ * of them. */
+static struct merged merged_of_chunk(const struct forward *f)
+{
+    return (struct merged){f->workspace, f->chunk_rows ? f->chunk_rows[0] : 0};
+}
+
 static void run_units(void *arg, size_t share, int caller)
 {
     struct forward *f = arg;
     const struct forward_pass *p = &f->pass[f->layer_begin * f->dims->directions + f->direction];
-    const struct cylstm_range panels =
-        cylstm_share(cylstm_gate_panels(f, p).end, (size_t)f->split.threads, share);
-    const size_t s = f->step_begin, n = cylstm_active_rows(&f->order, f->order.B, s);
-    const void *merged = NULL;
-    if (f->chunk_rows) {
-        if (s == f->chunk.begin)
-            cylstm_merge_inputs(f, caller, p, f->workspace, f->chunk_rows[1], panels);
-        merged = cylstm_merged_row(f, p, f->workspace, f->chunk_rows[0]);
-    }
-    cylstm_forward_step(f, caller, p, &f->workspace[share], s, 0, n, panels, merged);
+    const size_t shares = (size_t)f->split.threads, s = f->step_begin,
+                 n = cylstm_active_rows(&f->order, f->order.B, s);
+    const struct merged merged = merged_of_chunk(f);
+    if (f->chunk_rows && s == f->chunk.begin)
+        cylstm_merge_inputs(f, caller, p, f->workspace, f->chunk_rows[1], shares, share);
+    cylstm_forward_step(f, caller, p, &f->workspace[share], s, 0, n,
+                        cylstm_share(cylstm_step_panels(f, p).end, shares, share),
+                        f->chunk_rows ? &merged : NULL);
 }
 
-static void run_projected(void *arg, size_t share, int caller)
+static void run_second(void *arg, size_t share, int caller)
 {
     struct forward *f = arg;
     const struct forward_pass *p = &f->pass[f->layer_begin * f->dims->directions + f->direction];
-    const struct cylstm_range panels =
-        cylstm_share(cylstm_projection_panels(f, p).end, (size_t)f->split.threads, share);
     const size_t s = f->step_begin;
-    cylstm_forward_project(f, caller, p, &f->workspace[share], s, 0,
-                           cylstm_active_rows(&f->order, f->order.B, s), panels);
+    const struct merged merged = merged_of_chunk(f);
+    cylstm_forward_second(
+        f, caller, p, &f->workspace[share], s, 0, cylstm_active_rows(&f->order, f->order.B, s),
+        cylstm_share(cylstm_second_panels(f, p).end, (size_t)f->split.threads, share),
+        f->chunk_rows ? &merged : NULL);
 }
 
 /* All steps of one pass from f->step_begin to `end`, a phase for each. */
@@ -140,7 +145,8 @@ static void run_pass_by_units(struct forward *f, const struct forward_pass *p, s
             }
         }
         cylstm_run_phase(&f->team, run_units, f, (size_t)f->split.threads);
-        if (p->l.P) cylstm_run_phase(&f->team, run_projected, f, (size_t)f->split.threads);
+        if (cylstm_has_second(&p->l))
+            cylstm_run_phase(&f->team, run_second, f, (size_t)f->split.threads);
         rows[0] += n;
     }
     f->chunk_rows = NULL;
@@ -204,7 +210,7 @@ void cylstm_run_forward(struct forward *f, size_t T)
     const size_t K = cylstm_is_merged(f, last, f->order.B / threads, T) ? last->l.R : last->l.w.K;
     const double rows = (double)f->order.B * (double)T + (f->weights.raw ? ROWS_FOR_WEIGHTS : 0);
     f->split =
-        cylstm_split_work(f->call.ctx, f->dims, f->order.B, rows, cylstm_gate_panels(f, last).end,
+        cylstm_split_work(f->call.ctx, f->dims, f->order.B, rows, cylstm_step_panels(f, last).end,
                           last->l.gates * K + last->l.P * last->l.H, 1);
     f->team = cylstm_begin_team(f->split.threads, f->split.small);
     const size_t together = D == 1 ? L : 1; /* layers that share a block */
@@ -281,11 +287,13 @@ void cylstm_carve_passes(struct cylstm_arena *arena, size_t B, struct forward *f
     for (size_t n = 0; n < LD; n++) {
         struct forward_pass p = {.l = cylstm_find_layer(k, f->dims, n / D, n % D)};
         const size_t R = cylstm_stride(k, p.l.R), H = cylstm_stride(k, p.l.H);
-        f->columns = p.l.w.columns; /* all layers' */
+        f->columns = p.l.w.columns + k->lanes; /* all layers' */
+        if (p.l.second.columns) f->columns += p.l.second.columns + k->lanes;
         p.h[0] = cylstm_carve(arena, cylstm_times(B, R), size);
         p.h[1] = cylstm_carve(arena, cylstm_times(B, R), size);
         p.c = states > 1 ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
-        p.m = p.l.P ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
+        p.m = cylstm_has_second(&p.l) ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
+        p.z = p.l.second.columns ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
         if (arena->base) f->pass[n] = p;
     }
 }
@@ -301,8 +309,7 @@ void cylstm_carve_workspaces(struct cylstm_arena *arena, struct forward *f)
     for (size_t n = 0; n < f->workspaces; n++) {
         struct workspace own;
         own.merged =
-            cylstm_carve(arena, cylstm_times(f->merge_rows, cylstm_plus(f->columns, k->lanes)),
-                         cylstm_real_size(k));
+            cylstm_carve(arena, cylstm_times(f->merge_rows, f->columns), cylstm_real_size(k));
         own.offset = cylstm_carve(arena, f->merge_rows, sizeof(ptrdiff_t));
         own.panels = cylstm_carve(arena, panels, 1);
         if (arena->base) f->workspace[n] = own;

@@ -14,14 +14,22 @@ struct forward_pass {
     struct cylstm_walk x, y, tape; /* (T, B, I), (T, B, D*R) at this direction, (T, B, tape) */
     void *h[2];                    /* (B, R) padded: step s reads h[s % 2] and writes the other */
     void *c;                       /* (B, H) padded; NULL for a cell without it */
-    void *m;                       /* (B, H) padded: h before its projection */
+    void *m; /* (B, H) padded: what the second product of a step is made with; else NULL */
+    void *z; /* (B, H) padded: a gate that waits for it; else NULL */
 };
 
 /* One thread's own memory. */
 struct workspace {
-    void *merged;      /* (merge_rows, columns) padded: merged input products, in panel order */
+    void *
+        merged; /* (merge_rows, columns) padded: merged input products, in panel order, of both products */
     ptrdiff_t *offset; /* (merge_rows): where their rows of x start */
     void *panels;      /* for weights that have not been packed */
+};
+
+/* Where the merged input products of a step start. */
+struct merged {
+    const struct workspace *in;
+    size_t row;
 };
 
 struct forward {
@@ -49,17 +57,17 @@ struct forward {
 
 /* forward_step.c, for rows [r0, r0 + n) of step s and some panels. `own` is the thread's. */
 
-struct cylstm_range cylstm_gate_panels(const struct forward *f, const struct forward_pass *p);
-struct cylstm_range cylstm_projection_panels(const struct forward *f, const struct forward_pass *p);
+struct cylstm_range cylstm_step_panels(const struct forward *f, const struct forward_pass *p);
+struct cylstm_range cylstm_second_panels(const struct forward *f, const struct forward_pass *p);
 
-/* One step, from x, or from the sums `merged` (n, columns) where they are given. */
+/* One step, from x, or from the sums `merged` where they are given. */
 void cylstm_forward_step(struct forward *f, int caller, const struct forward_pass *p,
                          const struct workspace *own, size_t s, size_t r0, size_t n,
-                         struct cylstm_range panels, const void *merged);
-/* h = W_hr m, and its copy to y. */
-void cylstm_forward_project(struct forward *f, int caller, const struct forward_pass *p,
-                            const struct workspace *own, size_t s, size_t r0, size_t n,
-                            struct cylstm_range panels);
+                         struct cylstm_range panels, const struct merged *merged);
+/* Its second product, if it has one: of the cell's own gates, or the projection. */
+void cylstm_forward_second(struct forward *f, int caller, const struct forward_pass *p,
+                           const struct workspace *own, size_t s, size_t r0, size_t n,
+                           struct cylstm_range panels, const struct merged *merged);
 
 /* Whether the input products of `steps` steps of `rows` rows are merged. */
 int cylstm_is_merged(const struct forward *f, const struct forward_pass *p, size_t rows,
@@ -69,11 +77,9 @@ size_t cylstm_chunk_end(const struct forward *f, size_t rows, size_t s, size_t e
 /* Where the rows [r0, r1) of the chunk's steps start in x, one after another. Returns how many. */
 size_t cylstm_list_rows(const struct forward *f, const struct forward_pass *p,
                         struct workspace *own, struct cylstm_range chunk, size_t r0, size_t r1);
+/* Merge them: the share's panels of them, into the workspace that lists the rows. */
 void cylstm_merge_inputs(struct forward *f, int caller, const struct forward_pass *p,
-                         const struct workspace *own, size_t rows, struct cylstm_range panels);
-/* The `done`-th row of the merged products. */
-const void *cylstm_merged_row(const struct forward *f, const struct forward_pass *p,
-                              const struct workspace *own, size_t done);
+                         const struct workspace *own, size_t rows, size_t shares, size_t share);
 
 /* forward.c, for plans: memory, states and the pass itself. */
 

@@ -23,64 +23,82 @@ static struct cylstm_rows state_rows(const struct forward *f, void *state, size_
                                 (ptrdiff_t)stride};
 }
 
-static size_t merged_stride(const struct forward *f, const struct forward_pass *p)
-{
-    return p->l.w.columns + f->call.kernels->lanes;
-}
-
 static void run_job(struct forward *f, int caller, const struct workspace *own,
                     struct cylstm_job *job)
 {
     cylstm_multiply_weights(&f->call, caller, &f->weights, job, own->panels);
 }
 
-void cylstm_forward_step(struct forward *f, int caller, const struct forward_pass *p,
-                         const struct workspace *own, size_t s, size_t r0, size_t n,
-                         struct cylstm_range panels, const void *merged)
+/* The merged sums of a matrix: those of the second product lie behind those of the first. */
+static struct cylstm_rows merged_rows(const struct forward *f, const struct forward_pass *p,
+                                      const struct workspace *in, const struct cylstm_matrix *m,
+                                      size_t row)
+{
+    const size_t VL = f->call.kernels->lanes, stride = m->columns + VL,
+                 first = m == &p->l.w ? 0 : f->merge_rows * (p->l.w.columns + VL);
+    return (struct cylstm_rows){
+        cylstm_at(in->merged, f->call.real_size, (ptrdiff_t)(first + row * stride)), NULL,
+        (ptrdiff_t)stride};
+}
+
+/* A product of gates: [1, x_t, h], or from merged sums on. */
+static struct cylstm_job gates_job(struct forward *f, const struct forward_pass *p,
+                                   const struct cylstm_matrix *m, struct cylstm_rows h, size_t s,
+                                   size_t r0, size_t n, struct cylstm_range panels,
+                                   const struct merged *merged)
 {
     const struct cylstm_layer *l = &p->l;
-    const size_t size = f->call.real_size;
-    const size_t now = (s + f->parity) & 1;
-    struct cylstm_job job = cylstm_start_job(l, &l->w, n, panels);
+    struct cylstm_job job = cylstm_start_job(l, m, n, panels);
     struct cylstm_product *g = &job.product;
-    const struct cylstm_rows h = state_rows(f, p->h[now], l->R, r0, f->h_offset);
     if (merged) {
-        g->init = merged;
+        const struct cylstm_rows sums = merged_rows(f, p, merged->in, m, merged->row);
+        g->init = sums.base;
         g->init_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
-        g->init_row = (ptrdiff_t)merged_stride(f, p);
+        g->init_row = sums.stride;
     } else {
-        g->term[0] = (struct cylstm_term){cylstm_walk_rows(&p->x, size, r0, s), 1, l->I, NULL};
+        g->term[0] =
+            (struct cylstm_term){cylstm_walk_rows(&p->x, f->call.real_size, r0, s), 1, l->I, NULL};
     }
-    g->term[1] = (struct cylstm_term){h, 1, l->R, NULL};
+    g->term[1] = (struct cylstm_term){h, 1, m->K - l->I, NULL};
     job.k[1] = l->I;
     /* Every other step takes the panels last to first: a sweep that does not fit its cache
      * then finds its most recent part still there. */
-    g->descending = (int)now;
-    g->finish = cylstm_cell_of(f->call.kernels, l)->forward;
-    g->cell = cylstm_start_cell(l);
-    if (l->kind->blends) g->cell.h_prev = h;
-    if (p->c) g->cell.c = state_rows(f, p->c, l->H, r0, f->c_offset);
-    if (l->P) {
-        g->cell.h = state_rows(f, p->m, l->H, r0, NULL);
+    g->descending = (int)((s + f->parity) & 1);
+    g->finish = cylstm_cell_of(f->call.kernels, l, m->gates)->forward;
+    g->cell = cylstm_start_cell(l, m->gates);
+    g->cell.tape = cylstm_walk_rows(&p->tape, f->call.real_size, r0, s);
+    return job;
+}
+
+void cylstm_forward_step(struct forward *f, int caller, const struct forward_pass *p,
+                         const struct workspace *own, size_t s, size_t r0, size_t n,
+                         struct cylstm_range panels, const struct merged *merged)
+{
+    const struct cylstm_layer *l = &p->l;
+    const size_t now = (s + f->parity) & 1;
+    const struct cylstm_rows h = state_rows(f, p->h[now], l->R, r0, f->h_offset);
+    struct cylstm_job job = gates_job(f, p, &l->w, h, s, r0, n, panels, merged);
+    struct cylstm_cell *cell = &job.product.cell;
+    if (l->kind->blends) cell->h_prev = h;
+    if (p->c) cell->c = state_rows(f, p->c, l->H, r0, f->c_offset);
+    if (p->z) cell->z = state_rows(f, p->z, l->H, r0, NULL);
+    if (cylstm_has_second(l)) {
+        cell->h = state_rows(f, p->m, l->H, r0, NULL);
     } else {
-        g->cell.h = state_rows(f, p->h[!now], l->R, r0, f->h_offset);
-        g->cell.y = cylstm_walk_rows(&p->y, size, r0, s);
+        cell->h = state_rows(f, p->h[!now], l->R, r0, f->h_offset);
+        cell->y = cylstm_walk_rows(&p->y, f->call.real_size, r0, s);
     }
-    g->cell.tape = cylstm_walk_rows(&p->tape, size, r0, s);
     run_job(f, caller, own, &job);
 }
 
-void cylstm_forward_project(struct forward *f, int caller, const struct forward_pass *p,
-                            const struct workspace *own, size_t s, size_t r0, size_t n,
-                            struct cylstm_range panels)
+/* h = W_hr m, and its copy to y. */
+static void project(struct forward *f, int caller, const struct forward_pass *p,
+                    const struct workspace *own, struct cylstm_rows m, struct cylstm_rows h,
+                    struct cylstm_rows y, size_t n, struct cylstm_range panels)
 {
     const size_t size = f->call.real_size, width = cylstm_panel_width(f->call.kernels);
-    const struct cylstm_rows h =
-        state_rows(f, p->h[!((s + f->parity) & 1)], p->l.R, r0, f->h_offset);
-    const struct cylstm_rows y = cylstm_walk_rows(&p->y, size, r0, s);
     struct cylstm_job job = cylstm_start_job(&p->l, &p->l.hr, n, panels);
-    job.product.term[0] =
-        (struct cylstm_term){state_rows(f, p->m, p->l.H, r0, NULL), 1, p->l.H, NULL};
+    job.product.term[0] = (struct cylstm_term){m, 1, p->l.H, NULL};
     job.product.out = h;
     job.product.out_panel = (ptrdiff_t)width;
     run_job(f, caller, own, &job);
@@ -94,14 +112,37 @@ void cylstm_forward_project(struct forward *f, int caller, const struct forward_
                (end - first) * size);
 }
 
-struct cylstm_range cylstm_gate_panels(const struct forward *f, const struct forward_pass *p)
+void cylstm_forward_second(struct forward *f, int caller, const struct forward_pass *p,
+                           const struct workspace *own, size_t s, size_t r0, size_t n,
+                           struct cylstm_range panels, const struct merged *merged)
+{
+    const struct cylstm_layer *l = &p->l;
+    const size_t now = (s + f->parity) & 1;
+    const struct cylstm_rows m = state_rows(f, p->m, l->H, r0, NULL),
+                             h = state_rows(f, p->h[!now], l->R, r0, f->h_offset),
+                             y = cylstm_walk_rows(&p->y, f->call.real_size, r0, s);
+    if (l->P) {
+        project(f, caller, p, own, m, h, y, n, panels);
+        return;
+    }
+    struct cylstm_job job = gates_job(f, p, &l->second, m, s, r0, n, panels, merged);
+    struct cylstm_cell *cell = &job.product.cell;
+    cell->h_prev = state_rows(f, p->h[now], l->R, r0, f->h_offset);
+    cell->z = state_rows(f, p->z, l->H, r0, NULL);
+    cell->h = h;
+    cell->y = y;
+    run_job(f, caller, own, &job);
+}
+
+struct cylstm_range cylstm_step_panels(const struct forward *f, const struct forward_pass *p)
 {
     return (struct cylstm_range){0, cylstm_panels_of(f->call.kernels, p->l.w.columns)};
 }
 
-struct cylstm_range cylstm_projection_panels(const struct forward *f, const struct forward_pass *p)
+struct cylstm_range cylstm_second_panels(const struct forward *f, const struct forward_pass *p)
 {
-    return (struct cylstm_range){0, cylstm_panels_of(f->call.kernels, p->l.P)};
+    return (struct cylstm_range){
+        0, cylstm_panels_of(f->call.kernels, p->l.P ? p->l.P : p->l.second.columns)};
 }
 
 /* ------------------------------------------------------- the merged input product */
@@ -134,17 +175,17 @@ size_t cylstm_list_rows(const struct forward *f, const struct forward_pass *p,
 }
 
 void cylstm_merge_inputs(struct forward *f, int caller, const struct forward_pass *p,
-                         const struct workspace *own, size_t rows, struct cylstm_range panels)
+                         const struct workspace *own, size_t rows, size_t shares, size_t share)
 {
-    struct cylstm_job job = cylstm_start_job(&p->l, &p->l.w, rows, panels);
-    job.product.term[0] = (struct cylstm_term){{p->x.base, own->offset, 0}, 1, p->l.I, NULL};
-    job.product.out = (struct cylstm_rows){own->merged, NULL, (ptrdiff_t)merged_stride(f, p)};
-    job.product.out_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
-    run_job(f, caller, own, &job);
-}
-
-const void *cylstm_merged_row(const struct forward *f, const struct forward_pass *p,
-                              const struct workspace *own, size_t done)
-{
-    return cylstm_at(own->merged, f->call.real_size, (ptrdiff_t)(done * merged_stride(f, p)));
+    const struct cylstm_matrix *const matrices[] = {&p->l.w, &p->l.second};
+    for (size_t n = 0; n < 2 && matrices[n]->columns; n++) {
+        const struct cylstm_matrix *m = matrices[n];
+        const size_t panels = cylstm_panels_of(f->call.kernels, m->columns);
+        struct cylstm_job job =
+            cylstm_start_job(&p->l, m, rows, cylstm_share(panels, shares, share));
+        job.product.term[0] = (struct cylstm_term){{p->x.base, own->offset, 0}, 1, p->l.I, NULL};
+        job.product.out = merged_rows(f, p, own, m, 0);
+        job.product.out_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
+        run_job(f, caller, own, &job);
+    }
 }

@@ -78,6 +78,25 @@ size_t cylstm_wide_panel(const struct cylstm_kernels *k, const struct cylstm_mat
     return biases_size(k->lanes, cylstm_real_size(k), m) + m->K * wide_row(k->lanes, m);
 }
 
+/* Columns of a matrix of gates. In a partial panel the gates stand together in whole vectors only
+ * where all of them are of the same units. */
+static size_t gates_columns(const struct cylstm_panels *gates, size_t H, size_t VL)
+{
+    if (gates->unit_vectors == PANEL_VECTORS)
+        return cylstm_round_up(cylstm_times(gates->unit_vectors, H), VL);
+    return cylstm_times(gates->unit_vectors, cylstm_round_up(H, VL));
+}
+
+static struct cylstm_matrix gates_matrix(const struct cylstm_panels *gates, size_t K, size_t H,
+                                         size_t VL)
+{
+    return (struct cylstm_matrix){.type = CYLSTM_GATES,
+                                  .K = K,
+                                  .columns = gates_columns(gates, H, VL),
+                                  .narrow = gates->narrow,
+                                  .gates = gates};
+}
+
 /* A layer without its place among the others, and what it takes. */
 static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, size_t VL,
                                  struct cylstm_layer *l)
@@ -85,8 +104,7 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
     const struct cylstm_cell_kind *kind = cylstm_cell_kind(dims);
     const size_t R = cylstm_hidden_width(dims), H = dims->hidden, P = dims->proj,
                  I = layer_inputs(dims, layer), real_size = (size_t)dims->bits / 8;
-    const size_t gates = cylstm_times(kind->shape.gates, H), stored = formats[dims->format].bytes,
-                 columns = cylstm_round_up(cylstm_times(kind->unit_vectors, H), VL);
+    const size_t gates = cylstm_times(kind->shape.gates, H), stored = formats[dims->format].bytes;
     *l = (struct cylstm_layer){
         .kind = kind,
         .I = I,
@@ -97,23 +115,24 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
         .gates = gates,
         .dgates = cylstm_times(kind->dgates, H),
         .tape = cylstm_times(kind->shape.tape_vectors, H),
-        .w = {.type = CYLSTM_GATES, .K = cylstm_plus(I, R), .columns = columns},
+        .w = gates_matrix(&kind->first, cylstm_plus(I, R), H, VL),
+        .second = gates_matrix(&kind->second, cylstm_plus(I, H), H, VL),
         .hr = {.type = CYLSTM_ROWS, .K = H, .columns = P, .raw = CYLSTM_WEIGHT_HR},
         .hh_t = {.type = CYLSTM_COLUMNS, .K = gates, .columns = R, .raw = CYLSTM_WEIGHT_HH},
         .ih_t = {.type = CYLSTM_COLUMNS, .K = gates, .columns = I, .raw = CYLSTM_WEIGHT_IH},
         .hr_t = {.type = CYLSTM_COLUMNS, .K = P, .columns = H, .raw = CYLSTM_WEIGHT_HR},
     };
     l->any = cylstm_cell_options(dims, &l->options);
-    l->w.narrow = kind->narrow;
-    l->w.weight = l->hr.weight = stored ? stored : real_size;
+    l->w.weight = l->second.weight = l->hr.weight = stored ? stored : real_size;
     l->hh_t.weight = l->ih_t.weight = l->hr_t.weight = real_size;
 
     struct cylstm_array arrays[CYLSTM_ARRAYS];
     size_t count;
     struct counts c = {.raw = place_arrays(dims, layer, 0, arrays, &count)};
     for (size_t n = 0; n < count; n++) l->raw[arrays[n].type] = arrays[n].at;
-    struct cylstm_matrix *const forward[] = {&l->w, &l->hr}, *const backward[] = {
-                                                                 &l->hh_t, &l->ih_t, &l->hr_t};
+    struct cylstm_matrix *const forward[] = {&l->w, &l->second, &l->hr}, *const backward[] = {
+                                                                             &l->hh_t, &l->ih_t,
+                                                                             &l->hr_t};
     for (size_t n = 0; n < sizeof forward / sizeof *forward; n++) {
         forward[n]->at = c.forward;
         c.forward = cylstm_plus(c.forward, measure(forward[n], VL, real_size));
@@ -150,6 +169,7 @@ struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
     shape_layer(dims, layer, kernels->lanes, &l);
     for (size_t n = 0; n < CYLSTM_ARRAYS; n++) l.raw[n] += before.raw;
     l.w.at += before.forward;
+    l.second.at += before.forward;
     l.hr.at += before.forward;
     l.hh_t.at += before.backward;
     l.ih_t.at += before.backward;

@@ -17,7 +17,8 @@ struct cylstm_matrix {
     } type;
     size_t K, columns;          /* of the gates: I + R, and the units' columns in whole vectors */
     enum cylstm_array_type raw; /* the raw matrix; the gates have several */
-    int narrow;               /* rows of weights are three vectors wide, but for a partial panel */
+    int narrow; /* rows of weights are three vectors wide, but for a partial panel */
+    const struct cylstm_panels *gates; /* of gates: what a panel holds */
     size_t weight, panel, at; /* bytes: of a weight, of a whole panel; the start in its pack */
     size_t panel_weights, panel_reals; /* a whole panel again, counted in either */
 };
@@ -31,20 +32,29 @@ struct cylstm_layer {
     int bias;
     size_t gates, dgates, tape; /* reals: rows of the raw gates, a step's dgates, its tape */
     size_t raw[CYLSTM_ARRAYS];  /* where each array starts in the raw weights, in reals */
-    struct cylstm_matrix w, hr; /* in the forward pack: all gates; the projection */
+    /* In the forward pack: the gates of a step's product, and of its second; the projection. */
+    struct cylstm_matrix w, second, hr;
     struct cylstm_matrix hh_t, ih_t, hr_t; /* in the backward pack, to multiply dgates and dh */
 };
 
-/* The layer's cell, and what it always needs to know. */
-static inline const struct cylstm_cell_fns *cylstm_cell_of(const struct cylstm_kernels *k,
-                                                           const struct cylstm_layer *l)
+/* Whether a step takes a second product: of the cell's own, or its projection. */
+static inline int cylstm_has_second(const struct cylstm_layer *l)
 {
-    return &k->cell[l->kind->math][l->any];
+    return l->P || l->second.columns;
 }
-static inline struct cylstm_cell cylstm_start_cell(const struct cylstm_layer *l)
+
+/* The math of some gates, and what it always needs to know. */
+static inline const struct cylstm_cell_fns *cylstm_cell_of(const struct cylstm_kernels *k,
+                                                           const struct cylstm_layer *l,
+                                                           const struct cylstm_panels *gates)
+{
+    return &k->cell[gates->math][l->any];
+}
+static inline struct cylstm_cell cylstm_start_cell(const struct cylstm_layer *l,
+                                                   const struct cylstm_panels *gates)
 {
     return (struct cylstm_cell){.H = l->H,
-                                .unit_vectors = l->kind->unit_vectors,
+                                .unit_vectors = gates->unit_vectors,
                                 .tape_vectors = (unsigned char)l->kind->shape.tape_vectors,
                                 .options = l->any ? &l->options : NULL};
 }

@@ -49,33 +49,32 @@ struct units {
     size_t lanes; /* from a vector to the next */
 };
 
-static struct units find_units(const struct panel *p, size_t panel)
+static struct units find_units(const struct panel *p, const struct cylstm_matrix *m, size_t panel)
 {
-    const struct cylstm_layer *l = p->layer;
-    const size_t VL = p->kernels->lanes;
-    const int together = l->kind->unit_vectors == PANEL_VECTORS; /* all vectors are of VL units */
+    const size_t VL = p->kernels->lanes, H = p->layer->H, V = m->gates->unit_vectors;
     struct units units = {.lanes = VL};
     for (size_t v = 0; v < PANEL_VECTORS; v++) {
-        const size_t u = together ? panel * VL : (panel * PANEL_VECTORS + v) * VL;
+        const size_t u = (panel * (PANEL_VECTORS / V) + v / V) * VL;
         units.unit[v] = u;
-        units.n[v] = u < l->H ? at_most(l->H - u, VL) : 0;
+        units.n[v] = u < H ? at_most(H - u, VL) : 0;
     }
-    if (together) units.lanes = at_most(l->w.columns / PANEL_VECTORS - panel * VL, VL);
+    if (V == PANEL_VECTORS) units.lanes = at_most(m->columns / V - panel * VL, VL);
     return units;
 }
 
-static struct cylstm_vector gate_of(const struct cylstm_layer *l, size_t v)
+static struct cylstm_vector gate_of(const struct cylstm_matrix *m, size_t v)
 {
-    return l->kind->vector[l->kind->unit_vectors == PANEL_VECTORS ? v : 0];
+    return m->gates->vector[v % m->gates->unit_vectors];
 }
 
 /* The biases that a vector's gates have in both arrays are summed. */
-static void pack_biases(const struct panel *p, const struct units *units)
+static void pack_biases(const struct panel *p, const struct cylstm_matrix *m,
+                        const struct units *units)
 {
     const struct cylstm_layer *l = p->layer;
     memset(p->out, 0, p->width * p->size);
     for (size_t v = 0; l->bias && v < PANEL_VECTORS; v++) {
-        const struct cylstm_vector gate = gate_of(l, v);
+        const struct cylstm_vector gate = gate_of(m, v);
         const size_t n = units->n[v];
         const void *ih = raw_at(p, CYLSTM_BIAS_IH, (size_t)gate.ih * l->H + units->unit[v]),
                    *hh = raw_at(p, CYLSTM_BIAS_HH, (size_t)gate.hh * l->H + units->unit[v]);
@@ -87,25 +86,25 @@ static void pack_biases(const struct panel *p, const struct units *units)
     }
 }
 
-static void pack_gates(const struct panel *p, size_t panel)
+static void pack_gates(const struct panel *p, const struct cylstm_matrix *m, size_t panel)
 {
     const struct cylstm_layer *l = p->layer;
-    const struct units units = find_units(p, panel);
-    const int partial = panel >= l->w.columns / p->width, narrow = l->w.narrow && !partial;
+    const struct units units = find_units(p, m, panel);
+    const int partial = panel >= m->columns / p->width, narrow = m->narrow && !partial;
     const size_t vectors = narrow ? NARROW_VECTORS : PANEL_VECTORS, VL = p->kernels->lanes;
-    pack_biases(p, &units);
+    pack_biases(p, m, &units);
     for (int h = 0; h < 2; h++) { /* W_ih, then W_hh */
         const size_t first = narrow && h ? PANEL_VECTORS - NARROW_VECTORS : 0;
         size_t row[PANEL_VECTORS], n[PANEL_VECTORS];
         for (size_t v = 0; v < vectors; v++) {
-            const struct cylstm_vector both = gate_of(l, first + v);
+            const struct cylstm_vector both = gate_of(m, first + v);
             const int gate = h ? both.hh : both.ih;
             row[v] = gate == CYLSTM_NONE ? 0 : (size_t)gate * l->H + units.unit[first + v];
             n[v] = gate == CYLSTM_NONE ? 0 : units.n[first + v];
         }
         transpose_rows(p, h ? CYLSTM_WEIGHT_HH : CYLSTM_WEIGHT_IH, h ? l->R : l->I, row, n, vectors,
                        units.lanes, vectors * VL,
-                       (char *)p->out + cylstm_panel_row(p->kernels, &l->w, narrow, h ? l->I : 0));
+                       (char *)p->out + cylstm_panel_row(p->kernels, m, narrow, h ? l->I : 0));
     }
 }
 
@@ -140,7 +139,7 @@ void cylstm_pack_panel(const struct cylstm_kernels *kernels, const struct cylstm
     const struct panel p = {
         kernels, l, raw, out, cylstm_real_size(kernels), cylstm_panel_width(kernels)};
     switch (matrix->type) {
-    case CYLSTM_GATES: pack_gates(&p, panel); break;
+    case CYLSTM_GATES: pack_gates(&p, matrix, panel); break;
     case CYLSTM_ROWS: pack_rows(&p, matrix, panel * p.width); break;
     case CYLSTM_COLUMNS: pack_columns(&p, matrix, panel * p.width); break;
     }
@@ -179,6 +178,7 @@ static void pack_share(void *arg, size_t share, int caller)
                 pack_matrix(p, &l, &l.hr_t, share);
             } else {
                 pack_matrix(p, &l, &l.w, share);
+                pack_matrix(p, &l, &l.second, share);
                 pack_matrix(p, &l, &l.hr, share);
             }
         }

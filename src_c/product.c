@@ -56,8 +56,9 @@ size_t cylstm_panels_size(const struct cylstm_kernels *kernels, const struct cyl
     size_t size = 0;
     for (size_t layer = 0; layer < 2 && layer < dims->layers; layer++) { /* the others are alike */
         const struct cylstm_layer l = cylstm_find_layer(kernels, dims, layer, 0);
-        const struct cylstm_matrix *const matrices[2][2] = {{&l.w, &l.hr}, {&l.hh_t, &l.hr_t}};
-        for (int n = 0; n < 2; n++)
+        const struct cylstm_matrix *const matrices[2][3] = {{&l.w, &l.second, &l.hr},
+                                                            {&l.hh_t, &l.hr_t, &l.hr_t}};
+        for (int n = 0; n < 3; n++)
             size = cylstm_larger(size, cylstm_wide_panel(kernels, matrices[backward][n]));
     }
     return PANELS_AT_ONCE * size;

@@ -117,6 +117,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 CELLS: dict[str, dict[str, Any]] = {
     "GRU": dict(cell="GRU"),
+    "GRU, reset before": dict(cell="GRU", reset_after=False),
     "RNN": dict(cell="RNN"),
     "RNN relu": dict(cell="RNN", nonlinearity="relu"),
 }

@@ -32,6 +32,7 @@ ISAS = list(cylstm.show_config()["isa_available"])
 # The arguments that make a cell of its own, and the same cell of reference.py.
 CELLS: dict[str, tuple[dict[str, Any], reference.Cell]] = {
     "GRU": (dict(cell="GRU"), reference.GRU()),
+    "GRU, reset before": (dict(cell="GRU", reset_after=False), reference.GRU(False)),
     "RNN": (dict(cell="RNN"), reference.RNN()),
     "RNN relu": (dict(cell="RNN", nonlinearity="relu"), reference.RNN("relu")),
 }

@@ -1,5 +1,5 @@
-/* cell_gru_tmpl.h -- the GRU whose reset gate is applied behind the product (Cho et al. 2014 as cuDNN
- * and PyTorch have it), forward and, directly below it, backward.
+/* cell_gru_tmpl.h -- both kinds of GRU, each forward and, directly below it, backward. First the one
+ * whose reset gate is applied behind the product, as in cuDNN and PyTorch.
  *
  *     r, z = sigmoid(a_r), sigmoid(a_z)
  *     q = W_hn h_{t-1} + b_hn,   n = tanh(a_n + r * q)
@@ -66,6 +66,98 @@ static void gru_backward(const struct cylstm_cell *cell, size_t panel, size_t ro
             v_store_n(dgates + 2 * H, da_n, m);
             v_store_n(dgates + 3 * H, v_mul(da_n, r), m);
             v_store(dh_prev_row + u, v_mul(dh, z));
+        }
+    }
+}
+
+/* --- The GRU whose reset gate is applied before the product (Cho et al. 2014):
+ *
+ *     r, z = sigmoid(a_r), sigmoid(a_z)                           of the first product
+ *     n = tanh(W_in x_t + W_hn (r * h_{t-1}) + biases)            of the second
+ *     h_t = (1 - z) * n + z * h_{t-1}
+ */
+
+/* One panel of the first product: preact (rows, 2, 2, VL) = a_r, a_z of units panel * 2 VL and on, VL
+ * at a time. `h` gets r * h_{t-1}. */
+static void gru_gates_forward(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                              void *sums)
+{
+    const real *preact = sums;
+    const size_t first = panel * 2 * VL, H = cell->H;
+    for (size_t k = row; k < row + rows; k++, preact += PANEL_VECTORS * VL)
+        for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v += 2, u += VL) {
+            const vf r = v_sigmoid(v_load(preact + v * VL));
+            const vf z = v_sigmoid(v_load(preact + (v + 1) * VL));
+            v_store(row_of(&cell->h, k) + u, v_mul(r, v_load(row_of(&cell->h_prev, k) + u)));
+            v_store(row_of(&cell->z, k) + u, z);
+            if (!cell->tape.base) continue;
+            v_store_n(row_of(&cell->tape, k) + u, r, valid(u, H));
+            v_store_n(row_of(&cell->tape, k) + H + u, z, valid(u, H));
+        }
+}
+
+/* One panel: dm (rows, 4 VL), the gradient of m = r * h_{t-1}, of units panel * 4 VL and on, with
+ *     da_r = dm * h_{t-1} * r (1 - r)      dh_{t-1} += dm * r
+ * `h` gets m again, which the gradient of W_hn is a product with. */
+static void gru_gates_backward(const struct cylstm_cell *cell, size_t panel, size_t row,
+                               size_t rows, void *sums)
+{
+    const real *dm_rows = sums;
+    const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
+    const vf one = v_set1(1);
+    for (size_t k = row; k < row + rows; k++, dm_rows += PANEL_VECTORS * VL) {
+        const real *tape = row_of(&cell->tape, k);
+        const real *h_prev_row = cell->h_prev.base ? row_of(&cell->h_prev, k) : NULL;
+        real *dgates = row_of(&cell->dgates, k), *dh_prev = row_of(&cell->dh_prev, k);
+        for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v++, u += VL) {
+            const size_t n = valid(u, H);
+            const vf r = v_load_n(tape + u, n), dm = v_load(dm_rows + v * VL);
+            const vf h_prev = h_prev_row ? v_load_n(h_prev_row + u, n) : v_zero();
+            v_store_n(dgates + u, v_mul(v_mul(dm, h_prev), v_mul(r, v_sub(one, r))), n);
+            v_store(dh_prev + u, v_fma(dm, r, v_load(dh_prev + u)));
+            v_store(row_of(&cell->h, k) + u, v_mul(r, h_prev));
+        }
+    }
+}
+
+/* One panel of the second product: preact (rows, 4 VL) = a_n of units panel * 4 VL and on. */
+static void gru_candidate_forward(const struct cylstm_cell *cell, size_t panel, size_t row,
+                                  size_t rows, void *sums)
+{
+    const real *preact = sums;
+    const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
+    for (size_t k = row; k < row + rows; k++, preact += PANEL_VECTORS * VL)
+        for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v++, u += VL) {
+            const vf n = v_tanh(v_load(preact + v * VL)), z = v_load(row_of(&cell->z, k) + u);
+            const vf h = v_fma(z, v_sub(v_load(row_of(&cell->h_prev, k) + u), n), n);
+            v_store(row_of(&cell->h, k) + u, h);
+            if (cell->y.base) v_store_n(row_of(&cell->y, k) + u, h, valid(u, H));
+            if (cell->tape.base) v_store_n(row_of(&cell->tape, k) + 2 * H + u, n, valid(u, H));
+        }
+}
+
+/* One panel: dh (rows, 4 VL) of the same units, with
+ *     da_n = dh * (1 - z) * (1 - n^2)      da_z = dh * (h_{t-1} - n) * z (1 - z)
+ *     dh_{t-1} = dh * z, and what both products add to it
+ */
+static void gru_candidate_backward(const struct cylstm_cell *cell, size_t panel, size_t row,
+                                   size_t rows, void *sums)
+{
+    const real *dh_rows = sums;
+    const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
+    const vf one = v_set1(1);
+    for (size_t k = row; k < row + rows; k++, dh_rows += PANEL_VECTORS * VL) {
+        const real *tape = row_of(&cell->tape, k);
+        const real *h_prev_row = cell->h_prev.base ? row_of(&cell->h_prev, k) : NULL;
+        real *dgates = row_of(&cell->dgates, k);
+        for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v++, u += VL) {
+            const size_t m = valid(u, H);
+            const vf z = v_load_n(tape + H + u, m), n = v_load_n(tape + 2 * H + u, m);
+            const vf h_prev = h_prev_row ? v_load_n(h_prev_row + u, m) : v_zero();
+            const vf dh = v_load(dh_rows + v * VL), dz = v_mul(dh, v_sub(h_prev, n));
+            v_store_n(dgates + H + u, v_mul(dz, v_mul(z, v_sub(one, z))), m);
+            v_store_n(dgates + 2 * H + u, v_mul(v_mul(dh, v_sub(one, z)), v_fnma(n, n, one)), m);
+            v_store(row_of(&cell->dh_prev, k) + u, v_mul(dh, z));
         }
     }
 }

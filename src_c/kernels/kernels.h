@@ -91,7 +91,7 @@ struct cylstm_options {
  * vectors, the others exactly H. */
 struct cylstm_cell {
     size_t H;
-    unsigned char unit_vectors; /* vectors of a panel that belong to the same units: all 4, or 1 */
+    unsigned char unit_vectors; /* vectors of a panel that belong to the same units: 4, 2 or 1 */
     unsigned char tape_vectors; /* on the tape of a step: (tape_vectors, H) */
     const struct cylstm_options *options; /* NULL: none */
     struct cylstm_rows c;                 /* forward: c_{t-1} in, c_t out; padded */
@@ -102,6 +102,7 @@ struct cylstm_cell {
     struct cylstm_rows c_prev;  /* backward: c_{t-1} in; base may be NULL, which means zeros */
     struct cylstm_rows dc;      /* backward: dc_t in, dc_{t-1} out; padded */
     struct cylstm_rows dh_prev; /* backward: what the cell itself adds to dh_{t-1}, out; padded */
+    struct cylstm_rows z;       /* out of a GRU's first product, in to its second; padded */
     struct cylstm_rows
         dgates; /* backward: d pre-activations out, in the order of the cell's table */
 };
@@ -112,7 +113,14 @@ typedef void cylstm_cell_fn(const struct cylstm_cell *cell, size_t panel, size_t
                             void *sums);
 
 /* The cells of a kernel set: each in cell_*_tmpl.h. */
-enum cylstm_cell_math { CYLSTM_LSTM_MATH, CYLSTM_GRU_MATH, CYLSTM_RNN_MATH, CYLSTM_CELL_MATHS };
+enum cylstm_cell_math {
+    CYLSTM_LSTM_MATH,
+    CYLSTM_GRU_MATH,
+    CYLSTM_GRU_GATES_MATH,     /* a GRU with two products: r, z and r * h_{t-1} of the first, */
+    CYLSTM_GRU_CANDIDATE_MATH, /* n and h of the second */
+    CYLSTM_RNN_MATH,
+    CYLSTM_CELL_MATHS
+};
 
 struct cylstm_cell_fns {
     cylstm_cell_fn *forward, *backward;

@@ -28,6 +28,8 @@ const struct cylstm_kernels KERNELS = {
         {
             [CYLSTM_LSTM_MATH] = {{lstm_forward, lstm_backward}},
             [CYLSTM_GRU_MATH] = {{gru_forward, gru_backward}},
+            [CYLSTM_GRU_GATES_MATH] = {{gru_gates_forward, gru_gates_backward}},
+            [CYLSTM_GRU_CANDIDATE_MATH] = {{gru_candidate_forward, gru_candidate_backward}},
             [CYLSTM_RNN_MATH] = {{rnn_forward, rnn_backward}, {rnn_forward_any, rnn_backward_any}},
         },
     .transpose = transpose,

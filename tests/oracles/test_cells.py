@@ -101,14 +101,15 @@ def onnx_session(op: str, net: Any, **attributes: Any) -> Any:
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", [*CELLS, "GRU, reset before"])
 def test_onnx_runtime(cell: str, bidirectional: bool) -> None:
-    name, options = CELLS[cell]
+    before = cell == "GRU, reset before"
+    name, options = ("GRU", {"reset_after": False}) if before else CELLS[cell]
     net = getattr(cylstm, name)(5, 17, bidirectional=bidirectional, **options)
     net.load_state_dict(weights_of(net), cast=True)
     attributes: dict[str, Any] = {}
     if name == "GRU":
-        attributes["linear_before_reset"] = 1
+        attributes["linear_before_reset"] = 0 if before else 1
     if "relu" in cell:
         attributes["activations"] = ["Relu"] * (1 + bidirectional)
     session = onnx_session(name, net, **attributes)
