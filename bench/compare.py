@@ -19,9 +19,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import limits, peers, report
+from bench import limits, report
+from bench.engines import ENGINES
 from bench.measure import TOLERANCE, Effort, Job, Result, Tell, failure, machine_busy, work
 from bench.problem import load_shapes
+from bench.rows import RIVALS
 
 RESULTS = Path(__file__).with_name("results")
 PRELOADED = ("numpy", "torch", "onnx", "onnxruntime", "openvino", "ncnn", "jax")
@@ -77,7 +79,7 @@ def describe() -> Result:
         "system": platform.platform(),
         "python": platform.python_version(),
         "compiler": version.splitlines()[0] if version else "",
-        "versions": {name: engine.version() for name, engine in peers.ENGINES.items()},
+        "versions": {name: engine.version() for name, engine in ENGINES.items()},
         "load": os.getloadavg()[0],
     }
 
@@ -105,7 +107,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=("forward", "step", "training"),
         help="forward,step,training: the forward pass of T = 1 is measured as step",
     )
-    add("--peers", type=words, help=f"engines beside cylstm ({','.join(peers.ENGINES)})")
+    add("--peers", type=words, help=f"engines beside cylstm ({','.join(ENGINES)})")
     add("--dtype", choices=TOLERANCE, default="float32")
     add("--rounds", type=int, help="most turns that an engine gets (9)")
     add(
@@ -132,8 +134,8 @@ def plan(options: argparse.Namespace) -> tuple[list[Job], dict[str, Result]]:
     for kind, given, known in (
         ("shapes", options.shapes, shapes),
         ("sets", options.sets, sets),
-        ("peers", options.peers, peers.ENGINES),
-        ("modes", options.modes, report.RIVALS),
+        ("peers", options.peers, ENGINES),
+        ("modes", options.modes, RIVALS),
     ):
         unknown = [name for name in given or () if name not in known]
         if unknown:
@@ -141,15 +143,15 @@ def plan(options: argparse.Namespace) -> tuple[list[Job], dict[str, Result]]:
     effort = Effort(rounds=3, burst=0.005, budget=5) if options.quick else Effort()
     if options.rounds:
         effort = replace(effort, rounds=options.rounds)
-    wanted = ("cylstm", *(options.peers or peers.ENGINES))
-    engines = tuple(n for n in dict.fromkeys(wanted) if peers.ENGINES[n].version() is not None)
+    wanted = ("cylstm", *(options.peers or ENGINES))
+    present = tuple(n for n in dict.fromkeys(wanted) if ENGINES[n].version() is not None)
     chosen = [
         shapes[name]
         for name in options.shapes or [one.name for name in options.sets for one in sets[name]]
         if not (options.quick and shapes[name].forward_flops > QUICK_FLOPS)
     ]
     jobs = [
-        Job(shape, mode, threads, engines, options.dtype, effort)
+        Job(shape, mode, threads, present, options.dtype, effort)
         for mode in options.modes
         for threads in options.threads
         for shape in chosen

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import peers
+from bench.engines import ADAM_EPS, ENGINES, LEARNING_RATE, Call, Outputs, Unsupported
 from bench.problem import Problem, Shape, relative_error
 
 Result = dict[str, Any]
@@ -74,7 +74,7 @@ def machine_busy() -> float:
     return (sum(ticks) - sum(ticks[3:5])) / os.sysconf("SC_CLK_TCK")  # without idle, waiting
 
 
-def burst(call: peers.Call, seconds: float, expected: float) -> list[float]:
+def burst(call: Call, seconds: float, expected: float) -> list[float]:
     """Run a call for a while, all in one go; the seconds of single calls."""
     run, clock = call.run, time.perf_counter
     inner = range(max(1, round(SAMPLE_SECONDS / expected)))
@@ -94,7 +94,7 @@ def burst(call: peers.Call, seconds: float, expected: float) -> list[float]:
     return samples
 
 
-def try_all(calls: list[peers.Call]) -> list[float]:
+def try_all(calls: list[Call]) -> list[float]:
     """About how long each call takes: the best of three short turns."""
     times = [float("inf")] * len(calls)
     for _ in range(3):
@@ -108,7 +108,7 @@ def try_all(calls: list[peers.Call]) -> list[float]:
     return times
 
 
-def first_outputs(call: peers.Call, mode: str) -> peers.Outputs:
+def first_outputs(call: Call, mode: str) -> Outputs:
     """Run a call for the first time; a stream's state shows after a few steps."""
     with call.around():
         for _ in range(3 if mode == "step" else 1):
@@ -116,9 +116,9 @@ def first_outputs(call: peers.Call, mode: str) -> peers.Outputs:
         return {name: np.array(value) for name, value in call.read().items()}
 
 
-def check_update(problem: Problem, outputs: peers.Outputs) -> None:
+def check_update(problem: Problem, outputs: Outputs) -> None:
     """Raise unless the weights are what Adam's first step makes of the gradients."""
-    rate, eps = peers.LEARNING_RATE, peers.ADAM_EPS
+    rate, eps = LEARNING_RATE, ADAM_EPS
     for name, before in problem.weights.items():
         gradient = outputs["d " + name].astype(np.float64)
         expected = -rate * gradient / (np.abs(gradient) + eps)
@@ -127,29 +127,29 @@ def check_update(problem: Problem, outputs: peers.Outputs) -> None:
             raise ArithmeticError(f"Adam's step of {name} is off by {error / rate:.2g} of its rate")
 
 
-def disagreement(a: peers.Outputs, b: peers.Outputs) -> float:
+def disagreement(a: Outputs, b: Outputs) -> float:
     """The largest relative error between what two engines computed from the same numbers."""
     kinds = ("y", "h_n", "c_n")
     common = [k for k in a if k in b and (k in kinds or k.startswith("d "))]
     return max(relative_error(a[k], b[k]) for k in common)
 
 
-def prepare(job: Job, found: Result, tell: Tell) -> dict[str, peers.Call]:
+def prepare(job: Job, found: Result, tell: Tell) -> dict[str, Call]:
     """Build every engine, have them agree, and choose the fastest call of each."""
     problem = Problem.draw(job.shape, job.dtype)
-    outputs: dict[str, peers.Outputs] = {}
-    calls: dict[str, peers.Call] = {}
+    outputs: dict[str, Outputs] = {}
+    calls: dict[str, Call] = {}
     for name in job.engines:
         tell(f"preparing {name}")
         try:
-            choices = peers.ENGINES[name](job.threads).calls(job.mode, problem)
+            choices = ENGINES[name](job.threads).calls(job.mode, problem)
             computed = [first_outputs(call, job.mode) for call in choices]
             for one in computed:
                 if job.mode == "training":
                     check_update(problem, one)
                 if disagreement(one, computed[0]) > TOLERANCE[job.dtype]:
                     raise ArithmeticError("its own calls disagree")
-        except peers.Unsupported as reason:
+        except Unsupported as reason:
             found[name] = {"left_out": str(reason)}
             continue
         except Exception as error:  # a peer that breaks must not take the others along

@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from bench import report
 from bench.limits import bandwidth, forward_bytes
+from bench.rows import OURS, RIVALS, Result, Row, rows_of
 
 ROW_INCHES = 0.30  # height of a shape
 BAR = "#9ecae1", "#3182bd", "#08519c", "#08306b"  # by number of threads, in order
@@ -36,12 +36,12 @@ def plain(value: float, _: Any = None) -> str:
     return f"{value:g}"
 
 
-def base_of(row: report.Row) -> float:
+def base_of(row: Row) -> float:
     """What times are divided by: ours, or without ours the machine's limit."""
-    return row.times.get(report.OURS, row.limit)
+    return row.times.get(OURS, row.limit)
 
 
-def draw_ratios(axes: Axes, rows: list[report.Row], threads: list[int]) -> None:
+def draw_ratios(axes: Axes, rows: list[Row], threads: list[int]) -> None:
     """A bar per shape and number of threads up to the fastest rival; a mark for every peer."""
     names = list(dict.fromkeys(row.shape.name for row in rows))
     height = 0.8 / len(threads)
@@ -55,7 +55,7 @@ def draw_ratios(axes: Axes, rows: list[report.Row], threads: list[int]) -> None:
         for name, (mark, color) in MARKS.items():
             if name in row.times:
                 axes.plot(row.times[name] / base, y, mark, color=color, ms=3.2, mew=0.9, zorder=3)
-        if report.OURS in row.times:
+        if OURS in row.times:
             ends = (y - height / 2, y + height / 2)
             axes.plot([row.target] * 2, ends, color="#de2d26", lw=1.2, zorder=4)
     axes.set_yticks(range(len(names)), names, fontsize=7)
@@ -71,18 +71,18 @@ def draw_ratios(axes: Axes, rows: list[report.Row], threads: list[int]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="x", color="#dddddd", lw=0.5, zorder=0)
     axes.tick_params(axis="x", labelsize=7)
-    ours = any(report.OURS in row.times for row in rows)
+    ours = any(OURS in row.times for row in rows)
     axes.set_xlabel("peer's time / cylstm's" if ours else "time / machine's limit", fontsize=8)
     axes.set_title(rows[0].mode, fontsize=10, loc="left", fontweight="bold")
 
 
-def draw_roofline(axes: Axes, rows: list[report.Row], machine: Any, item: int) -> None:
+def draw_roofline(axes: Axes, rows: list[Row], machine: Any, item: int) -> None:
     """GFLOP/s reached over flops per byte of weights read, under the machine's roofs."""
     points = []
     for row in rows:
         for name, time in row.times.items():
-            kind = "rival" if name in report.RIVALS[row.mode] else name
-            if kind == report.OURS or (kind == "rival" and time == row.rival(row.times)):
+            kind = "rival" if name in RIVALS[row.mode] else name
+            if kind == OURS or (kind == "rival" and time == row.rival(row.times)):
                 intensity = row.shape.forward_flops / forward_bytes(row.shape, item)
                 points.append((kind, intensity, row.shape.forward_flops / time / 1e9))
     low, high = min(x for _, x, _ in points) / 2, max(x for _, x, _ in points) * 1.6
@@ -96,7 +96,7 @@ def draw_roofline(axes: Axes, rows: list[report.Row], machine: Any, item: int) -
     axes.text(high / 1.1, peak * 1.05, f"peak {peak:.0f} GFLOP/s", fontsize=6.5, ha="right")
     for kind, mark, color, face in (
         ("rival", "o", "#e6550d", "none"),
-        (report.OURS, "o", "#08519c", "#08519c"),
+        (OURS, "o", "#08519c", "#08519c"),
     ):
         xs, ys = [p[1] for p in points if p[0] == kind], [p[2] for p in points if p[0] == kind]
         axes.scatter(xs, ys, 16, marker=mark, edgecolors=color, facecolors=face, lw=0.9, zorder=3)
@@ -116,9 +116,9 @@ def draw_roofline(axes: Axes, rows: list[report.Row], machine: Any, item: int) -
     )
 
 
-def draw(results: report.Result, path: Path) -> None:
+def draw(results: Result, path: Path) -> None:
     """Write the picture: forward, training, and beside them step above the rooflines."""
-    rows = report.rows_of(results)
+    rows = rows_of(results)
     threads = sorted({row.threads for row in rows})
     item = 8 if results["dtype"] == "float64" else 4
     by_mode = {m: [r for r in rows if r.mode == m] for m in ("forward", "training", "step")}
@@ -159,7 +159,7 @@ def draw(results: report.Result, path: Path) -> None:
         for name, (mark, color) in MARKS.items()
         if name in seen
     ]
-    if report.OURS in seen:
+    if OURS in seen:
         handles.append(Line2D([], [], color="#de2d26", label="target"))
         handles.append(Line2D([], [], color="#08519c", marker="o", ls="", label="cylstm, roofline"))
     handles.append(

@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import peers
 from bench.compare import RESULTS
+from bench.engines import Cylstm
 from bench.measure import burst
 from bench.problem import Problem, Shape, load_shapes
 from bench.report import seconds
@@ -35,7 +35,7 @@ def serve(pipe: Any, isa: str, route: str) -> None:
         "OPENBLAS_NUM_THREADS": "1",
         "OPENBLAS_CORETYPE": BLAS_CORES.get(isa, ""),
     }
-    engine = peers.Cylstm(threads=1)
+    engine = Cylstm(threads=1)
     while job := pipe.recv():
         mode, shape = job
         call = engine.calls(mode, Problem.draw(shape))[0]
