@@ -1,14 +1,18 @@
 # make test          the light suite: NumPy, SciPy, pandas, pytest, hypothesis, safetensors
+# make timing        the tests whose verdict depends on the clock, by themselves
+# make docs          every example of the documentation, run
 # make demo          the forecasting example; CSV=file COLUMN=name for your own data
 # make test-oracles  against PyTorch, ONNX Runtime and Keras, then the light suite on every ISA and on BLAS
 # make conformance  CASES=folder: other projects' cases, through ONNX files and by their weights
 # make test-models  models that other packages ship, fetched by name, loaded and compared
 # make bench         against other engines; ARGS=--help for what can be chosen
+# make instructions  instructions of six calls under valgrind; ARGS='--against main', ARGS=--update
 # make bench-kernels single kernels and calls of every ISA; ARGS='-k step' for some of them
 # make lint          formatters, linters, types, stubs, C warnings;  make format rewrites
 # make asan          the light suite under AddressSanitizer and UBSan
 # make inner-loops   what compilers make of the kernels' innermost loops, and how fast CPUs could run them
 # make kernels       every kernel against plain loops in long double, plain and under ASan; ARGS=--bench
+# make coverage      lines of C, Cython and Python that the light suite runs, with a floor for each
 # make tsan          the thread pool's stress test under ThreadSanitizer
 # make ulp           the error of sigmoid and tanh over all float32 inputs; ARGS='--sample 20' for fewer
 # make check-wheel   sdist -> wheel -> clean environment -> light suite
@@ -30,15 +34,22 @@ C_SOURCES := $(wildcard src_c/*.c src_c/kernels/*.c)
 C_HEADERS := $(wildcard src_c/*.h src_c/kernels/*.h)
 SOURCES   := $(wildcard cylstm/*.pyx cylstm/*.pxd cylstm/*.pxi) $(C_SOURCES) $(C_HEADERS)
 
-LIGHT = $(PY) -m pytest tests --ignore=tests/oracles
+LIGHT = $(PY) -m pytest tests -m "not timing" --ignore=tests/oracles
 # What reads or compiles sources is the same on all kernels: once, in `make test`, is enough.
 ANY_KERNELS = $(addprefix --ignore=tests/test_,architecture.py docs.py embed.py import.py kernels.py)
 
 .DELETE_ON_ERROR:
-.PHONY: test demo test-oracles conformance test-models bench bench-kernels lint inner-loops format asan kernels tsan ulp footprint check-wheel cross wheels clean
+.PHONY: test timing docs demo test-oracles conformance test-models bench instructions bench-kernels lint inner-loops format asan \
+        coverage kernels tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
+
+timing: $(STAMPS)/cylstm $(STAMPS)/group-test
+	$(PY) -m pytest tests -m timing --ignore=tests/oracles
+
+docs: $(STAMPS)/cylstm $(STAMPS)/group-test
+	$(PY) -m pytest tests/test_docs.py
 
 demo: $(STAMPS)/cylstm $(STAMPS)/extra-examples
 	$(PY) examples/forecast/forecast.py $(if $(CSV),--csv "$(CSV)") $(if $(COLUMN),--column "$(COLUMN)")
@@ -57,6 +68,9 @@ test-models: $(STAMPS)/cylstm $(STAMPS)/group-oracles
 
 bench: $(STAMPS)/cylstm $(STAMPS)/group-bench
 	$(PY) -m bench.compare $(ARGS)
+
+instructions: $(STAMPS)/cylstm
+	$(PY) -m bench.instructions $(ARGS)
 
 bench-kernels: $(STAMPS)/cylstm $(STAMPS)/group-bench
 	$(PY) -m pytest bench/test_kernels.py $(ARGS)
@@ -102,12 +116,34 @@ asan: $(STAMPS)/cylstm $(STAMPS)/group-test build/asan/stamp
 	cd build/asan && export PYTHONPATH="$$PWD/lib" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" && \
 	../../$(PY) -c 'import cylstm; assert "build/asan/lib" in cylstm.__file__' && \
-	../../$(PY) -m pytest -p no:cacheprovider tests --ignore=tests/oracles \
+	../../$(PY) -m pytest -p no:cacheprovider tests -m "not timing" --ignore=tests/oracles \
 	    --ignore=tests/test_architecture.py --ignore=tests/test_import.py --ignore=tests/test_kernels.py
 
 build/asan/stamp: $(SOURCES) $(wildcard cylstm/*.py) setup.py $(STAMPS)/cylstm
 	rm -rf build/asan/lib
 	CYLSTM_CFLAGS="$(ASAN_CFLAGS)" $(PY) setup.py -q build --build-temp build/asan/temp --build-lib build/asan/lib
+	@touch $@
+
+# --- the light suite on a build that counts which lines run
+# Cython's plugin looks for its C file and its sources beside the extension.
+
+COVERAGE_CFLAGS := -O1 -g1 --coverage -fprofile-update=single
+C_FLOOR         := 98
+PYTHON_FLOOR    := 95
+
+coverage: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-coverage build/coverage/stamp
+	cd build/coverage && rm -rf tests examples docs src_c .coverage && find . -name '*.gcda' -delete
+	cp -R tests examples src_c pyproject.toml $(wildcard docs *.md) build/coverage
+	cd build/coverage && export PYTHONPATH="$$PWD" && ../../$(PY) -m coverage run -m pytest -p no:cacheprovider \
+	    tests -m "not timing" --ignore=tests/oracles --ignore=tests/test_architecture.py --ignore=tests/test_import.py
+	$(PY) -m gcovr --root . --object-directory build/coverage/temp --filter src_c/ --txt-metric line \
+	    --fail-under-line $(C_FLOOR)
+	cd build/coverage && ../../$(PY) -m coverage report --fail-under=$(PYTHON_FLOOR)
+
+build/coverage/stamp: $(SOURCES) $(wildcard cylstm/*.py cylstm/*/*.py) setup.py $(STAMPS)/cylstm
+	rm -rf build/coverage build/cython-trace
+	CYLSTM_TRACE=1 CYLSTM_CFLAGS="$(COVERAGE_CFLAGS)" $(PY) setup.py -q build --build-temp build/coverage/temp --build-lib build/coverage
+	cp build/cython-trace/cylstm/_core.c $(wildcard cylstm/*.pyx cylstm/*.pxi cylstm/*.pxd) build/coverage/cylstm
 	@touch $@
 
 # --- programs of tests/, with the core alone: build/c-KIND/NAME

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.compare import cpu_count
+from bench.engines import Call, Cylstm
 from bench.measure import machine_busy, settle
-from bench.peers import Call, Cylstm
 from bench.problem import Problem, Shape, load_shapes
 
 SHAPES = "160,8,40,256 50,16,256,256 49,1,64,256 24,32,19,32 100,32,64,64 500,1,64,256"

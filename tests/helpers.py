@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from cylstm import reference
@@ -81,12 +82,44 @@ def results(p: Problem, lstm: Any, threads: int | None = None) -> list[Array]:
     return [y, h_n, c_n, tape.gates, tape.cells, *all_grads(grads)]
 
 
-def assert_same(got: list[Array], want: list[Array]) -> None:
+def assert_same(got: list[Array], want: list[Array], tolerance: float = 1e-5) -> None:
     """The same bits; where they are not promised, nearly the same numbers."""
     assert len(got) == len(want)
     if bits_promised():
         assert same_bits(got, want)
-    assert_close({str(k): rel(a, b) for k, (a, b) in enumerate(zip(got, want, strict=True))}, 1e-5)
+    assert_close(
+        {str(k): rel(a, b) for k, (a, b) in enumerate(zip(got, want, strict=True))}, tolerance
+    )
+
+
+def whole(p: Problem) -> list[Array]:
+    """[y, h_n, c_n] of one call over all steps."""
+    y, (h_n, c_n) = p.lstm()(p.x, p.states)
+    return [y, h_n, c_n]
+
+
+def stream_of(p: Problem, lstm: Any = None, **options: Any) -> Any:
+    """A stream in the state (h_0, c_0)."""
+    stream = (lstm or p.lstm()).stream(p.x.shape[1] if p.x.ndim == 3 else None, **options)
+    stream.state = p.states
+    return stream
+
+
+def refused(
+    call: Callable[..., Any],
+    *words: object,
+    error: type[Exception] | tuple[type[Exception], ...] = ValueError,
+) -> None:
+    """Check that ``call()`` raises ``error``, and that every one of ``words`` is in its message."""
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    missing = [str(word) for word in words if str(word) not in message]
+    assert not missing, f"{missing} not in {message!r}"
+
+
+def f32(*shape: int) -> Any:
+    return np.zeros(shape, np.float32)
 
 
 def bits_promised() -> bool:

@@ -11,7 +11,6 @@ import cylstm
 from helpers import (
     GOLDEN_NAMES,
     LONG,
-    THREADED,
     TOLERANCES,
     Problem,
     all_grads,
@@ -297,13 +296,3 @@ def test_batch_first_only_transposes(dtype: str) -> None:
     want, got = run(p), run(first)
     assert same_bits(got.x.swapaxes(0, 1), want.x)
     assert same_bits(all_grads(got)[1:], all_grads(want)[1:])
-
-
-@pytest.mark.parametrize("threads", [2, 3, 7])
-@pytest.mark.parametrize("config", THREADED.values(), ids=THREADED)
-def test_threads_do_not_change_bits(config: dict[str, Any], threads: int, dtype: str) -> None:
-    p = make_problem(23, dtype=dtype, **config)
-    one, many = run(p, threads=1), run(p, threads=threads)
-    if bits_promised():
-        assert same_bits(all_grads(many), all_grads(one))
-    assert_close(rel_grads(many, one), 1e-5)

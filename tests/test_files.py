@@ -296,6 +296,7 @@ def test_a_full_disk(room: int, tmp_path: Path) -> None:
     assert same_bits(cylstm.load(path)._weights.flat, LSTM(64, 300, seed=1)._weights.flat)
 
 
+@pytest.mark.timing
 @on_posix
 def test_a_process_killed_while_it_saves(tmp_path: Path) -> None:
     """At any moment the file under the name is whole, and one of those that were saved."""

@@ -12,7 +12,6 @@ from cylstm import reference
 from helpers import (
     GOLDEN_NAMES,
     LONG,
-    THREADED,
     TOLERANCES,
     Problem,
     assert_close,
@@ -325,16 +324,6 @@ def test_nan_stays_in_its_sequence(dtype: str) -> None:
     assert same_bits(y[:, others], clean[:, others])
     assert same_bits(y[:1], clean[:1])
     assert np.isnan(y[1:, 3]).all()
-
-
-@pytest.mark.parametrize("threads", [2, 3, 7])
-@pytest.mark.parametrize("config", THREADED.values(), ids=THREADED)
-def test_threads_do_not_change_bits(config: dict[str, Any], threads: int, dtype: str) -> None:
-    p = make_problem(22, dtype=dtype, **config)
-    one, many = run(p, threads=1), run(p, threads=threads)
-    if bits_promised():
-        assert same_bits(many, one)
-    assert rel(many[0], one[0]) < 1e-6
 
 
 def test_weights_go_in_by_name(dtype: str) -> None:

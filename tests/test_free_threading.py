@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 import cylstm
 from helpers import all_grads, make_problem, rel
 
 
+@pytest.mark.timing
 def test_all_at_once(default_threads: None) -> None:
     p = make_problem(1, 6, 3, dtype="float32", input_size=5, hidden_size=17, num_layers=2)
     lstm, dropping = p.lstm(), cylstm.LSTM(5, 17, 2, dropout=0.5, seed=1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from helpers import run_python
 
 # Optional, or needed by some calls only; `import cylstm` must not load them.
@@ -34,6 +36,7 @@ def test_import_is_light() -> None:
     assert "cylstm.reference" not in modules
 
 
+@pytest.mark.timing
 def test_import_is_fast() -> None:
     """Far above the 15 ms that tools/import_time.py holds, so that a busy machine does not fail it,
     and below what importing SciPy's BLAS, the likely mistake, costs."""

@@ -11,25 +11,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from helpers import same_bits
-
-
-def refused(
-    call: Callable[..., Any],
-    *words: object,
-    error: type[Exception] | tuple[type[Exception], ...] = ValueError,
-) -> None:
-    """Check that ``call()`` raises ``error``, and that every one of ``words`` is in its message."""
-    with pytest.raises(error) as caught:
-        call()
-    message = str(caught.value)
-    missing = [str(word) for word in words if str(word) not in message]
-    assert not missing, f"{missing} not in {message!r}"
-
-
-def f32(*shape: int) -> Any:
-    return np.zeros(shape, np.float32)
-
+from helpers import f32, refused, same_bits
 
 DTYPE_ERRORS = (TypeError, ValueError)
 

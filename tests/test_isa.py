@@ -45,10 +45,7 @@ def test_the_kernels_that_ran_are_those_configured(isa: str, threads: int, dtype
 @pytest.mark.parametrize("other", ISAS)
 def test_each_set_in_a_process_of_its_own(other: str) -> None:
     """Its goldens, and its bits; the packed products are its own, so no BLAS stands in for them."""
-    wanted = (
-        "golden or (test_isa and (configuration or kernels or bits))"
-        " or (threads_do_not_change_bits and float32 and 3])"
-    )
+    wanted = "golden or (test_isa and (configuration or kernels or bits))"
     tests = [f"test_{name}.py" for name in ("isa", "forward", "backward")]
     done = run_python(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", wanted),

@@ -33,6 +33,7 @@ def output(*command: str | Path) -> str:
 
 @several_cpus
 @pytest.mark.parametrize("case", ["rest", "forgotten"])
+@pytest.mark.timing
 def test_a_helper_that_was_held_up_is_back_soon(pool: Path, case: str) -> None:
     """After about as long as it was held up, 20 ms, also when it was before that held up for a
     second and has made up for it."""
@@ -41,6 +42,7 @@ def test_a_helper_that_was_held_up_is_back_soon(pool: Path, case: str) -> None:
 
 
 @several_cpus
+@pytest.mark.timing
 def test_a_helper_that_is_always_held_up_is_asked_ever_less(pool: Path) -> None:
     """20 ms each time: 2 s would hold fifty, or two at forty times as long a rest."""
     assert 4 <= int(output(pool, "doubling")) <= 16

@@ -280,6 +280,7 @@ def test_a_tape_keeps_its_weights(dtype: str) -> None:
         assert_close(rel_grads(grads, want), TOLERANCES[dtype][1])
 
 
+@pytest.mark.timing
 def test_a_call_meets_one_set_of_weights() -> None:
     """While another thread loads, a result is that of one set or of the other, never of both."""
     p = make_problem(5, 30, 8, dtype="float32", input_size=33, hidden_size=64, num_layers=2)

@@ -87,7 +87,7 @@ def test_bits(split: dict[str, Any], dtype: str) -> None:
     )
     assert_close(rel_grads(grads, want), TOLERANCES[dtype][1])
     streams = p.lengths is None and not p.config.get("bidirectional")
-    for threads in (2, 3, 5):
+    for threads in (2, 3, 7):
         results = [*infer(p, lstm, threads), *(stream(p, lstm, threads) if streams else one)]
         many_taped, many_grads = train(p, lstm, threads)
         if bits_promised():
@@ -152,6 +152,7 @@ measure("one thread", lambda: tape.backward(p.dy, threads=1), 2)
 """
 
 
+@pytest.mark.timing
 @linux
 @own_products
 def test_who_helps() -> None:
@@ -279,6 +280,7 @@ print(two / one)
 """
 
 
+@pytest.mark.timing
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity masks here")
 @own_products
 def test_two_threads_on_one_cpu_cost_little_more_than_one() -> None:
@@ -291,6 +293,7 @@ def test_two_threads_on_one_cpu_cost_little_more_than_one() -> None:
 # ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timing
 def test_many_callers_of_one_lstm() -> None:
     """Each gets the result of its own input, whoever has the pool just then."""
     shapes = [
@@ -378,6 +381,7 @@ def long_call(seconds: float, **options: Any) -> Any:
     return lambda: lstm(long, threads=1)
 
 
+@pytest.mark.timing
 def test_others_run_beside_a_long_call() -> None:
     """The GIL is free meanwhile: a Python thread never stands still for half of the call."""
     call, stop, looks = long_call(0.4), threading.Event(), []
@@ -405,6 +409,7 @@ def test_others_run_beside_a_long_call() -> None:
         watcher.join()
 
 
+@pytest.mark.timing
 @pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is no GIL")
 def test_small_calls_keep_the_gil(isa: str) -> None:
     """A thread that takes it whenever it is let go, and is never given it otherwise, gets none."""
@@ -479,6 +484,7 @@ lstm.forward(few).backward(want)
 """
 
 
+@pytest.mark.timing
 @posix
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -505,6 +511,7 @@ def test_ctrl_c(direction: str, threads: int) -> None:
     raise AssertionError(f"KeyboardInterrupt came after {delays} s")
 
 
+@pytest.mark.timing
 @posix
 @own_products
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers take time")

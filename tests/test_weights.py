@@ -173,6 +173,7 @@ def test_a_reader_sees_one_whole_block() -> None:
     assert not torn and reads[0] > 10
 
 
+@pytest.mark.timing
 def test_no_update_is_lost() -> None:
     """Of those that say which block they started from: one that came too late is made again."""
     module = linear()
