@@ -27,8 +27,8 @@ core = Extension(
     extra_compile_args=cflags,
     extra_link_args=ldflags,
 )
-# For `make coverage`: each line of Cython reports that it ran. Cython looks at time stamps alone, so
-# what it makes then lies elsewhere.
+# For `make coverage`: each line of Cython reports that it ran. What Cython writes for that has a
+# folder of its own, since Cython compares time stamps alone.
 trace = "CYLSTM_TRACE" in os.environ
 if trace:
     core.define_macros.append(("CYTHON_TRACE_NOGIL", "1"))

@@ -209,9 +209,9 @@ def table(rows: list[Row], runs: int) -> str:
     versions = [f"{row['engine']} {row['version']}" for row in rows if "[" not in row["engine"]]
     text = f"""
         Sizes are those of the wheels and of what they unpack to, including every dependency except
-        NumPy; import time is measured with NumPy already imported; memory is the resident set of the
-        process, NumPy included. The step is one of an LSTM of {HIDDEN} units and {INPUT} inputs;
-        LiteRT is imported only. The least of {runs} fresh processes on
+        NumPy; import time is measured with NumPy already imported; memory is the resident set of
+        the process, NumPy included. The step is one of an LSTM of {HIDDEN} units and {INPUT}
+        inputs; LiteRT is imported only. The least of {runs} fresh processes on
         {platform.system()} {platform.machine()} with Python {platform.python_version()}:
         {", ".join(versions)}."""
     return "\n".join([*lines, "", textwrap.fill(" ".join(text.split()), 100), ""])
