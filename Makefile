@@ -8,7 +8,7 @@
 # make bench         against other engines; ARGS=--help for what can be chosen
 # make instructions  instructions of six calls under valgrind; ARGS='--against main', ARGS=--update
 # make bench-kernels single kernels and calls of every ISA; ARGS='-k step' for some of them
-# make lint          formatters, linters, types, stubs, C warnings;  make format rewrites
+# make lint          formatters, linters, words, types, stubs, C warnings;  make format rewrites
 # make asan          the light suite under AddressSanitizer and UBSan
 # make inner-loops   what compilers make of the kernels' innermost loops, and how fast CPUs could run them
 # make kernels       every kernel against plain loops in long double, plain and under ASan; ARGS=--bench
@@ -85,6 +85,7 @@ C_CHECK     = -std=c11 -O2 -Wall -Wextra -Wconversion -Werror -fsyntax-only
 lint: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-lint
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	$(PY) tools/words.py
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest cylstm $(STUBTEST)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint cylstm # it calls pycodestyle by name

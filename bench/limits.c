@@ -77,7 +77,7 @@ static double read_sweeps(const vf32 *p, long n, long sweeps)
         for (long i = 0; i < quarter; i += each, q += step) {
             EACH(READ)
         }
-        __asm__ volatile("" ::: "memory"); /* every sweep reads anew */
+        __asm__ volatile("" ::: "memory"); /* every sweep reads again */
     }
     all = EACH(TOTAL);
     return (double)all[0];

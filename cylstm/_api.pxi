@@ -15,7 +15,7 @@ cdef api void *cylstm_stream_enter(object stream, int version, int bits, Py_ssiz
                                    Py_ssize_t inputs, Py_ssize_t outputs) except NULL:
     if version != CYLSTM_API_VERSION:
         raise ValueError(f"the caller was compiled for version {version} of cylstm's C API, "
-                         f"expected {CYLSTM_API_VERSION}: compile it anew")
+                         f"expected {CYLSTM_API_VERSION}: compile it again")
     if not isinstance(stream, Stream):
         raise TypeError(f"stream is a {type(stream).__name__}, expected a cylstm stream")
     cdef Stream s = stream

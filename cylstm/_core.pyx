@@ -22,7 +22,7 @@ import numpy as np
 
 cnp.import_array()
 
-# Work that takes about 50 microseconds: below it, letting go of the GIL costs more than it gives.
+# Work that takes about 50 microseconds: below it, releasing the GIL costs more than it gains.
 cdef size_t GIL_PACK_BYTES = 256 << 10, GIL_STEP_WEIGHTS = 64 << 10
 cdef double GIL_FLOPS_SIMD = 2.5e6, GIL_FLOPS_SCALAR = 2.5e5
 
@@ -39,7 +39,7 @@ cdef extern from "<stdatomic.h>" nogil:
                                                 memory_order order)
 
 # One extension, since each would link a core, and so a pool, of its own; in parts, each of which
-# uses what stands above it.
+# uses what is above it.
 include "_kernels.pxi"
 include "_sharing.pxi"
 include "_memory.pxi"

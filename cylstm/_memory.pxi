@@ -33,7 +33,7 @@ cdef enum:  # of memory that a module keeps to use again
 @cython.auto_pickle(False)  # a pointer is of no use elsewhere, and clang won't compile the code
 cdef class Spares:
     """Memory of a module that nobody uses, at most one piece of each kind, kept for the next that
-    asks for about as much: what the system hands out anew it must first fill with zeros, which
+    asks for about as much: fresh memory is zero-filled by the system, which
     costs as much as writing it.
 
     A piece begins with its size.

@@ -19,7 +19,7 @@ cdef class Packed:
     """One block of weights as the kernels read it: each of its two packs is made at first need.
 
     A call of one step uses each weight once. The first to use these reads them raw, for in training
-    it may be the only one (`once`); whoever comes next has them packed. What the core reads is
+    it may be the only one (`once`); the next call has them packed. What the core reads is
     here and in `dims`, out of reach for Python.
     """
 

@@ -151,7 +151,7 @@ cdef class Stream:
         ----------
         x_t : array (I,), or (N, I) for a stream of N; with `active`, (len(active), I)
         out : array (R,) or (N, R), written to and returned; may be x_t itself
-        active : distinct indices of the streams that take the step; the others stand still
+        active : distinct indices of the streams that take the step; the others do not advance
 
         Returns
         -------

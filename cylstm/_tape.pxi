@@ -77,14 +77,14 @@ cdef class Tape:
             self.cells, self.c_n = view[..., vectors - 1, :], _frozen(p.states_n[1])
 
     def backward(self, dy=None, dh_n=None, dc_n=None, *, threads=None, bint need_x=True):
-        """Return the exact gradients of a loss, given its gradients by y, h_n and c_n.
+        """Return the exact gradients of a loss, given those with respect to y, h_n and c_n.
 
-        May be called again, with the same or other gradients: nothing is used up. The weights
+        May be called again, with the same or other gradients: the tape is not consumed. The weights
         are those that the forward pass ran with, whatever the LSTM holds by now.
 
         Parameters
         ----------
-        dy : array of the shape of y, or None for zeros. What stands past a length is ignored.
+        dy : array of the shape of y, or None for zeros. Values past a length are ignored.
         dh_n, dc_n : arrays of the shapes of h_n and c_n, or None for zeros
         threads : int or None
         need_x : bool

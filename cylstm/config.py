@@ -48,26 +48,27 @@ def _first_threads() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many cores a call may keep busy unless it says otherwise; small calls use one.
+    """Set the default number of threads per call; small calls use one.
 
     Raises
     ------
     TypeError, ValueError
-        `n` is no integer, or not from 1 to 256.
+        `n` is not an integer, or is outside 1..256.
     """
     _core._set_default_threads(_checks.integer("n", n, 1, 256))
 
 
 def get_num_threads() -> int:
-    """Return how many cores a call may keep busy unless it says otherwise.
+    """Return the default number of threads per call.
 
-    At first the CPUs in the affinity mask and the control group's limit, or CYLSTM_NUM_THREADS.
+    Initially CYLSTM_NUM_THREADS, or the CPUs available to the process (affinity mask, cgroup
+    limit).
     """
     return _core._get_default_threads()
 
 
 class Config(dict[str, Any]):
-    """A dict that prints one entry a line."""
+    """A dict that prints one entry per line."""
 
     def __str__(self) -> str:
         width = max(map(len, self))
@@ -77,7 +78,7 @@ class Config(dict[str, Any]):
 
 
 def show_config() -> Config:
-    """Return what this process computes with, as a dict that prints nicely.
+    """Return the configuration of this process, as a dict that prints one entry per line.
 
     Keys: version, isa (the active kernels), isa_reason, isa_available, gemm (the CYLSTM_GEMM
     rule), gemm_route (what it means here), threads.

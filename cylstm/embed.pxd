@@ -14,8 +14,8 @@ cdef enum:
 # Python can't use it (RuntimeError) and new weights wait; the handle keeps the stream alive.
 # You say what your frames are: `bits` 32 or 64 for float or double, x (rows, inputs) and
 # y (rows, outputs); rows is 1 without a batch. ValueError if the stream's are others or `version`,
-# for which you pass CYLSTM_API_VERSION, is not the installed package's; TypeError if it is no
-# stream; RuntimeError if it is in use.
+# for which you pass CYLSTM_API_VERSION, is not the installed package's; TypeError if it is not
+# a stream; RuntimeError if it is in use.
 cdef void *cylstm_stream_enter(object stream, int version, int bits, Py_ssize_t rows,
                                Py_ssize_t inputs, Py_ssize_t outputs) except NULL
 

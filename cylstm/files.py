@@ -40,8 +40,8 @@ CLASSES: dict[str, type[Module] | type[Sequential]] = {
 def save(module: Module | Sequential, path: str | os.PathLike[str]) -> None:
     """Write a module's configuration and weights to a file, whole or not at all.
 
-    The file appears under its name only when it is complete and on the disk; what stood there
-    stays until then, whatever ends the process. (One that is killed may leave a file named
+    The file is replaced atomically: an existing one stays until the new one is complete and on the
+    disk, even if the process is killed. (One that is killed may leave a file named
     `.cylstm-*.tmp` beside it.) A file that is replaced hands on its mode and, where the system
     allows it, its owner; symbolic links stay. Another hard link to the old file keeps the old
     content: only a new file can take a name in one step. A device or a FIFO is written to.

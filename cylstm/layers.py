@@ -45,12 +45,12 @@ class LSTM(_Recurrent[States]):
     dtype : "float32" or "float64"
         Of the weights, of all arrays, and of the arithmetic.
     seed : int or None
-        For the first weights and for dropout; None draws a new one.
+        Seed for weight initialisation and dropout. None: fresh entropy.
 
     Weights are drawn from U(-1/sqrt(H), 1/sqrt(H)), as PyTorch does. They are one immutable block,
-    replaced whole by `load_state_dict` or an optimiser; a call, a tape or a step keeps the block
-    that it started with. One LSTM may be called from many threads at once. A copy has the weights
-    of now, and draws a seed of its own for dropout.
+    replaced as a whole by `load_state_dict` or an optimiser; a call, a tape or a step keeps the
+    block it started with. One LSTM may be called from many threads at once. A copy has the current
+    weights and its own dropout seed.
     """
 
     __slots__ = ()

@@ -92,7 +92,7 @@ def cross_entropy(
     lengths: ArrayLike | None = None,
     batch_first: bool = False,
 ) -> tuple[float | Array, Array]:
-    """Minus the log of the softmax at the target class.
+    """Cross-entropy between logits and class indices.
 
     As torch.nn.functional.cross_entropy with class indices, except that the classes always lie
     on the last axis.

@@ -130,7 +130,7 @@ class _Recurrent(Module, Generic[S]):
         *,
         out: Array | None = None,
     ) -> tuple[Array, S]:
-        """Run the layers over a batch of sequences; nothing is kept, nothing is dropped.
+        """Run the layers over a batch of sequences: inference only, no tape and no dropout.
 
         Parameters
         ----------
@@ -138,11 +138,11 @@ class _Recurrent(Module, Generic[S]):
         states : h_0, of an LSTM (h_0, c_0), or None for zeros
             h_0 (L*D, B, R) and c_0 (L*D, B, H), unbatched (L*D, R) and (L*D, H).
         lengths : integers (B,), in any order, each 0 to T; unbatched one integer; None: all T
-            Steps past a length are not computed, and what stands in x there changes nothing.
+            Steps past a length are not computed, and x is ignored there.
         threads : int or None for `get_num_threads()`
         out : contiguous array like y, or None
-            Written to and returned as y; after a Ctrl-C it holds a part of y. Large outputs are
-            best used again: the system fills new memory with zeros first.
+            Written to and returned as y; after a Ctrl-C it holds part of y. Reuse large outputs:
+            fresh memory is zero-filled by the system.
 
         Returns
         -------
@@ -154,7 +154,7 @@ class _Recurrent(Module, Generic[S]):
         ValueError
             A wrong shape, T = 0, a length outside 0 to T, or an `out` that can't be written to.
         TypeError
-            A wrong dtype or byte order, or something that is no array.
+            A wrong dtype or byte order, or something that is not an array.
         """
         return _core.forward(
             self._weights.packed, x, states, lengths, threads, self.batch_first, out
@@ -168,7 +168,7 @@ class _Recurrent(Module, Generic[S]):
         threads: int | None = None,
         train: bool = True,
     ) -> _core.Tape:
-        """Run the layers and keep what its backward pass needs: a tape.
+        """Run the layers and record what the backward pass needs: a tape.
 
         Arguments and errors are those of a call. `train=False` keeps a tape without dropout;
         its y is that of a call, to the bit.
@@ -192,12 +192,12 @@ class _Recurrent(Module, Generic[S]):
         )
 
     def stream(self, batch_size: int | None = None, *, threads: int | None = None) -> _core.Stream:
-        """Return a stream, which takes the sequence step by step and keeps the state inside.
+        """Return a stream, which processes a sequence step by step and holds its state.
 
         Parameters
         ----------
         batch_size : int or None
-            None takes x_t (I,) and gives (R,); N takes (N, I) and gives (N, R).
+            None accepts x_t (I,) and returns (R,); N accepts (N, I) and returns (N, R).
         threads : int or None for `get_num_threads()`; small steps run on one
 
         Raises

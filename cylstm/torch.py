@@ -1,4 +1,4 @@
-"""For PyTorch: `LSTM` in the place of torch.nn.LSTM, and `accelerate` for models that exist.
+"""For PyTorch: `LSTM`, a replacement for torch.nn.LSTM, and `accelerate` for existing models.
 
 `LSTM` is torch's own class with another `forward`: constructor, parameters, state dicts, hooks,
 packed sequences and autograd are as before, and `isinstance(m, torch.nn.LSTM)` holds. What cylstm
@@ -38,7 +38,7 @@ _log = logging.getLogger("cylstm")
 class _Weight(torch.nn.Parameter):  # type: ignore[misc]
     """A parameter that knows whether somebody may write to it unseen.
 
-    Every change that autograd knows of counts up `_version`: by optimisers, `copy_`, `no_grad`,
+    Every change that autograd knows of increments `_version`: by optimisers, `copy_`, `no_grad`,
     `load_state_dict`. One through `.data` does not: when that has been taken once, only a
     comparison of the values tells.
     """

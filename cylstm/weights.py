@@ -1,7 +1,7 @@
 """Weights: one immutable block per module, replaced whole, and the base class that does it.
 
 A module's weights lie one after another in one 1-D array, in the order of its `state_dict()`. A
-block never changes once it is made: whoever took it (a call, a tape, a stream, a reader of
+block never changes once it is made: its holder (a call, a tape, a stream, a reader of
 `state_dict()`) keeps the values it started with, on any thread and without a lock. An update
 prepares another block and commits it with one assignment, so that neither an exception nor a
 signal nor a fork can meet half of it.
@@ -235,7 +235,7 @@ class Module:
     """What every module with weights shares: state dicts, updates, copies, pickles.
 
     A subclass gives `_configure` and `_draw`, has a `Fixed` for each argument, and its `__init__`
-    hands those to `_make`. Whoever computes takes `weights = self._weights` once and keeps that
+    hands those to `_make`. A computation takes `weights = self._weights` once and keeps that
     object until it has finished: pointers into a block are good no longer than the block. What
     the user sets on a module is in its `__dict__`, what is ours is in slots.
     """
@@ -375,7 +375,7 @@ class Module:
         ValueError
             Names or shapes differ; the message lists all that do.
         TypeError
-            Not a mapping, or a dtype that would be rounded or is no float of this byte order.
+            Not a mapping, or a dtype that would be rounded, or is not a float of this byte order.
         """
         arrays = checked(self._spec, self.dtype, state, cast, type(self).__name__)
         self._commit(self._prepare(partial(fill, self._spec, arrays)))

@@ -51,10 +51,10 @@
  *     L layers, D directions (1 or 2), R = P with a projection, else H: the width of h.
  *     "real" is float or double, as `bits` says; all arrays of a call have the same type.
  *     Shapes are written (T, B, 4H): the last index moves fastest. Strides count reals.
- *     d before a name is the gradient of the loss by it: dx, dh_0.
+ *     d before a name is the gradient of the loss with respect to it: dx, dh_0.
  *
  * Same bits: for one kernel set and dtype, packed inference gives a sequence the same bits
- * whatever batch it stands in, however many threads run it and however it is cut in time.
+ * regardless of the batch it is in, of the number of threads and of how it is split in time.
  */
 #ifndef CYLSTM_H
 #define CYLSTM_H
@@ -72,8 +72,8 @@ extern "C" {
 
 struct cylstm_kernels; /* the arithmetic for one ISA and dtype: kernels/kernels.h */
 
-/* Fortran BLAS, column-major: c = alpha op(a) op(b) + beta c. One of the two is set,
- * by whoever has a BLAS to offer; the core has none of its own. */
+/* Fortran BLAS, column-major: c = alpha op(a) op(b) + beta c. A caller that has
+ * a BLAS sets one of the two; the core has none of its own. */
 typedef void cylstm_sgemm(const char *transa, const char *transb, const int *m, const int *n,
                           const int *k, const float *alpha, const float *a, const int *lda,
                           const float *b, const int *ldb, const float *beta, float *c,
@@ -241,8 +241,8 @@ size_t cylstm_forward_scratch(const struct cylstm_context *ctx, const struct cyl
 void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                     const void *packed, const struct cylstm_sequence *seq, void *scratch);
 
-/* Multiply-adds, times two, that a call spends on its gates: for whoever must decide
- * beforehand whether a call is worth a thread. `rows` is the number of valid (t, b). */
+/* Multiply-adds, times two, that a call spends on its gates: useful to decide in
+ * advance whether a call is worth a thread. `rows` is the number of valid (t, b). */
 double cylstm_forward_flops(const struct cylstm_dims *dims, double rows);
 
 /* --------------------------------------------------------------------- backward */
@@ -340,7 +340,7 @@ void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx,
 
 /* The pool is one per process and starts with the first call that has use for it. It
  * serves one call at a time; a call that finds it busy runs on its own thread, with the
- * same bits. Helpers sleep when there is nothing to do, and a forked child starts anew. */
+ * same bits. Helpers sleep when there is nothing to do, and a forked child starts its own. */
 int cylstm_pool_helpers(void); /* helper threads alive now */
 
 /* End the helpers and return when they are gone; the next call that has use for the pool starts

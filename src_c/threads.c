@@ -1,13 +1,13 @@
 /* threads.c -- the pool: helper threads that claim shares of a phase.
  *
  * A phase has a number that only grows, kept in one word with its number of shares, so
- * that a helper can't pair one phase with the shares of another. Whoever moves a helper's
+ * that a helper can't pair one phase with the shares of another. The thread that moves a helper's
  * `claimed` up to that word, by compare-and-swap, runs the share: the helper itself or,
  * when the helper is late, the caller. The description of a phase stays valid until every
  * claimed share is done, because the caller waits for those and only for those.
  *
  * Others may want the cores too: other processes, or threads of this one that spin on after
- * another library's work. A helper that loses its core with a share in hand holds up the call, so
+ * another library's work. A helper that loses its core within a share holds up the call, so
  * it offers its core between shares, long before the system would take it; and it never takes a
  * share where it would only stand in its caller's way, on the same core. What helpers cost all the
  * same is kept account of: after each loss they rest, each time twice as long, until they have

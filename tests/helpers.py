@@ -199,7 +199,7 @@ class Problem(NamedTuple):
         return lstm
 
     def reference(self, dropout: list[Array] | None = None) -> tuple[reference.Tape, Any]:
-        """Results and gradients by reference.py in float64."""
+        """Results and gradients of reference.py in float64."""
         p = self.cast("float64")
         tape = reference.forward(
             p.weights,
@@ -231,7 +231,7 @@ class Problem(NamedTuple):
         )
 
     def loss(self, y: Array, h_n: Array, c_n: Array) -> float:
-        """The number whose gradients by the results are dy, dh_n and dc_n."""
+        """The number whose gradients with respect to the results are dy, dh_n and dc_n."""
         return float((y * self.dy).sum() + (h_n * self.dh_n).sum() + (c_n * self.dc_n).sum())
 
     def valid(self) -> Array:

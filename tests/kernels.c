@@ -46,7 +46,7 @@ static long double smallest(const struct trial *t)
 static struct record {
     const char *isa;
     double *values;
-    size_t count, room;
+    size_t count, capacity;
 } records[2];
 
 static struct record
@@ -88,9 +88,9 @@ static void expect(struct trial *t, const char *what, size_t row, size_t column,
         if (n < record->count && memcmp(&record->values[n], &got, sizeof got))
             fail(t, "%s[%zu][%zu] is %.17g, but %.17g on %s, which rounds alike", what, row, column,
                  got, record->values[n], record->isa);
-        if (n == record->room) {
-            record->room = 2 * n + 1024;
-            record->values = realloc(record->values, record->room * sizeof *record->values);
+        if (n == record->capacity) {
+            record->capacity = 2 * n + 1024;
+            record->values = realloc(record->values, record->capacity * sizeof *record->values);
             if (!record->values) abort();
         }
         record->values[n] = got;

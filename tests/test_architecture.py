@@ -1,4 +1,4 @@
-"""The rules of the house, read from the sources: who may depend on whom, where intrinsics may
+"""The rules of the code, read from the sources: who may depend on whom, where intrinsics may
 stand, that the C core compiles bare, and that the compiler keeps the product's tile in registers.
 """
 
@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SRC_C = ROOT / "src_c"
 
-# From the ground up; a file uses what stands in a line below its own. A new file goes into a line.
+# From the ground up; a file uses those in lines below its own. A new file goes into a line.
 PYTHON_LEVELS = [
     {"_core"},
     {"_checks"},
@@ -66,7 +66,7 @@ def level(levels: list[set[str]], name: str) -> int:
 
 
 class _WithoutTypeChecking(ast.NodeTransformer):
-    """Drops what stands under `if TYPE_CHECKING:`, which never runs."""
+    """Drops what is under `if TYPE_CHECKING:`, which never runs."""
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
         is_typing = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"

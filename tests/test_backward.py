@@ -27,7 +27,7 @@ from helpers import (
 
 
 def run(p: Problem, **arguments: Any) -> Any:
-    """Gradients by everything."""
+    """Gradients of everything."""
     tape = p.lstm().forward(p.x, p.states, p.lengths, **arguments)
     return tape.backward(p.dy, p.dh_n, p.dc_n, **arguments)
 

@@ -115,7 +115,7 @@ def test_saving_replaces_what_is_there(file: Path) -> None:
         before = old.read()
         old.seek(0)
         cylstm.save(Linear(3, 2, seed=2), file)
-        assert old.read() == before  # whoever has the old file open keeps it
+        assert old.read() == before  # a reader of the old file keeps it
     loaded = cylstm.load(file)
     assert same_bits(loaded._weights.flat, Linear(3, 2, seed=2)._weights.flat)
     assert os.listdir(file.parent) == [file.name]
@@ -277,8 +277,8 @@ def test_more_names_than_a_header_holds(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @on_posix
-@pytest.mark.parametrize("room", [0, 1, 8, 9, 500, 1_000, 65_536, 500_000])
-def test_a_full_disk(room: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [0, 1, 8, 9, 500, 1_000, 65_536, 500_000])
+def test_a_full_disk(limit: int, tmp_path: Path) -> None:
     """A limit on file sizes fails in `write`, as a full disk does."""
     path = tmp_path / "model"
     for before in (False, True):
@@ -287,7 +287,7 @@ def test_a_full_disk(room: int, tmp_path: Path) -> None:
         done = run_python(
             "-c",
             f"import resource, signal, cylstm; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
             f"try: cylstm.save(cylstm.LSTM(64, 300, seed=2), {str(path)!r})\n"
             f"except OSError as error: print(type(error))",
         )

@@ -79,7 +79,7 @@ def test_an_impossible_choice_of_products_is_an_error() -> None:
 
 # ---------------------------------------------------------------------------------------------
 # Bits. A sequence gets the same ones whatever batch it stands in, however many threads compute it,
-# and however it is cut in time.
+# and however it is split in time.
 # ---------------------------------------------------------------------------------------------
 
 needs_own_products = pytest.mark.skipif(

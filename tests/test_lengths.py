@@ -81,7 +81,7 @@ def test_gates_and_cells(lengths: list[int], dtype: str) -> None:
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e30])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_padding_changes_nothing(poison: float, batch_first: bool, dtype: str) -> None:
-    """Neither what stands in x past a length, nor what stands in dy there."""
+    """Neither x past a length, nor dy there."""
     lengths = LENGTHS["many"]
     p = make_problem(3, 7, len(lengths), lengths, dtype=dtype, batch_first=batch_first, **NET)
     results, grads = run(p)

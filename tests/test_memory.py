@@ -1,4 +1,4 @@
-"""Memory: calls give back what they take, and take no more for a longer sequence."""
+"""Memory: calls free what they take, and take no more for a longer sequence."""
 
 from __future__ import annotations
 

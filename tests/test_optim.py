@@ -314,7 +314,7 @@ def test_state_is_copied_both_ways() -> None:
 
 
 def test_state_survives_json() -> None:
-    """The part that is no array can go through JSON, where tuples become lists."""
+    """The part that is not arrays can go through JSON, where tuples become lists."""
     optimiser = Adam(start(), lr=0.1)
     optimiser.step(gradients(1))
     saved = optimiser.state_dict()

@@ -71,7 +71,7 @@ def test_work_for_several_threads_reads_raw_too() -> None:
 
 
 def test_few_weights_or_many_rows_are_packed() -> None:
-    """Where packing takes little beside the step, or the panels in hand as much memory as all."""
+    """Where packing is cheap beside a step, or panels packed at once take as much memory as all."""
     for B, net in ((1, dict(input_size=3, hidden_size=2)), (9, NETS["whole panels"])):
         p = make_problem(3, 1, B, dtype="float32", **net)
         lstm = p.lstm()

@@ -61,7 +61,7 @@ def test_threads_that_the_system_refuses(pool: Path) -> None:
 
 @several_cpus
 def test_stopping(pool: Path) -> None:
-    """With no pool yet; 200 times after calls, each of which starts it anew; and not in a call."""
+    """With no pool yet; 200 times after calls, each of which starts it again; and not in a call."""
     assert output(pool, "stop") == "1 0 1 0"
 
 

@@ -295,7 +295,7 @@ def test_two_threads_on_one_cpu_cost_little_more_than_one() -> None:
 
 @pytest.mark.timing
 def test_many_callers_of_one_lstm() -> None:
-    """Each gets the result of its own input, whoever has the pool just then."""
+    """Each gets the result of its own input, no matter which caller has the pool."""
     shapes = [
         dict(T=40, B=12, input_size=33, hidden_size=100, num_layers=2),
         dict(T=3, B=1, input_size=33, hidden_size=100, num_layers=2),
@@ -383,7 +383,7 @@ def long_call(seconds: float, **options: Any) -> Any:
 
 @pytest.mark.timing
 def test_others_run_beside_a_long_call() -> None:
-    """The GIL is free meanwhile: a Python thread never stands still for half of the call."""
+    """The GIL is free meanwhile: a Python thread never waits for half of the call."""
     call, stop, looks = long_call(0.4), threading.Event(), []
 
     def look() -> None:

@@ -35,7 +35,7 @@ class Recurrent:
         Returns {name: array}: PyTorch's names (without `path`), shapes and order of gates. It may
         be called while the file is open, that is by `load` alone.
     around : str
-        What stands around it, for people: "embedding -> * -> linear".
+        What surrounds it, for people: "embedding -> * -> linear".
     problem : str or None
         Why it would not load, other than by an option: what in the file has no counterpart.
     parts : tuple of Recurrent

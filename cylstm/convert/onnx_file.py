@@ -149,7 +149,7 @@ class File:
         try:
             offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
         except ValueError:
-            raise ValueError(f"{where} has an offset or a length that is no number") from None
+            raise ValueError(f"{where} has an offset or a length that is not a number") from None
         size = file.stat().st_size
         if length < 0:
             length = size - offset

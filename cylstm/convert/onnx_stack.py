@@ -1,6 +1,6 @@
 """Whether an ONNX graph is no more than a stack of recurrent layers, and then which one.
 
-What stands between and around the layers may put axes in another order, join the two directions,
+The nodes between and around the layers may put axes in another order, join the two directions,
 cut the initial states apart and join the final ones: all that a stack here does by itself. To
 know, each value's axes are followed by name from where it was made:
 

@@ -200,7 +200,7 @@ class Lstm:
         return self.scale * path[len(z) :].astype(np.float64)
 
     def expect_whole(self, z: Array, horizon: int) -> Array:
-        """The same without a state: for each step anew, the LSTM reads the whole sequence."""
+        """The same without a state: for each step again, the LSTM reads the whole sequence."""
         path = self.scaled(z)
         for _ in range(horizon):
             y, _ = self.lstm(self.inputs(path))

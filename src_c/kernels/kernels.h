@@ -172,7 +172,7 @@ struct cylstm_update {
     void *state_out[2];
 };
 
-/* What stands before the arrays in the equations of optim_tmpl.h. */
+/* The coefficients of the equations of optim_tmpl.h. */
 struct cylstm_adam_terms {
     double keep, penalty, beta1, beta2, step_size, eps;
 };

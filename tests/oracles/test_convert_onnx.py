@@ -379,7 +379,7 @@ def test_stacks_of_torch(
 
 
 def stack_nodes(between: list[Any], second: str = "between") -> list[Any]:
-    """Two LSTM nodes and what stands between them."""
+    """Two LSTM nodes and the nodes between them."""
     return [
         helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y0"], hidden_size=7, name="first"),
         *between,

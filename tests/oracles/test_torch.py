@@ -1,4 +1,4 @@
-"""200 random configurations against torch.nn.LSTM in float64, gradients by its autograd."""
+"""200 random configurations against torch.nn.LSTM in float64, with its autograd's gradients."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def random_problem(seed: int) -> Problem:
 
 
 def torch_results(p: Problem) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-    """[y, h_n, c_n], and the leaves {name: tensor} to take gradients by.
+    """[y, h_n, c_n], and the leaves {name: tensor} whose gradients are taken.
 
     PyTorch refuses lengths of 0: those sequences are left out, and their states handed on.
     """

@@ -229,7 +229,7 @@ def test_torch_tensors_are_loaded_exactly(given: str, dtype: str) -> None:
     lstm.load_state_dict(state, cast=given == "float64")
     assert list(lstm.state_dict()) == list(state)
     assert same_bits(lstm._weights.flat, want.astype(dtype))
-    if given == dtype:  # and the way back
+    if given == dtype:  # and in the other direction
         net.load_state_dict({k: torch.tensor(a) for k, a in lstm.state_dict().items()})
 
 
