@@ -252,7 +252,7 @@ class _Plan:
         self.steps.append(Step(run, f"{self.file.name}: {graph.path_of(node)}", reads))
 
     def finished(self, outputs: list[int]) -> list[Step]:
-        """Return the steps, each of which lets go of what it is the last to read."""
+        """Return the steps, each of which releases what it is the last to read."""
         kept = {k for k, value in enumerate(self.values) if value is not None} | set(outputs)
         steps = []
         for step in reversed(self.steps):

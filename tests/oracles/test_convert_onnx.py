@@ -743,7 +743,7 @@ def test_outputs_are_the_callers_own(tmp_path: Path) -> None:
 
 
 def test_memory_of_a_call(tmp_path: Path) -> None:
-    """A value is let go of when its last reader has run, however long the chain."""
+    """A value is released when its last reader has run, however long the chain."""
     x = np.ones((512, 512), np.float32)
     names = ["x", *[f"v{k}" for k in range(60)]]
     nodes = [helper.make_node("Relu", [a], [b]) for a, b in zip(names, names[1:])]
