@@ -45,6 +45,13 @@
  *     - Two calls may run at once if neither writes what the other uses. No call is made from
  *       `poll` on the same scratch or plan, and none returns before it has finished with its memory.
  *
+ * Compatibility
+ * -------------
+ * Structs may gain fields, for which zero means what was before: initialise them by name or with
+ * {0}, and sources go on compiling with later versions. Before 1.0 there is no promise about the
+ * binary interface: compile your program and the library with the same header, which
+ * CYLSTM_VERSION names.
+ *
  * Words and letters
  * -----------------
  *     T steps, B sequences (rows) of a batch, I inputs, H hidden units, P projected units,
@@ -64,6 +71,20 @@
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+
+/* The version of this header, and of the library that was compiled with it. */
+#define CYLSTM_VERSION_MAJOR 0
+#define CYLSTM_VERSION_MINOR 1
+#define CYLSTM_VERSION_PATCH 0
+#define CYLSTM_VERSION "0.1.0"
+
+/* Marks the functions below. Nothing is exported unless CYLSTM_SHARED is defined: then a library
+ * compiled with -fvisibility=hidden exports these and no others. */
+#if defined(CYLSTM_SHARED) && defined(__GNUC__)
+#define CYLSTM_API __attribute__((visibility("default")))
+#else
+#define CYLSTM_API
 #endif
 
 #define CYLSTM_ALIGN 64
@@ -98,22 +119,22 @@ struct cylstm_context {
 
 /* The kernel sets compiled into this library, best first: 0 <= n < cylstm_isa_count().
  * A name that this CPU (or its operating system) can't run is not usable. */
-size_t cylstm_isa_count(void);
-const char *cylstm_isa_name(size_t n);
-int cylstm_isa_usable(size_t n);
+CYLSTM_API size_t cylstm_isa_count(void);
+CYLSTM_API const char *cylstm_isa_name(size_t n);
+CYLSTM_API int cylstm_isa_usable(size_t n);
 
 /* The kernels of one ISA ("avx512", "avx2", ..., or NULL for the best usable one) and
  * dtype (bits 32 or 64); NULL if there is no such set or this CPU can't run it. */
-const struct cylstm_kernels *cylstm_find_kernels(const char *isa, int bits);
-const char *cylstm_kernels_isa(const struct cylstm_kernels *kernels);
+CYLSTM_API const struct cylstm_kernels *cylstm_find_kernels(const char *isa, int bits);
+CYLSTM_API const char *cylstm_kernels_isa(const struct cylstm_kernels *kernels);
 
 /* The kernels' own sigmoid and tanh of n reals, for tests of their accuracy. */
-void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh, const void *x,
-                             void *y, size_t n);
+CYLSTM_API void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh,
+                                        const void *x, void *y, size_t n);
 
 /* One thread, no BLAS, no poll, and the kernels as above. Returns 0 if there are none
  * (then nothing may be called with this context), else 1. */
-int cylstm_init_context(struct cylstm_context *ctx, const char *isa, int bits);
+CYLSTM_API int cylstm_init_context(struct cylstm_context *ctx, const char *isa, int bits);
 
 /* ------------------------------------------------------------------ the weights */
 
@@ -156,7 +177,7 @@ struct cylstm_cell_shape {
     size_t tape_vectors; /* of H reals that each step leaves on the tape: first the gates, after
                             their activations; last, with two states, c */
 };
-struct cylstm_cell_shape cylstm_find_cell(const struct cylstm_dims *dims);
+CYLSTM_API struct cylstm_cell_shape cylstm_find_cell(const struct cylstm_dims *dims);
 
 /* How weights are stored in a pack. */
 enum cylstm_format_type {
@@ -185,19 +206,21 @@ struct cylstm_array {
 };
 /* List the arrays of a layer and direction, in order; returns how many there are. Sizes that
  * overflow, here and in all that follows, are SIZE_MAX. */
-size_t cylstm_list_arrays(const struct cylstm_dims *dims, size_t layer, size_t direction,
-                          struct cylstm_array arrays[CYLSTM_ARRAYS]);
-size_t cylstm_raw_count(const struct cylstm_dims *dims); /* reals */
+CYLSTM_API size_t cylstm_list_arrays(const struct cylstm_dims *dims, size_t layer, size_t direction,
+                                     struct cylstm_array arrays[CYLSTM_ARRAYS]);
+CYLSTM_API size_t cylstm_raw_count(const struct cylstm_dims *dims); /* reals */
 
 /* Packed weights: what the kernels read. `packed` serves the forward pass, and
  * `packed_backward` the backward pass; both depend on the kernel set of the context. */
-size_t cylstm_packed_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims);
-void cylstm_pack_weights(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
-                         const void *raw, void *packed);
-size_t cylstm_packed_backward_size(const struct cylstm_context *ctx,
-                                   const struct cylstm_dims *dims);
-void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
-                          const void *raw, void *packed_backward);
+CYLSTM_API size_t cylstm_packed_size(const struct cylstm_context *ctx,
+                                     const struct cylstm_dims *dims);
+CYLSTM_API void cylstm_pack_weights(const struct cylstm_context *ctx,
+                                    const struct cylstm_dims *dims, const void *raw, void *packed);
+CYLSTM_API size_t cylstm_packed_backward_size(const struct cylstm_context *ctx,
+                                              const struct cylstm_dims *dims);
+CYLSTM_API void cylstm_pack_backward(const struct cylstm_context *ctx,
+                                     const struct cylstm_dims *dims, const void *raw,
+                                     void *packed_backward);
 
 /* ---------------------------------------------------------------------- forward */
 
@@ -212,8 +235,8 @@ struct cylstm_tape {
 };
 
 /* Bytes of its two arrays for T steps of B rows: `cells`, a multiple of CYLSTM_ALIGN, and `hidden`. */
-size_t cylstm_tape_cells_size(const struct cylstm_dims *dims, size_t T, size_t B);
-size_t cylstm_tape_hidden_size(const struct cylstm_dims *dims, size_t T, size_t B);
+CYLSTM_API size_t cylstm_tape_cells_size(const struct cylstm_dims *dims, size_t T, size_t B);
+CYLSTM_API size_t cylstm_tape_hidden_size(const struct cylstm_dims *dims, size_t T, size_t B);
 
 /* With one state, c_0, c_n and their gradients are NULL everywhere. */
 struct cylstm_sequence {
@@ -233,17 +256,19 @@ struct cylstm_sequence {
 
 /* Whether a call of T steps and B rows should read raw weights, if it is the only one to read them:
  * a step takes less time than packing. The bits are the same either way. */
-int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t T,
-                     size_t B);
+CYLSTM_API int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                                size_t T, size_t B);
 
-size_t cylstm_forward_scratch(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
-                              const struct cylstm_sequence *seq);
-void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
-                    const void *packed, const struct cylstm_sequence *seq, void *scratch);
+CYLSTM_API size_t cylstm_forward_scratch(const struct cylstm_context *ctx,
+                                         const struct cylstm_dims *dims,
+                                         const struct cylstm_sequence *seq);
+CYLSTM_API void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                               const void *packed, const struct cylstm_sequence *seq,
+                               void *scratch);
 
 /* Multiply-adds, times two, that a call spends on its gates: useful to decide in
  * advance whether a call is worth a thread. `rows` is the number of valid (t, b). */
-double cylstm_forward_flops(const struct cylstm_dims *dims, double rows);
+CYLSTM_API double cylstm_forward_flops(const struct cylstm_dims *dims, double rows);
 
 /* --------------------------------------------------------------------- backward */
 
@@ -259,11 +284,12 @@ struct cylstm_gradients {
     void *dweights;    /* cylstm_raw_count reals, in the order of the raw weights */
 };
 
-size_t cylstm_backward_scratch(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
-                               const struct cylstm_sequence *seq);
-void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
-                     const void *packed_backward, const struct cylstm_sequence *seq,
-                     const struct cylstm_gradients *grads, void *scratch);
+CYLSTM_API size_t cylstm_backward_scratch(const struct cylstm_context *ctx,
+                                          const struct cylstm_dims *dims,
+                                          const struct cylstm_sequence *seq);
+CYLSTM_API void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                                const void *packed_backward, const struct cylstm_sequence *seq,
+                                const struct cylstm_gradients *grads, void *scratch);
 
 /* ---------------------------------------------------------------- an affine map */
 
@@ -273,18 +299,21 @@ struct cylstm_linear {
     size_t rows, inputs, outputs; /* each at least 1 */
     const void *weight;           /* W (outputs, inputs) */
 };
-size_t cylstm_linear_scratch(const struct cylstm_context *ctx, const struct cylstm_linear *linear);
+CYLSTM_API size_t cylstm_linear_scratch(const struct cylstm_context *ctx,
+                                        const struct cylstm_linear *linear);
 /* x (rows, inputs), bias (outputs) or NULL for zeros, y (rows, outputs) */
-void cylstm_linear_forward(const struct cylstm_context *ctx, const struct cylstm_linear *linear,
-                           const void *x, const void *bias, void *y, void *scratch);
+CYLSTM_API void cylstm_linear_forward(const struct cylstm_context *ctx,
+                                      const struct cylstm_linear *linear, const void *x,
+                                      const void *bias, void *y, void *scratch);
 
 struct cylstm_linear_gradients {
     const void *x, *dy; /* (rows, inputs), (rows, outputs) */
     void *dx;           /* (rows, inputs), or NULL where it is not wanted */
     void *dweight;      /* (outputs, inputs) */
 };
-void cylstm_linear_backward(const struct cylstm_context *ctx, const struct cylstm_linear *linear,
-                            const struct cylstm_linear_gradients *grads, void *scratch);
+CYLSTM_API void cylstm_linear_backward(const struct cylstm_context *ctx,
+                                       const struct cylstm_linear *linear,
+                                       const struct cylstm_linear_gradients *grads, void *scratch);
 
 /* ------------------------------------------------------------------- optimisers */
 
@@ -298,9 +327,9 @@ struct cylstm_adam {
     int decoupled;
     uint64_t step; /* of this step: 1 at the first */
 };
-void cylstm_adam_step(const struct cylstm_context *ctx, const struct cylstm_adam *adam, size_t n,
-                      const void *weights, const void *grads, const void *mean, const void *square,
-                      void *out, void *mean_out, void *square_out);
+CYLSTM_API void cylstm_adam_step(const struct cylstm_context *ctx, const struct cylstm_adam *adam,
+                                 size_t n, const void *weights, const void *grads, const void *mean,
+                                 const void *square, void *out, void *mean_out, void *square_out);
 
 /* Gradient descent, with PyTorch's equations. Both buffers are NULL without momentum. */
 struct cylstm_sgd {
@@ -308,9 +337,9 @@ struct cylstm_sgd {
     int nesterov;
     uint64_t step;
 };
-void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *sgd, size_t n,
-                     const void *weights, const void *grads, const void *buffer, void *out,
-                     void *buffer_out);
+CYLSTM_API void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *sgd,
+                                size_t n, const void *weights, const void *grads,
+                                const void *buffer, void *out, void *buffer_out);
 
 /* ------------------------------------------------------------------------ plans */
 
@@ -324,29 +353,32 @@ void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *
  * set that it was made with; threads, BLAS and poll may differ from call to call, and of the
  * threads no more are used than it was made with. */
 struct cylstm_plan;
-size_t cylstm_plan_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t B);
-struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx,
-                                     const struct cylstm_dims *dims, size_t B, void *mem);
+CYLSTM_API size_t cylstm_plan_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                                   size_t B);
+CYLSTM_API struct cylstm_plan *cylstm_plan_init(const struct cylstm_context *ctx,
+                                                const struct cylstm_dims *dims, size_t B,
+                                                void *mem);
 /* States: h (L, B, R) and c (L, B, H). They start at zero, and NULL sets them to it. */
-void cylstm_plan_get_states(const struct cylstm_plan *plan, void *h, void *c);
-void cylstm_plan_set_states(struct cylstm_plan *plan, const void *h, const void *c);
-void cylstm_plan_reset_row(struct cylstm_plan *plan, size_t row);
+CYLSTM_API void cylstm_plan_get_states(const struct cylstm_plan *plan, void *h, void *c);
+CYLSTM_API void cylstm_plan_set_states(struct cylstm_plan *plan, const void *h, const void *c);
+CYLSTM_API void cylstm_plan_reset_row(struct cylstm_plan *plan, size_t row);
 /* T steps of the rows named by `active` (`rows` of them, distinct, each below B), or of all B
  * rows if active is NULL: x (T, rows, I) -> y (T, rows, R), contiguous and apart. T may be 0. */
-void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx, const void *packed,
-                     size_t T, const size_t *active, size_t rows, const void *x, void *y);
+CYLSTM_API void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx,
+                                const void *packed, size_t T, const size_t *active, size_t rows,
+                                const void *x, void *y);
 
 /* ---------------------------------------------------------------------- threads */
 
 /* The pool is one per process and starts with the first call that has use for it. It
  * serves one call at a time; a call that finds it busy runs on its own thread, with the
  * same bits. Helpers sleep when there is nothing to do, and a forked child starts its own. */
-int cylstm_pool_helpers(void); /* helper threads alive now */
+CYLSTM_API int cylstm_pool_helpers(void); /* helper threads alive now */
 
 /* End the helpers and return when they are gone; the next call that has use for the pool starts
  * it again. Returns 0, and stops nothing, while a call has the pool; else 1. A shared library
  * does so by itself as it is unloaded or the process exits. */
-int cylstm_stop_pool(void);
+CYLSTM_API int cylstm_stop_pool(void);
 
 #ifdef __cplusplus
 }
