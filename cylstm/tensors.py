@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import sys
 from collections.abc import Mapping
 from math import prod
@@ -69,8 +70,9 @@ def widened(bfloat16: Array) -> Array:
 
 
 def shown(value: Any) -> str:
-    """Return what a file holds as a message may show it: in one line, and never long."""
-    text = repr(value)
+    """Return what a file holds as a message may show it: in one line, never long, and soon."""
+    # repr of ((x, x), (x, x)) nested forty times over takes for ever; reprlib stops at a depth.
+    text = repr(value) if isinstance(value, str) else reprlib.repr(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 

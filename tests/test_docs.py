@@ -145,3 +145,11 @@ def test_the_map_names_every_file() -> None:
     folders = ["cylstm", "src_c", "tests", "tools"]
     everywhere = {path.name for folder in folders for path in (ROOT / folder).rglob("*.*")}
     assert not named - everywhere, f"ARCHITECTURE.md names {sorted(named - everywhere)}"
+
+
+@needs_sources
+def test_the_tests_that_promises_name_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page("SECURITY.md"))
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}" in (ROOT / file).read_text(), f"{file} has no {test}"

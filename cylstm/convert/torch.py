@@ -31,6 +31,7 @@ from .unpickle import PLAIN, Name, Stub, unpickle
 
 MAX_PICKLE = 64 * 2**20  # bytes of data.pkl, which holds names and no values
 MAX_DEPTH = 64  # modules within modules
+MAX_NAME = 500  # characters of a tensor's name, which all that is below a module begins with
 MAGIC = 0x1950A86A20F9469CFC6C
 MAGIC_BYTES = MAGIC.to_bytes(10, "little")
 MAKERS = {**PLAIN, **TORCH, **NUMPY}
@@ -179,22 +180,23 @@ def named_arrays(value: Any) -> tuple[dict[str, Unread], dict[str, dict[str, Any
     """
     arrays: dict[str, Unread] = {}
     hints: dict[str, dict[str, Any]] = {}
-    on_the_way: set[int] = set()
+    seen: set[int] = set()  # of those that are seen again, as of cycles, the first name counts
 
     def walk(prefix: str, value: Any, depth: int) -> None:
+        if len(prefix) > MAX_NAME:
+            raise ValueError(f"a name of {len(prefix)} characters, expected at most {MAX_NAME}")
         if isinstance(value, PickledArray):
             value = value.unread
         if isinstance(value, Unread):
             arrays.setdefault(prefix, value)
             return
-        if id(value) in on_the_way or depth > MAX_DEPTH:
+        if id(value) in seen or depth > MAX_DEPTH:
             return
-        on_the_way.add(id(value))
+        seen.add(id(value))
         for name, item in _children(value):
             walk(f"{prefix}.{name}" if prefix and name else f"{prefix}{name}", item, depth + 1)
         if isinstance(value, Stub) and (hint := _hint(value)):
             hints[prefix] = hint
-        on_the_way.discard(id(value))
 
     walk("", value, 0)
     return arrays, hints

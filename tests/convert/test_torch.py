@@ -438,6 +438,30 @@ def test_persistent_ids_of_nothing(value: Any, path: Path) -> None:
             cylstm.load(path)
 
 
+def test_a_persistent_id_that_takes_for_ever_to_print(path: Path) -> None:
+    """((x, x), (x, x)), sixty times over."""
+    TorchFile().zip(path, b"\x80\x02)" + b"2\x86" * 60 + b"Q.")
+    with pytest.raises(ValueError, match="persistent id that is no storage") as error:
+        cylstm.load(path)
+    assert len(str(error.value)) < 500
+
+
+def test_a_dict_that_takes_for_ever_to_walk(path: Path) -> None:
+    """{a: x, b: x} within itself, sixty times over."""
+    file = TorchFile()
+    state = dumped({name: file.tensor(array) for name, array in STATE.items()})[:-1]
+    file.zip(path, state + b"q\x000}(U\x01ah\x00U\x01bh\x00u" * 60 + b".")
+    layer = only_layer(cylstm.inspect(path))
+    assert set(layer.path) == {"a", "."} and layer.obstacle() is None
+
+
+def test_names_that_add_up(path: Path) -> None:
+    """A long name with many arrays below it would be kept once for each."""
+    path.write_bytes(dumped({"x" * 100_000: {"a": {str(k): None for k in range(1000)}}}))
+    with pytest.raises(ValueError, match="a name of 100000 characters, expected at most 500"):
+        cylstm.load(path)
+
+
 def test_arrays_of_types_that_are_not_read(path: Path) -> None:
     """They stand beside, and only a layer of them is refused."""
     file = TorchFile()
