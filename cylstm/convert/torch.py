@@ -203,8 +203,10 @@ def named_arrays(value: Any) -> tuple[dict[str, Unread], dict[str, dict[str, Any
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a dict or a pickled object holds under a name."""
-    if isinstance(value, dict):
+    """Yield what a dict, a list or a pickled object holds under a name, or a number."""
+    if isinstance(value, (list, tuple)):
+        yield from ((str(number), item) for number, item in enumerate(value))
+    elif isinstance(value, dict):
         for name, item in value.items():
             if isinstance(name, str):
                 yield name, item

@@ -226,6 +226,15 @@ def test_a_checkpoint(form: str, path: Path) -> None:
     assert same_bits(cylstm.load(path, "lstm").state_dict().values(), STATE.values())
 
 
+def test_models_in_a_list(path: Path) -> None:
+    file = TorchFile()
+    states = [LSTM(3, 5, seed=seed).state_dict() for seed in (1, 2)]
+    models = [{name: file.tensor(array) for name, array in state.items()} for state in states]
+    file.zip(path, (7, {"models": models}))
+    assert [layer.path for layer in cylstm.inspect(path).layers] == ["1.models.0", "1.models.1"]
+    assert same_bits(cylstm.load(path, "1.models.1").state_dict().values(), states[1].values())
+
+
 def whole_module(file: TorchFile, state: dict[str, Any], **attributes: Any) -> Call:
     """A pickled model around a pickled nn.LSTM, whose class is not torch's."""
     parameters = {
