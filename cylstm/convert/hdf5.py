@@ -2,6 +2,9 @@
 
 Read are hard links to datasets of floats whose values are in the file itself. Links to other
 files, virtual datasets and filters that unpack to far more than they are packed are refused.
+
+The structure of a file is libhdf5's to parse. It finds most damage, and some keeps it busy without
+end: where files come from strangers, load them in a process with a limit of time.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import numpy as np
 
 from ..weights import Array
 
-MAX_RATIO = 1000  # of what a compressed dataset unpacks to; zeros, as a new bias, pack that well
+MAX_RATIO = 20  # of what a compressed dataset unpacks to
 MAX_FREE = 2**20  # bytes that any dataset may have
 MAX_NODES = 100_000  # groups and datasets that are looked at
 MAX_DEPTH = 32

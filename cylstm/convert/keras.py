@@ -27,11 +27,11 @@ from ..tensors import parse_json, shown
 from ..weights import Array
 from . import gates
 from .found import Contents, Recurrent
-from .hdf5 import Dataset, Group
+from .hdf5 import MAX_FREE, Dataset, Group
 from .source import Source
 
 MAX_CONFIG = 64 * 2**20  # bytes of a configuration
-MAX_WEIGHTS = 2**34  # bytes of the weights inside a .keras archive, which are not compressed
+MAX_RATIO = 4  # of what the weights in a .keras archive unpack to, which Keras does not compress
 
 CELLS = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
 CUDNN = {"CuDNNLSTM": "LSTM", "CuDNNGRU": "GRU"}
@@ -159,7 +159,8 @@ def _archive(source: Source) -> Model:
     described = parse_json(source.member("config.json", MAX_CONFIG).decode())
     metadata = parse_json(source.member("metadata.json", MAX_CONFIG).decode())
     version = str(metadata.get("keras_version", "3"))
-    root = Group.open(io.BytesIO(source.member("model.weights.h5", MAX_WEIGHTS)))
+    most = max(MAX_RATIO * source.size, MAX_FREE)
+    root = Group.open(io.BytesIO(source.member("model.weights.h5", most)))
     layers, outputs, problem = _parsed(described)
     _attach(layers, root)
     return Model("Keras, .keras", version, layers, True, outputs, problem)
@@ -259,9 +260,8 @@ def _parsed(described: Mapping[str, Any]) -> tuple[list[Layer], list[str], str |
             problem = f"{name} is connected in a way that can't be read"
     if kind == "Sequential":
         return layers, [layers[-1].name] if layers else [], None
-    assert isinstance(config, dict)
     try:
-        ends = config["output_layers"]
+        ends = config["output_layers"]  # type: ignore[index]
         ends = [ends] if ends and isinstance(ends[0], str) else ends
         outputs = [str(end[0]) for end in ends]
     except (KeyError, TypeError, IndexError):
