@@ -1,6 +1,6 @@
-"""For PyTorch: `LSTM`, a replacement for torch.nn.LSTM, and `accelerate` for existing models.
+"""For PyTorch: `LSTM`, `GRU`, `RNN` for torch.nn's, and `accelerate` for existing models.
 
-`LSTM` is torch's own class with another `forward`: constructor, parameters, state dicts, hooks,
+They are torch's own classes with another `forward`: constructor, parameters, state dicts, hooks,
 packed sequences and autograd are as before, and `isinstance(m, torch.nn.LSTM)` holds. What cylstm
 does not compute (other devices and dtypes, autocast, tracing, torch.compile, torch.func) is left to
 torch. Needs torch; `import cylstm` does not import this module.
@@ -14,6 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from . import layers
 from .weights import Module
 
-__all__ = ["LSTM", "Report", "accelerate", "report"]
+__all__ = ["GRU", "LSTM", "RNN", "Report", "accelerate", "report"]
 
 _DTYPES = (torch.float32, torch.float64)
 _MOST_THREADS = 256  # of a call of cylstm
@@ -116,7 +117,11 @@ def _array(tensor: Tensor) -> Any:
 
 
 def _arrays(states: Any) -> Any:
-    return None if states is None else tuple(map(_array, states))
+    return (
+        tuple(map(_array, states))
+        if isinstance(states, tuple)
+        else (None if states is None else _array(states))
+    )
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -173,7 +178,8 @@ def _left_to_torch() -> bool:
 class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
     """What all cells share; stands before torch's class among the bases."""
 
-    _cell: ClassVar[Callable[..., Module]]
+    _cell: ClassVar[Any]  # cylstm's
+    _states: ClassVar[int] = 1  # of h, or of (h, c)
     _engine: _Engine | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -223,20 +229,25 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         drops = self.training and self.dropout > 0 and self.num_layers > 1
         if not drops and not (torch.is_grad_enabled() and any(a.requires_grad for a in tensors)):
             y, hidden = module(_array(x), _arrays(hx), sizes, threads)
-            return torch.from_numpy(y), tuple(map(torch.from_numpy, hidden))
+            if isinstance(hidden, tuple):
+                return torch.from_numpy(y), tuple(map(torch.from_numpy, hidden))
+            return torch.from_numpy(y), torch.from_numpy(hidden)
         module.dropout = self.dropout
 
         def run(x: Tensor, states: tuple[Tensor | None, ...]) -> Any:
-            h = None if states[0] is None else _arrays(states)
-            return module.forward(_array(x), h, sizes, threads, train=self.training)
+            given = (
+                None if states[0] is None else _arrays(states if self._states > 1 else states[0])
+            )
+            return module.forward(_array(x), given, sizes, threads, train=self.training)
 
-        states = (None, None) if hx is None else hx
-        y, *hidden = _Run.apply(run, len(states), x, *states, *weights)
-        return y, tuple(hidden)
+        states = hx if isinstance(hx, tuple) else (hx,) * self._states
+        y, *hidden = _Run.apply(run, self._states, x, *states, *weights)
+        return y, tuple(hidden) if self._states > 1 else hidden[0]
 
     def _start(self: Any) -> Module:
         """A cylstm module with the arguments and weights of this one."""
-        config = {name: getattr(self, name) for name in _ARGUMENTS}
+        config = {name: getattr(self, name) for name in signature(self._cell).parameters
+                  if hasattr(self, name)}  # fmt: skip
         state = {n: _array(w) for n, w in zip(self._flat_weights_names, self._flat_weights)}
         dtype = next(iter(state.values())).dtype.name
         return self._cell._from({**config, "dtype": dtype}, state)
@@ -270,18 +281,6 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         self._adopt()
 
 
-_ARGUMENTS = (
-    "input_size",
-    "hidden_size",
-    "num_layers",
-    "bias",
-    "batch_first",
-    "dropout",
-    "bidirectional",
-    "proj_size",
-)
-
-
 def _computes(tensor: Any, dtype: torch.dtype) -> bool:
     plain = type(tensor) in (Tensor, torch.nn.Parameter, _Weight) and tensor.is_cpu
     return plain and tensor.dtype is dtype and dtype in _DTYPES
@@ -295,6 +294,14 @@ class _Seeded:
 
 
 class _LSTM(_Seeded, layers.LSTM):
+    pass
+
+
+class _GRU(_Seeded, layers.GRU):
+    pass
+
+
+class _RNN(_Seeded, layers.RNN):
     pass
 
 
@@ -314,11 +321,30 @@ class LSTM(_Recurrent, torch.nn.LSTM):  # type: ignore[misc]
     """
 
     _cell = _LSTM
+    _states = 2
+
+
+class GRU(_Recurrent, torch.nn.GRU):  # type: ignore[misc]
+    """torch.nn.GRU, computed by cylstm; what is said of `LSTM` holds.
+
+    >>> y, h_n = GRU(64, 128)(torch.randn(50, 1, 64))
+    """
+
+    _cell = _GRU
+
+
+class RNN(_Recurrent, torch.nn.RNN):  # type: ignore[misc]
+    """torch.nn.RNN, computed by cylstm; what is said of `LSTM` holds.
+
+    >>> y, h_n = RNN(64, 128, nonlinearity="relu")(torch.randn(50, 1, 64))
+    """
+
+    _cell = _RNN
 
 
 # ------------------------------------------------------------------------------- whole models
 
-_CELLS: dict[type, type] = {torch.nn.LSTM: LSTM}
+_CELLS: dict[type, type] = {torch.nn.LSTM: LSTM, torch.nn.GRU: GRU, torch.nn.RNN: RNN}
 _OWN = frozenset(_CELLS.values())
 
 
@@ -360,7 +386,7 @@ def report(model: torch.nn.Module) -> Report:
 
 
 def accelerate(model: torch.nn.Module, inplace: bool = False) -> Any:
-    """Have cylstm compute every torch.nn.LSTM in a model; all else stays torch's.
+    """Have cylstm compute every torch.nn.LSTM, GRU and RNN in a model; all else stays torch's.
 
     The layers change their class, not their identity: parameters are the same objects, an
     optimiser that holds them goes on, so do hooks, tied weights and state dicts.
@@ -404,11 +430,9 @@ def _reason(module: Any) -> str:
     """Why torch computes a recurrent layer, or "" for one that cylstm can, and for other layers."""
     kind = getattr(module, "original_name", type(module).__name__)
     if not isinstance(module, torch.nn.RNNBase):
-        recurrent = any(kind == cell.__name__ for cell in _RECURRENT)
+        recurrent = any(kind == cell.__name__ for cell in _CELLS)
         return f"a {type(module).__module__}.{type(module).__name__}" if recurrent else ""
     if type(module) not in _OWN and type(module) not in _CELLS:
-        if type(module) in _RECURRENT:
-            return f"a {kind}, which cylstm does not compute here yet"
         return f"{kind} is a class of its own, which may compute something else"
     weights = module._flat_weights
     if not all(isinstance(w, Tensor) for w in weights):
@@ -419,6 +443,3 @@ def _reason(module: Any) -> str:
         if weight.dtype not in _DTYPES or weight.dtype is not weights[0].dtype:
             return f"its weights are {weight.dtype}, not all float32 or all float64"
     return ""
-
-
-_RECURRENT = (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)

@@ -137,6 +137,10 @@ def from_keras(live: Any) -> Any:
 def from_torch(module: Any, inside: str | None = None, **options: Any) -> Any:
     """Return a live torch.nn.LSTM, GRU, RNN or cell as a module of cylstm, with its weights of now.
 
+    A torch.nn.Sequential of more than that becomes a `Sequential`, whose x is (B, T, F), ids
+    (B, T), or (B, F). Where it has what no step is for, its only recurrent layer is returned, or
+    an error lists that.
+
     Parameters
     ----------
     module : torch.nn.Module
@@ -156,8 +160,16 @@ def from_torch(module: Any, inside: str | None = None, **options: Any) -> Any:
     """
     from .found import build
     from .torch import from_live
+    from .torch_layers import Unsupported, from_sequential
 
-    return build(from_live(module).find(inside), **options)
+    contents = from_live(module)
+    if inside is None and type(module).__name__ == "Sequential" and len(module) > 1:
+        try:
+            return from_sequential(module, **options)
+        except Unsupported:
+            if len(contents.layers) != 1:
+                raise
+    return build(contents.find(inside), **options)
 
 
 def _module(reader: Reader) -> Any:

@@ -22,6 +22,10 @@ CASES: list[dict[str, Any]] = [
     dict(bias=False, batch_first=True),
     dict(num_layers=2, bidirectional=True),
     dict(num_layers=2, bidirectional=True, proj_size=2, batch_first=True),
+    dict(cell="GRU"),
+    dict(cell="GRU", num_layers=2, bidirectional=True, bias=False, batch_first=True),
+    dict(cell="RNN", num_layers=2, bidirectional=True),
+    dict(cell="RNN", nonlinearity="relu", batch_first=True),
 ]
 
 
@@ -33,30 +37,37 @@ def one_thread() -> None:
 def pair(case: dict[str, Any], dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
     """Ours and torch's, with the same weights, which torch drew."""
     torch.manual_seed(1)
-    theirs = torch.nn.LSTM(3, 4, dtype=dtype, **case)
-    ours = ours_module.LSTM(3, 4, dtype=dtype, **case)
+    arguments = {**case}
+    cell = arguments.pop("cell", "LSTM")
+    theirs = getattr(torch.nn, cell)(3, 4, dtype=dtype, **arguments)
+    ours = getattr(ours_module, cell)(3, 4, dtype=dtype, **arguments)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 
 
-def inputs(case: dict[str, Any]) -> tuple[Any, Any, Any]:
+def inputs(case: dict[str, Any]) -> tuple[Any, Any]:
     """x, and states that are not zero; B = T, so that batch_first changes no shape."""
     n = case.get("num_layers", 1) * (2 if case.get("bidirectional") else 1)
-    shapes = (5, 5, 3), (n, 5, case.get("proj_size", 4)), (n, 5, 4)
-    x, h_0, c_0 = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes)
-    return x, h_0, c_0
+    shapes = [(5, 5, 3), (n, 5, case.get("proj_size", 4)), (n, 5, 4)]
+    x, *states = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes)
+    return x, states if case.get("cell", "LSTM") == "LSTM" else states[:1]
+
+
+def as_hx(states: Any) -> Any:
+    """(h, c), or h alone."""
+    return tuple(states) if len(states) > 1 else states[0]
 
 
 def flat(result: Any) -> tuple[Any, ...]:
-    y, (h_n, c_n) = result
-    return y, h_n, c_n
+    y, hidden = result
+    return (y, *hidden) if isinstance(hidden, tuple) else (y, hidden)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(case: dict[str, Any]) -> None:
     ours, theirs = pair(case)
-    x, *states = inputs(case)
-    got, want = flat(ours(x, tuple(states))), flat(theirs(x, tuple(states)))
+    x, states = inputs(case)
+    got, want = flat(ours(x, as_hx(states))), flat(theirs(x, as_hx(states)))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     d = [torch.randn_like(a) for a in want]
     assert [name for name, _ in ours.named_parameters()] == [
@@ -72,19 +83,15 @@ def test_values_and_gradients(case: dict[str, Any]) -> None:
 def test_gradcheck(case: dict[str, Any]) -> None:
     ours, _ = pair(case)
     names, weights = zip(*ours.named_parameters(), strict=True)
-    x, h_0, c_0 = inputs(case)
+    x, states = inputs(case)
+    given = [a.detach().requires_grad_() for a in (x[:3, :3], *(h[:, :3] for h in states))]
 
-    def run(x: Any, h_0: Any, c_0: Any, *weights: Any) -> Any:
-        named = dict(zip(names, weights, strict=True))
-        return flat(torch.func.functional_call(ours, named, (x, (h_0, c_0))))
+    def run(x: Any, *rest: Any) -> Any:
+        named = dict(zip(names, rest[len(states) :], strict=True))
+        hx = as_hx(rest[: len(states)])
+        return flat(torch.func.functional_call(ours, named, (x, hx)))
 
-    given = (
-        x[:3, :3].detach().requires_grad_(),
-        h_0[:, :3].detach().requires_grad_(),
-        c_0[:, :3].detach().requires_grad_(),
-        *weights,
-    )
-    assert torch.autograd.gradcheck(run, given)
+    assert torch.autograd.gradcheck(run, (*given, *weights))
 
 
 def test_part_of_the_gradients() -> None:
@@ -147,8 +154,8 @@ def test_dropout_follows_the_mode() -> None:
 def test_packed_sequences(case: dict[str, Any], states: bool, sorted_: bool) -> None:
     ours, theirs = pair(case)
     lengths = [5, 3, 2, 1, 1] if sorted_ else [2, 5, 1, 3, 1]
-    x, *given = inputs(case)
-    hx = tuple(given) if states else None
+    x, given = inputs(case)
+    hx = as_hx(given) if states else None
     packed = pack_padded_sequence(
         x, torch.tensor(lengths), batch_first=case.get("batch_first", False), enforce_sorted=sorted_
     )
@@ -157,12 +164,11 @@ def test_packed_sequences(case: dict[str, Any], states: bool, sorted_: bool) -> 
     for a, b in zip(got[0], want[0]):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     torch.testing.assert_close(got[1], want[1], rtol=0, atol=1e-12)
-    d = [torch.randn_like(a) for a in (want[0].data, *want[1])]
+    got, want = flat((got[0].data, got[1])), flat((want[0].data, want[1]))
+    d = [torch.randn_like(a) for a in want]
     wrt = [x, *given] if states else [x]
-    dgot = torch.autograd.grad(
-        (got[0].data, *got[1]), [*wrt, *ours.parameters()], d, retain_graph=True
-    )
-    dwant = torch.autograd.grad((want[0].data, *want[1]), [*wrt, *theirs.parameters()], d)
+    dgot = torch.autograd.grad(got, [*wrt, *ours.parameters()], d, retain_graph=True)
+    dwant = torch.autograd.grad(want, [*wrt, *theirs.parameters()], d)
     torch.testing.assert_close(dgot, dwant, rtol=0, atol=1e-11)
 
 
@@ -181,8 +187,8 @@ def test_lengths_are_those_of_a_packed_sequence() -> None:
 
 def test_unbatched() -> None:
     ours, theirs = pair(CASES[3])
-    x, h_0, c_0 = (a.detach() for a in inputs(CASES[3]))
-    states = h_0[:, 0].clone(), c_0[:, 0].clone()
+    x, given = inputs(CASES[3])
+    states = tuple(h[:, 0].detach() for h in given)
     with torch.no_grad():
         torch.testing.assert_close(ours(x[0], states), theirs(x[0], states), rtol=0, atol=1e-12)
 
@@ -398,7 +404,7 @@ class Tagger(torch.nn.Module):  # type: ignore[misc]
         super().__init__()
         self.embed = torch.nn.Embedding(11, 3)
         self.encoder = torch.nn.ModuleList([torch.nn.LSTM(3, 4, bidirectional=True)])
-        self.decoder = torch.nn.LSTM(8, 5, num_layers=2, batch_first=True)
+        self.decoder = torch.nn.GRU(8, 5, num_layers=2, batch_first=True)
         self.again = self.decoder
         self.head = torch.nn.Linear(5, 2)
 
@@ -417,7 +423,7 @@ def test_accelerate_a_copy(caplog: pytest.LogCaptureFixture) -> None:
     told = ours_module.report(fast)
     assert list(told.replaced) == ["encoder.0", "decoder"] and not told.left
     assert str(told) in caplog.text and "LSTM(3, 4, bidirectional=True)" in str(told)
-    assert type(model.decoder) is torch.nn.LSTM and isinstance(fast.decoder, torch.nn.LSTM)
+    assert type(model.decoder) is torch.nn.GRU and isinstance(fast.decoder, torch.nn.GRU)
     assert fast.again is fast.decoder
     assert list(ours_module.report(model).left) == ["encoder.0", "decoder"]
     for one in (model, fast):
@@ -448,7 +454,7 @@ def test_accelerate_in_place_keeps_the_optimiser() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-class Own(torch.nn.LSTM):  # type: ignore[misc]
+class Own(torch.nn.GRU):  # type: ignore[misc]
     pass
 
 
