@@ -153,9 +153,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _info(given: argparse.Namespace) -> int:
-    found = {f"{name} ": _version(name) for name in PACKAGES}
     config = dict(show_config())
-    packages = {name.strip(): version for name, version in found.items()}
+    packages = {name: _version(name) for name in PACKAGES}
     width = max(map(len, [*config, *packages]))
     lines = [f"{name:<{width}}  {value}" for name, value in config.items()]
     lines += ["", *(f"{n:<{width}}  {v or 'not installed'}" for n, v in packages.items())]
@@ -593,10 +592,10 @@ def _timed(call: Callable[[], Any], seconds: float) -> float:
 
 
 def _duration(seconds: float) -> str:
-    unit, scale = next((u, s) for u, s in (("us", 1e-6), ("ms", 1e-3), ("s", 1.0)) if (
-        seconds < 1000 * s or s == 1
-    ))  # fmt: skip
-    return f"{seconds / scale:.3g} {unit}"
+    for unit, scale in (("us", 1e-6), ("ms", 1e-3)):
+        if seconds < 1000 * scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _tell(given: argparse.Namespace, told: dict[str, Any], text: str) -> None:

@@ -15,7 +15,7 @@ from ..sequential import MODULES, Sequential
 from ..steps import FinalState, Step
 from ..weights import Array, Module
 from .found import Recurrent, build, no_options
-from .keras import BACKWARDS, MERGED, NOT_THERE, RECURRENT, Layer, Model, function_name
+from .keras_recurrent import BACKWARDS, MERGED, NOT_THERE, RECURRENT, Layer, Model, function_name
 
 Make = Callable[[np.dtype[Any]], Module | Step]  # reads the arrays, in this dtype
 
