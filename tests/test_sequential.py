@@ -384,3 +384,20 @@ def test_arrays_can_not_be_written_to() -> None:
         step.state_dict()["weight"][:] = 0
     with pytest.raises(ValueError):
         step.state_dict()["weight"].flags.writeable = True
+
+
+@pytest.mark.parametrize("cell", [cylstm.GRU, cylstm.RNN])
+def test_ids_and_other_cells(cell: Any, tmp_path: Path) -> None:
+    rnn = cell(4, 5, num_layers=2, batch_first=True, dtype="float64", seed=1)
+    table = cylstm.Embedding(11, 4, dtype="float64", seed=2)
+    model = Sequential([("ids", table), ("rnn", FinalState(rnn)), ("head", linear(5, 2))])
+    ids, lengths = rng.integers(0, 11, (3, 7)), np.array([7, 1, 4])
+    want = [model["head"](rnn(table(row[:n]))[1][-1]) for row, n in zip(ids, lengths)]
+    np.testing.assert_allclose(model(ids, lengths), want, atol=1e-14)
+    cylstm.save(model, tmp_path / "model.safetensors")
+    again = cylstm.load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(again(ids), model(ids))
+    stream = model.stream(3)
+    for t in range(7):
+        y = stream.step(ids[:, t])
+    np.testing.assert_allclose(y, model(ids), atol=1e-14)
