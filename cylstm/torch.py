@@ -195,6 +195,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         """
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
+        hx = tuple(hx) if isinstance(hx, list) else hx
         states = (hx,) if isinstance(hx, Tensor) else tuple(hx or ())
         self._update_flat_weights()
         tensors = [x, *states, *self._flat_weights]
