@@ -339,7 +339,6 @@ def test_masked_steps(name: str, where: str, tmp_path: Path) -> None:
     agrees(model, as_keras(model, tmp_path), x)
 
 
-@pytest.mark.skipif(not hasattr(cylstm, "Embedding"), reason="this version has no Embedding")
 @pytest.mark.parametrize("mask_zero", [False, True])
 def test_ids(mask_zero: bool, tmp_path: Path) -> None:
     model = randomised(
