@@ -9,6 +9,7 @@ from .files import save
 from .layers import GRU, LSTM, RNN
 from .linear import Linear
 from .parameter import Parameter
+from .quantization import quantize
 from .sequential import Sequential
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "load",
     "losses",
     "optim",
+    "quantize",
     "save",
     "set_num_threads",
     "show_config",

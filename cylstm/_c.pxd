@@ -5,6 +5,8 @@ from libc.stdint cimport uint64_t
 cdef extern from "cylstm.h" nogil:
     enum: CYLSTM_ALIGN
 
+    cdef struct cylstm_compact_kernels:
+        pass
     cdef struct cylstm_kernels:
         pass
     ctypedef void cylstm_sgemm(const char *transa, const char *transb, const int *m, const int *n,
@@ -21,8 +23,14 @@ cdef extern from "cylstm.h" nogil:
         int threads
         cylstm_sgemm *sgemm
         cylstm_dgemm *dgemm
+        const cylstm_compact_kernels *int8
         int (*poll)(void *poll_arg) noexcept nogil
         void *poll_arg
+
+    size_t cylstm_int8_count()
+    const char *cylstm_int8_name(size_t n)
+    const cylstm_compact_kernels *cylstm_find_int8(const char *name, const cylstm_kernels *kernels)
+    const char *cylstm_int8_kernels_name(const cylstm_compact_kernels *kernels)
 
     size_t cylstm_isa_count()
     const char *cylstm_isa_name(size_t n)
@@ -50,6 +58,7 @@ cdef extern from "cylstm.h" nogil:
         size_t gates, states, tape_vectors
     cylstm_cell_shape cylstm_find_cell(const cylstm_dims *dims)
 
+    enum: CYLSTM_AS_COMPUTED, CYLSTM_BFLOAT16, CYLSTM_INT8
     enum: CYLSTM_ARRAYS
 
     cdef struct cylstm_array:

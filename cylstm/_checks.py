@@ -88,6 +88,13 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return found
 
 
+def compact(name: str, value: Any, dtype: np.dtype[Any]) -> str:
+    """Return the name of a format of fewer bits, for the weights of a module of this dtype."""
+    if dtype != np.float32:
+        raise ValueError(f"{name} is {value!r} in {dtype}, expected float32")
+    return choice(name, value, ("bfloat16", "int8"))
+
+
 def array(
     name: str, value: Any, dtype: np.dtype[Any] | None, shape: tuple[int, ...] | None = None
 ) -> NDArray[Any]:

@@ -17,6 +17,8 @@ _Array = NDArray[Any]
 ISA: str
 ISA_REASON: str
 ISA_AVAILABLE: list[str]
+INT8: str
+INT8_AVAILABLE: list[str]
 GEMM: Literal["auto", "packed", "blas"]
 __pyx_capi__: dict[str, Any]  # the functions of embed.pxd
 
@@ -102,9 +104,12 @@ class Dims:
         isa: str | None = None,
         *,
         activations: tuple[tuple[str | None, float, float], ...] = (),
+        format: str | None = None,
+        int8: str | None = None,
     ) -> Self: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
+    def stored(self) -> dict[str, np.dtype[Any]]: ...
     @property
     def weights_size(self) -> int: ...
     def arrays(self) -> tuple[tuple[str, tuple[int, ...]], ...]: ...

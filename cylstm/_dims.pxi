@@ -4,6 +4,8 @@ cdef dict CELLS = {"LSTM": _c.CYLSTM_LSTM, "GRU": _c.CYLSTM_GRU,
                    "GRU, reset before": _c.CYLSTM_GRU_RESET_BEFORE, "RNN": _c.CYLSTM_RNN}
 cdef dict ACTIVATIONS = {"sigmoid": _c.CYLSTM_SIGMOID, "tanh": _c.CYLSTM_TANH,
                          "relu": _c.CYLSTM_RELU}
+cdef dict FORMATS = {None: _c.CYLSTM_AS_COMPUTED, "bfloat16": _c.CYLSTM_BFLOAT16,
+                     "int8": _c.CYLSTM_INT8}
 
 
 cdef int _fill_context(_c.cylstm_context *ctx, const _c.cylstm_kernels *kernels, int bits,
@@ -11,6 +13,7 @@ cdef int _fill_context(_c.cylstm_context *ctx, const _c.cylstm_kernels *kernels,
     """A context for a call with products."""
     ctx.kernels, ctx.threads = kernels, threads
     ctx.sgemm, ctx.dgemm, ctx.poll, ctx.poll_arg = NULL, NULL, NULL, NULL
+    ctx.int8 = NULL
     store_pointer(&_last, <uintptr_t>kernels, memory_order_relaxed)
     if polled and _answers_signals():
         ctx.poll = _poll
@@ -32,6 +35,7 @@ cdef class Dims:
     cdef _c.cylstm_dims c
     cdef _c.cylstm_cell_shape cell
     cdef const _c.cylstm_kernels *kernels
+    cdef const _c.cylstm_compact_kernels *int8  # NULL where weights are not
     cdef readonly object dtype
     cdef int typenum
     cdef double gil_flops
@@ -39,9 +43,10 @@ cdef class Dims:
     cdef str name  # of the kind of cell
 
     def __cinit__(self, str cell, layers, directions, input, hidden, proj, bias, dtype, isa=None, *,
-                  tuple activations=()):
+                  tuple activations=(), format=None, int8=None):
         """`activations` are (name, alpha, beta), in the order of the cell's equations; a name that
-        is None is that of the equations."""
+        is None is that of the equations. `format` is that of the weights, `int8` who
+        multiplies by such, None for the chosen ones."""
         self.dtype = np.dtype(dtype)
         self.typenum = self.dtype.num
         self.L, self.D, self.inputs, self.H = layers, directions, input, hidden
@@ -51,7 +56,7 @@ cdef class Dims:
         self.c.layers, self.c.directions = layers, directions
         self.c.input, self.c.hidden = input, hidden
         self.c.proj, self.c.bias, self.c.bits = proj, bias, 8 * self.dtype.itemsize
-        self.c.cell = CELLS[cell]
+        self.c.cell, self.c.format = CELLS[cell], FORMATS[format]
         for n, (function, alpha, beta) in enumerate(activations):
             if function is not None:
                 self.c.activation[n].type = ACTIVATIONS[function]
@@ -61,6 +66,8 @@ cdef class Dims:
         self.kernels = _c.cylstm_find_kernels(name, self.c.bits)
         if self.kernels == NULL:
             raise ValueError(f"isa {isa!r} can't run here, expected one of {ISA_AVAILABLE}")
+        if self.c.format == _c.CYLSTM_INT8:
+            self.int8 = _find_int8(self.kernels, int8)
         self.gil_flops = GIL_FLOPS_SCALAR if name == b"scalar" else GIL_FLOPS_SIMD
 
     @property
@@ -86,6 +93,13 @@ cdef class Dims:
                     found.append((arrays[n].name.decode() + end,
                                   shape if arrays[n].columns else shape[:1]))
         return tuple(found)
+
+    def stored(self):
+        """{name: dtype} of the weights that are not of this dtype; bfloat16 as its bits."""
+        if self.c.format == _c.CYLSTM_AS_COMPUTED:
+            return {}
+        kind = np.dtype(np.int8 if self.c.format == _c.CYLSTM_INT8 else np.uint16)
+        return {name: kind for name, shape in self.arrays() if len(shape) == 2}
 
     cdef list check_states(self, object value, str what, str suffix, tuple outer):
         """[h], or [h, c]: the states of this cell, (*outer, width), whole and checked."""
@@ -113,9 +127,12 @@ cdef class Dims:
         ctx.dgemm = NULL
         ctx.poll = NULL
         ctx.poll_arg = NULL
+        ctx.int8 = self.int8
 
     cdef int fill_context(self, _c.cylstm_context *ctx, int threads, bint polled) except -1:
-        return _fill_context(ctx, self.kernels, self.c.bits, threads, polled)
+        _fill_context(ctx, self.kernels, self.c.bits, threads, polled)
+        ctx.int8 = self.int8
+        return 0
 
     cdef bint releases_gil(self, double rows):
         return _c.cylstm_forward_flops(&self.c, rows) >= self.gil_flops

@@ -23,6 +23,39 @@ def _choose_isa():
     return name, "forced by CYLSTM_ISA"
 
 
+def _usable_int8(str isa):
+    """The ways of multiplying int8 that serve a kernel set here, best first."""
+    cdef const _c.cylstm_kernels *kernels = _c.cylstm_find_kernels(isa.encode(), 32)
+    cdef list names = [_c.cylstm_int8_name(n) for n in range(_c.cylstm_int8_count())]
+    return [(<bytes>name).decode() for name in names
+            if _c.cylstm_find_int8(<bytes>name, kernels) != NULL]
+
+
+def _choose_int8():
+    """Return its name, by CYLSTM_INT8 where it is set."""
+    name = os.environ.get("CYLSTM_INT8", "")
+    usable = _usable_int8(ISA)
+    if name and name not in usable:
+        raise ValueError(f"CYLSTM_INT8={name!r}: expected one of {', '.join(usable)}, which can run "
+                         f"here beside the kernels {ISA!r}")
+    return name or _c.cylstm_int8_kernels_name(
+        _c.cylstm_find_int8(NULL, _c.cylstm_find_kernels(ISA.encode(), 32))).decode()
+
+
+cdef const _c.cylstm_compact_kernels *_find_int8(const _c.cylstm_kernels *kernels,
+                                                 name) except NULL:
+    """Those of a name; or the chosen ones, or the best ones of another kernel set than the chosen."""
+    cdef const _c.cylstm_compact_kernels *found = NULL
+    if name is None and _c.cylstm_kernels_isa(kernels).decode() == ISA:
+        name = INT8
+    cdef bytes wanted = b"" if name is None else name.encode()
+    found = _c.cylstm_find_int8(NULL if name is None else <const char *>wanted, kernels)
+    if found == NULL:
+        raise ValueError(f"int8 {name!r} can't run beside the kernels "
+                         f"{_c.cylstm_kernels_isa(kernels).decode()!r}")
+    return found
+
+
 def _choose_gemm():
     name = os.environ.get("CYLSTM_GEMM", "") or "auto"
     if name not in ("auto", "packed", "blas"):
@@ -31,8 +64,10 @@ def _choose_gemm():
 
 
 ISA, ISA_REASON = _choose_isa()
+INT8 = _choose_int8()
 GEMM = _choose_gemm()
 ISA_AVAILABLE = _usable_isas()
+INT8_AVAILABLE = _usable_int8(ISA)
 cdef bint _force_blas = GEMM == "blas"
 cdef _c.cylstm_sgemm *_sgemm = NULL
 cdef _c.cylstm_dgemm *_dgemm = NULL

@@ -91,6 +91,8 @@ def show_config() -> Config:
         isa=_core.ISA,
         isa_reason=_core.ISA_REASON,
         isa_available=list(_core.ISA_AVAILABLE),
+        int8=_core.INT8,
+        int8_available=list(_core.INT8_AVAILABLE),
         gemm=_core.GEMM,
         gemm_route=route,
         threads=get_num_threads(),

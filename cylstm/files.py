@@ -27,7 +27,7 @@ import numpy as np
 from .parameter import Parameter
 from .sequential import MODULES, Sequential
 from .tensors import Entry, parse_json, read_header, shown, size_of, to_bytes
-from .weights import Array, Module, Spec, mismatches
+from .weights import BFLOAT16, Array, Module, Spec, mismatches
 
 FORMAT = "1"
 CLASSES: dict[str, type[Module] | type[Sequential]] = {
@@ -64,7 +64,8 @@ def save(module: Module | Sequential, path: str | os.PathLike[str]) -> None:
         "cylstm.config": json.dumps(module._config()),
         "cylstm.version": sys.modules["cylstm"].__version__,
     }
-    _write(os.fsdecode(path), to_bytes(module.state_dict(), metadata))
+    bfloat16 = {name for name, kind in module._stored.items() if kind == BFLOAT16}
+    _write(os.fsdecode(path), to_bytes(module.state_dict(), metadata, bfloat16))
 
 
 def is_own(metadata: dict[str, str]) -> bool:

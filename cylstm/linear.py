@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks, _core
-from .weights import Array, Fixed, Module, Spec, WeightGrads, Weights, uniform
+from .weights import BFLOAT16, INT8, Array, Fixed, Module, Spec, WeightGrads, Weights, uniform
 
 
 def _rows(array: Array, width: int) -> Array:
@@ -103,6 +103,8 @@ class Linear(Module):
 
     __slots__ = ()
 
+    _quantizes = True
+
     in_features = Fixed[int]()
     out_features = Fixed[int]()
     bias = Fixed[bool]()
@@ -131,6 +133,7 @@ class Linear(Module):
         out_features: int,
         bias: bool = True,
         dtype: DTypeLike = "float32",
+        weights: str | None = None,
     ) -> tuple[dict[str, Any], Spec]:
         arguments: dict[str, Any] = {
             "in_features": _checks.integer("in_features", in_features),
@@ -138,9 +141,15 @@ class Linear(Module):
             "bias": _checks.flag("bias", bias),
             "dtype": _checks.float_dtype(dtype),
         }
-        spec: Spec = (("weight", (arguments["out_features"], arguments["in_features"])),)
+        outputs = arguments["out_features"]
+        spec: Spec = (("weight", (outputs, arguments["in_features"])),)
+        if weights is not None:
+            arguments["weights"] = _checks.compact("weights", weights, arguments["dtype"])
+            self._stored = {"weight": INT8 if weights == "int8" else BFLOAT16}
+        if weights == "int8":
+            spec += (("weight_scale", (outputs,)),)
         if arguments["bias"]:
-            spec += (("bias", (arguments["out_features"],)),)
+            spec += (("bias", (outputs,)),)
         return arguments, spec
 
     def _draw(self, flat: Array, seed: Any) -> None:
@@ -166,6 +175,7 @@ class Linear(Module):
 
     def forward(self, x: ArrayLike, *, threads: int | None = None) -> LinearTape:
         """Return a tape with `y` as from a call, whose `backward` gives the gradients."""
+        self._refuse_training()
         x = np.array(self._checked_x(x), order="C")  # the tape's own
         weights = self._weights
         return LinearTape(x, weights, self._apply(x, weights, threads))
@@ -182,4 +192,12 @@ class Linear(Module):
         if not x.size:
             return np.empty(shape, x.dtype)
         rows = _rows(x, self.in_features)
-        return _core.linear_forward(rows, views["weight"], views.get("bias"), n).reshape(shape)
+        return _core.linear_forward(rows, _widened(views), views.get("bias"), n).reshape(shape)
+
+
+def _widened(views: dict[str, Array]) -> Array:
+    """The matrix as float32, where it is stored in fewer bits."""
+    weight = views["weight"]
+    if weight.dtype == BFLOAT16:
+        return (weight.astype(np.uint32) << 16).view(np.float32)
+    return weight * views["weight_scale"][:, None] if weight.dtype == INT8 else weight

@@ -79,7 +79,9 @@ class Optimizer:
     ) -> None:
         modules = [modules] if isinstance(modules, Module) else list(modules)
         for module in modules:
-            if not isinstance(module, Module):
+            if isinstance(module, Module):
+                module._refuse_training()
+            else:
                 raise TypeError(f"expected modules with weights, got a {type(module).__name__}")
         if not modules:
             raise ValueError("expected at least one module, got an empty list")

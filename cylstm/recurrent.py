@@ -27,8 +27,10 @@ class _Recurrent(Module, Generic[S]):
     __slots__ = ("_calls", "_dims", "_seed")
 
     _cell: ClassVar[str]  # as `_core` names it, if no argument says more
+    _quantizes = True
     # The kernels to use, for tests; None: those that `show_config()` names.
     _isa: ClassVar[str | None] = None
+    _int8: ClassVar[str | None] = None
 
     input_size = Fixed[int]()
     hidden_size = Fixed[int]()
@@ -68,6 +70,7 @@ class _Recurrent(Module, Generic[S]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         dtype: DTypeLike = "float32",
+        weights: str | None = None,
         **more: Any,
     ) -> tuple[dict[str, Any], Spec]:
         arguments: dict[str, Any] = {
@@ -81,6 +84,8 @@ class _Recurrent(Module, Generic[S]):
             **self._configure_cell(hidden_size, **more),
             "dtype": _checks.float_dtype(dtype),
         }
+        if weights is not None:
+            arguments["weights"] = _checks.compact("weights", weights, arguments["dtype"])
         I, H, L = arguments["input_size"], arguments["hidden_size"], arguments["num_layers"]
         P, D = arguments.get("proj_size", 0), 1 + arguments["bidirectional"]
         self._dims = _core.Dims(
@@ -94,7 +99,10 @@ class _Recurrent(Module, Generic[S]):
             arguments["dtype"],
             self._isa,
             activations=self._activations(arguments),
+            format=weights,
+            int8=self._int8,
         )
+        self._stored = self._dims.stored()
         if self._dims.weights_size > sys.maxsize:
             raise ValueError(
                 f"input_size {I}, hidden_size {H} and num_layers {L} make too many weights for the "
@@ -177,6 +185,7 @@ class _Recurrent(Module, Generic[S]):
         -------
         Tape : .y, .h_n, .c_n, .gates, .cells and .backward(dy, dh_n, dc_n)
         """
+        self._refuse_training()
         weights = self._weights
         drops = bool(train) and self.dropout > 0 and self.num_layers > 1
         return _core.Tape(

@@ -16,7 +16,7 @@ import json
 import os
 import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 from typing import Any, BinaryIO, NamedTuple
 
@@ -166,8 +166,12 @@ def parse_json(text: str) -> dict[str, Any]:
     return found
 
 
-def to_bytes(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+def to_bytes(
+    arrays: Mapping[str, Array], metadata: Mapping[str, str], bfloat16: Collection[str] = ()
+) -> list[bytes | memoryview]:
     """Return the parts of a file, in order: its header, then each array.
+
+    The arrays named by `bfloat16` are uint16 and hold the bits of such numbers.
 
     Raises ValueError if there are more names than a header may hold.
     """
@@ -176,7 +180,7 @@ def to_bytes(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> list[b
     position = 0
     # Wider items first, so that every array lies at a multiple of its item size.
     for name, array in sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])):
-        kind = NAMES[array.dtype]
+        kind = "BF16" if name in bfloat16 else NAMES[array.dtype]
         content = np.ascontiguousarray(array, DTYPES[kind]).reshape(-1).view(np.uint8).data
         offsets = [position, position + len(content)]
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": offsets}

@@ -20,7 +20,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
 from math import prod
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,27 +34,38 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Spec = tuple[tuple[str, tuple[int, ...]], ...]  # (name, shape) of each array, in order
 State = Mapping[str, Any] | Callable[[Spec], Mapping[str, Any]]
+# The dtypes of the arrays that are not of their module's: int8, or uint16 for bfloat16, of which it
+# is the bits.
+Stored = Mapping[str, np.dtype[Any]]
+NOTHING: Stored = MappingProxyType({})
+BFLOAT16, INT8 = np.dtype(np.uint16), np.dtype(np.int8)
 T = TypeVar("T")
 
 
-def split(spec: Spec, flat: Array) -> dict[str, Array]:
+def split(spec: Spec, flat: Array, stored: Stored = NOTHING) -> dict[str, Array]:
     """Return the arrays of `spec` as views of `flat`, which holds them one after another."""
     views, start = {}, 0
     for name, shape in spec:
-        stop = start + prod(shape)
-        views[name] = flat[start:stop].reshape(shape)
+        kind, count = stored.get(name, flat.dtype), prod(shape)
+        stop = start + _elements(count, kind, flat.dtype)
+        views[name] = flat[start:stop].view(kind)[:count].reshape(shape)
         start = stop
     return views
 
 
-def size_of(spec: Spec) -> int:
-    """Return the number of elements that the arrays of `spec` have together."""
-    return sum(prod(shape) for _, shape in spec)
+def size_of(spec: Spec, dtype: np.dtype[Any], stored: Stored = NOTHING) -> int:
+    """Return the number of elements of `dtype` that the arrays of `spec` fill together."""
+    return sum(_elements(prod(shape), stored.get(name, dtype), dtype) for name, shape in spec)
 
 
-def fill(spec: Spec, arrays: Mapping[str, Array], flat: Array) -> None:
+def _elements(count: int, kind: np.dtype[Any], dtype: np.dtype[Any]) -> int:
+    """How many elements of `dtype` hold `count` of `kind`."""
+    return -(-count * kind.itemsize // dtype.itemsize)
+
+
+def fill(spec: Spec, arrays: Mapping[str, Array], flat: Array, *, stored: Stored = NOTHING) -> None:
     """Write the arrays of `spec` into `flat`, rounding where the dtypes differ."""
-    for name, view in split(spec, flat).items():
+    for name, view in split(spec, flat, stored).items():
         np.copyto(view, arrays[name], casting="same_kind")
 
 
@@ -65,16 +77,19 @@ class Weights:
     spec : tuple of (name, shape)
     flat : read-only 1-D array, 64-byte aligned, all weights in the order of `spec`
     packed : `_core.Packed`, the same as the kernels read them, or None where NumPy computes
+    stored : the dtypes of arrays that are not of the dtype of `flat`
     """
 
-    __slots__ = ("flat", "packed", "spec")
+    __slots__ = ("flat", "packed", "spec", "stored")
 
-    def __init__(self, spec: Spec, flat: Array, packed: Any = None) -> None:
-        self.spec, self.flat, self.packed = spec, flat, packed
+    def __init__(
+        self, spec: Spec, flat: Array, packed: Any = None, stored: Stored = NOTHING
+    ) -> None:
+        self.spec, self.flat, self.packed, self.stored = spec, flat, packed, stored
 
     def views(self) -> dict[str, Array]:
         """Return {name: read-only view of `flat`}."""
-        return split(self.spec, self.flat)
+        return split(self.spec, self.flat, self.stored)
 
 
 class WeightGrads(dict[str, Array]):
@@ -85,8 +100,9 @@ class WeightGrads(dict[str, Array]):
     """
 
     def __init__(self, spec: Spec, flat: Array) -> None:
-        if flat.shape != (size_of(spec),):
-            raise ValueError(f"flat has shape {flat.shape}, expected ({size_of(spec)},)")
+        size = size_of(spec, flat.dtype)
+        if flat.shape != (size,):
+            raise ValueError(f"flat has shape {flat.shape}, expected ({size},)")
         super().__init__(split(spec, flat))
         self.spec = spec
         self._flat = flat
@@ -145,6 +161,12 @@ def as_array(value: Any) -> Array:
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
+def as_bits(array: Array) -> tuple[Array, bool]:
+    """Return the upper halves of float32 numbers, and whether the lower ones hold anything."""
+    bits = np.ascontiguousarray(array).view(np.uint32)
+    return (bits >> 16).astype(BFLOAT16), bool((bits & 0xFFFF).any())
+
+
 def mismatches(spec: Spec, mapping: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the names and shapes of `mapping`, empty if nothing is."""
     wrong = []
@@ -166,7 +188,12 @@ def mismatches(spec: Spec, mapping: Mapping[str, Any]) -> list[str]:
 
 
 def checked(
-    spec: Spec, dtype: np.dtype[Any], mapping: Mapping[str, Any], cast: bool, whose: str
+    spec: Spec,
+    dtype: np.dtype[Any],
+    mapping: Mapping[str, Any],
+    cast: bool,
+    whose: str,
+    stored: Stored = NOTHING,
 ) -> dict[str, Array]:
     """Return the arrays of `mapping` in the order of `spec`, every one fit to be copied to `dtype`.
 
@@ -187,8 +214,14 @@ def checked(
     wrong = mismatches(spec, arrays)
     wrong_dtype = []
     for name, _ in spec:
-        found = arrays[name].dtype if name in arrays else dtype
-        if found.kind != "f" or not found.isnative:
+        wanted = stored.get(name, dtype)
+        found = arrays[name].dtype if name in arrays else wanted
+        if name in stored:
+            if wanted == BFLOAT16 and found == np.float32 and not as_bits(arrays[name])[1]:
+                arrays[name], found = as_bits(arrays[name])[0], wanted
+            if found != wanted:
+                wrong_dtype.append(f"{name} is {found}, expected {wanted}")
+        elif found.kind != "f" or not found.isnative:
             wrong_dtype.append(f"{name} is {found}, expected {dtype}")
         elif not cast and not np.can_cast(found, dtype):
             wrong_dtype.append(f"{name} is {found}, which only cast=True narrows to {dtype}")
@@ -240,7 +273,7 @@ class Module:
     the user sets on a module is in its `__dict__`, what is ours is in slots.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_arguments", "_current", "_spares", "_spec")
+    __slots__ = ("__dict__", "__weakref__", "_arguments", "_current", "_spares", "_spec", "_stored")
 
     dtype = Fixed[np.dtype[Any]]()
 
@@ -248,8 +281,12 @@ class Module:
     _current: _core.Current
     _spares: _core.Spares
     _spec: Spec
+    _stored: Stored
 
     # What a subclass gives.
+
+    # Whether it can be quantised: then `_configure` takes `weights`, the name of their format.
+    _quantizes: ClassVar[bool] = False
 
     def _configure(self, *args: Any, **arguments: Any) -> tuple[dict[str, Any], Spec]:
         """Return the constructor's arguments, checked, and the names and shapes of the weights."""
@@ -276,12 +313,14 @@ class Module:
         name = type(self).__name__
         if hasattr(self, "_current"):
             raise RuntimeError(f"__init__ of this {name} has run before: make another {name}")
+        self._stored = NOTHING
         self._arguments, self._spec = self._configure(**arguments)
         if state is None:
             first = partial(self._draw, seed=seed)
         else:
             arrays = state(self._spec) if callable(state) else state
-            first = partial(fill, self._spec, checked(self._spec, self.dtype, arrays, False, name))
+            arrays = checked(self._spec, self.dtype, arrays, False, name, self._stored)
+            first = partial(fill, self._spec, arrays, stored=self._stored)
         self._spares = _core.Spares()
         self._current = _core.Current(self._prepare(first))
 
@@ -296,6 +335,19 @@ class Module:
         """Return the constructor's arguments as a dict that JSON can hold."""
         return {**self._arguments, "dtype": self.dtype.name}
 
+    @property
+    def _format(self) -> str | None:
+        """How weights of fewer bits are stored, or None where they are of the module's dtype."""
+        return self._arguments.get("weights")
+
+    def _refuse_training(self) -> None:
+        """Raise ValueError where weights are quantised."""
+        if self._format is not None:
+            raise ValueError(
+                f"this {type(self).__name__} has weights of {self._format}, for inference only: "
+                "rounded weights have no gradients; train the original and quantize it again"
+            )
+
     @classmethod
     def _check_config(cls, config: dict[str, Any]) -> list[str]:
         """Return what is wrong with the names of a `_config()` read from a file, empty if nothing.
@@ -306,8 +358,9 @@ class Module:
         arguments = {**signature(cls).parameters}
         arguments.pop("seed", None)
         needed = [name for name, value in arguments.items() if value.default is value.empty]
+        known = {*arguments, "weights"} if cls._quantizes else {*arguments}
         wrong = [f"missing: {name}" for name in needed if name not in config]
-        return wrong + [f"unexpected: {name}" for name in config if name not in arguments]
+        return wrong + [f"unexpected: {name}" for name in config if name not in known]
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._config().items())
@@ -339,11 +392,12 @@ class Module:
 
         It may fail, at any point, and changes nothing.
         """
-        flat = _core.aligned_empty(size_of(self._spec), self.dtype, self._spares)
+        size = size_of(self._spec, self.dtype, self._stored)
+        flat = _core.aligned_empty(size, self.dtype, self._spares)
         fill(flat)
         flat.flags.writeable = False
         before = self._weights if hasattr(self, "_current") else None
-        return Weights(self._spec, flat, self._pack(flat, before, threads))
+        return Weights(self._spec, flat, self._pack(flat, before, threads), self._stored)
 
     def _commit(self, weights: Weights) -> None:
         """Install a block that `_prepare` gave: one assignment, which cannot fail.
@@ -355,7 +409,9 @@ class Module:
     def state_dict(self) -> dict[str, Array]:
         """Return {name: read-only array}, with PyTorch's names and shapes.
 
-        The arrays are the weights as they are now; later updates do not change them.
+        The arrays are the weights as they are now; later updates do not change them. Of a module
+        with weights of fewer bits they are as stored: int8 codes, with the scales of their rows
+        under names of their own; bfloat16 as uint16, the upper halves of float32 numbers.
         """
         return self._weights.views()
 
@@ -377,8 +433,9 @@ class Module:
         TypeError
             Not a mapping, or a dtype that would be rounded, or is not a float of this byte order.
         """
-        arrays = checked(self._spec, self.dtype, state, cast, type(self).__name__)
-        self._commit(self._prepare(partial(fill, self._spec, arrays)))
+        name = type(self).__name__
+        arrays = checked(self._spec, self.dtype, state, cast, name, self._stored)
+        self._commit(self._prepare(partial(fill, self._spec, arrays, stored=self._stored)))
 
     def release(self) -> None:
         """Return to the system all memory that is kept to be used again.
@@ -389,6 +446,7 @@ class Module:
         """
         weights = self._weights
         if weights.packed is not None:
-            lean = Weights(weights.spec, weights.flat, weights.packed.without_backward())
+            packed = weights.packed.without_backward()
+            lean = Weights(weights.spec, weights.flat, packed, weights.stored)
             _core.replace([self._current], [lean], [weights])
         self._spares.release()

@@ -2,6 +2,11 @@
  * answers no to everything there, which would silently run the portable kernels. */
 #include "cpu.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 
@@ -38,6 +43,23 @@ int cylstm_cpu_has_avx512(void)
     return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & needed) == needed;
 }
 
+int cylstm_cpu_has_avx512_vnni(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return cylstm_cpu_has_avx512() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+           (ecx & bit_AVX512VNNI);
+}
+
+int cylstm_cpu_has_avx_vnni(void)
+{
+    const unsigned avx_vnni = 1u << 4;
+    unsigned eax, ebx, ecx, edx;
+    return cylstm_cpu_has_avx2_fma() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
+           (eax & avx_vnni);
+}
+
+int cylstm_cpu_has_dotprod(void) { return 0; }
+
 /* MXCSR: all exceptions masked, round to nearest, flush to zero (bit 15), denormals are
  * zeros (bit 6). */
 enum { MXCSR_COMPUTE = 0x9fc0 };
@@ -60,6 +82,15 @@ void cylstm_leave_float_mode(uint32_t mode)
 
 int cylstm_cpu_has_avx2_fma(void) { return 0; }
 int cylstm_cpu_has_avx512(void) { return 0; }
+int cylstm_cpu_has_avx512_vnni(void) { return 0; }
+int cylstm_cpu_has_avx_vnni(void) { return 0; }
+#if defined(__aarch64__) && defined(__linux__)
+int cylstm_cpu_has_dotprod(void) { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+#elif defined(__aarch64__) && defined(__APPLE__)
+int cylstm_cpu_has_dotprod(void) { return 1; }
+#else
+int cylstm_cpu_has_dotprod(void) { return 0; }
+#endif
 
 #if defined(__aarch64__)
 

@@ -7,6 +7,9 @@
 /* Both the CPU and the operating system must support a set of registers. */
 int cylstm_cpu_has_avx2_fma(void);
 int cylstm_cpu_has_avx512(void); /* F, DQ, BW, VL */
+int cylstm_cpu_has_avx512_vnni(void);
+int cylstm_cpu_has_avx_vnni(void);
+int cylstm_cpu_has_dotprod(void); /* AArch64: sdot */
 
 /* One fixed mode while computing: round to nearest, results too small for a normal
  * number flushed to zero (they cost a hundred cycles each otherwise), no traps. */

@@ -91,7 +91,8 @@ extern "C" {
 
 /* ------------------------------------------------------------------ the context */
 
-struct cylstm_kernels; /* the arithmetic for one ISA and dtype: kernels/kernels.h */
+struct cylstm_kernels;         /* the arithmetic for one ISA and dtype: kernels/kernels.h */
+struct cylstm_compact_kernels; /* products with weights of fewer bits: kernels/compact.h */
 
 /* Fortran BLAS, column-major: c = alpha op(a) op(b) + beta c. A caller that has
  * a BLAS sets one of the two; the core has none of its own. */
@@ -111,6 +112,8 @@ struct cylstm_context {
     int threads;         /* cores this call may keep busy, at least 1 */
     cylstm_sgemm *sgemm; /* set: every product goes through BLAS (float32) */
     cylstm_dgemm *dgemm; /* set: every product goes through BLAS (float64) */
+    /* For int8 weights. All of them give the same bits; NULL: none can be met. */
+    const struct cylstm_compact_kernels *int8;
     /* Called on the calling thread about every 20 ms, if set; a result other than 0
      * ends the call early, with its outputs unfinished. */
     int (*poll)(void *poll_arg);
@@ -127,6 +130,15 @@ CYLSTM_API int cylstm_isa_usable(size_t n);
  * dtype (bits 32 or 64); NULL if there is no such set or this CPU can't run it. */
 CYLSTM_API const struct cylstm_kernels *cylstm_find_kernels(const char *isa, int bits);
 CYLSTM_API const char *cylstm_kernels_isa(const struct cylstm_kernels *kernels);
+
+/* The ways of multiplying int8, best first: 0 <= n < cylstm_int8_count(). One serves the kernel sets
+ * of its vector width ("avx512vnni" and "avx512" the set "avx512") where this CPU can run it. */
+size_t cylstm_int8_count(void);
+const char *cylstm_int8_name(size_t n);
+/* That of a name, or NULL for the best one, for a float32 kernel set; NULL if there is none. */
+const struct cylstm_compact_kernels *cylstm_find_int8(const char *name,
+                                                      const struct cylstm_kernels *kernels);
+const char *cylstm_int8_kernels_name(const struct cylstm_compact_kernels *kernels);
 
 /* The kernels' own sigmoid and tanh of n reals, for tests of their accuracy. */
 CYLSTM_API void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh,
@@ -146,7 +158,7 @@ struct cylstm_dims {
     int bias;                  /* 0: the raw weights hold no biases */
     int bits;                  /* 32: float, 64: double */
     int cell;                  /* enum cylstm_cell_type */
-    int format;                /* enum cylstm_format_type: of the packed weights for forward */
+    int format;                /* enum cylstm_format_type: of the weights */
     struct cylstm_activation {
         int type; /* enum cylstm_activation_type */
         double alpha, beta;
@@ -179,36 +191,46 @@ struct cylstm_cell_shape {
 };
 CYLSTM_API struct cylstm_cell_shape cylstm_find_cell(const struct cylstm_dims *dims);
 
-/* How weights are stored in a pack. */
+/* How the matrices of the weights are stored, raw and packed. Those of fewer bits than a real are for
+ * inference in float32: they have no backward pass. Biases are reals in all of them.
+ *
+ * With int8, a row of a matrix has a scale of its own, weight = scale * code with |code| <= 127, and
+ * so has each row of activations, quantised as it is met. */
 enum cylstm_format_type {
     CYLSTM_AS_COMPUTED, /* reals */
+    CYLSTM_BFLOAT16,    /* uint16_t: the upper half of a float */
+    CYLSTM_INT8,        /* int8_t, and a float for each row */
     CYLSTM_FORMATS
 };
 
-/* Raw weights are one array of reals, in PyTorch's names, shapes and order, one after another: for
+/* Raw weights are one array, in PyTorch's names, shapes and order, one after another: for
  * each layer, for each direction, with G gates,
  *     weight_ih (G*H, I of the layer), weight_hh (G*H, R), bias_ih (G*H), bias_hh (G*H),
  *     weight_hr (P, H)
- * as far as `dims` ask for them; layers above the first have D * R inputs. */
+ * each matrix followed by its scales where it has them, as far as `dims` ask for them; layers above the first have D * R inputs. */
 enum cylstm_array_type {
     CYLSTM_WEIGHT_IH,
     CYLSTM_WEIGHT_HH,
     CYLSTM_BIAS_IH,
     CYLSTM_BIAS_HH,
     CYLSTM_WEIGHT_HR,
+    CYLSTM_SCALE_IH, /* of the rows of weight_ih, behind it: int8 only, as are the next two */
+    CYLSTM_SCALE_HH,
+    CYLSTM_SCALE_HR,
     CYLSTM_ARRAYS /* of a layer and direction, at most */
 };
 struct cylstm_array {
     enum cylstm_array_type type;
     const char *name;     /* without the layer and direction: "weight_ih" */
     size_t rows, columns; /* columns 0: a vector */
-    size_t at;            /* where it starts, in reals */
+    size_t bytes;         /* of an element */
+    size_t at;            /* where it starts, in reals: it fills whole ones */
 };
 /* List the arrays of a layer and direction, in order; returns how many there are. Sizes that
  * overflow, here and in all that follows, are SIZE_MAX. */
 CYLSTM_API size_t cylstm_list_arrays(const struct cylstm_dims *dims, size_t layer, size_t direction,
                                      struct cylstm_array arrays[CYLSTM_ARRAYS]);
-CYLSTM_API size_t cylstm_raw_count(const struct cylstm_dims *dims); /* reals */
+CYLSTM_API size_t cylstm_raw_count(const struct cylstm_dims *dims); /* reals, or as much memory */
 
 /* Packed weights: what the kernels read. `packed` serves the forward pass, and
  * `packed_backward` the backward pass; both depend on the kernel set of the context. */

@@ -1,7 +1,7 @@
 /* dispatch.c -- the table of kernel sets, best first. Adding an ISA adds a row. */
 #include "cpu.h"
 #include "cylstm.h"
-#include "kernels/kernels.h"
+#include "kernels/compact.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -28,16 +28,21 @@ enum { ROWS = sizeof table / sizeof table[0] };
 
 size_t cylstm_isa_count(void) { return ROWS; }
 const char *cylstm_isa_name(size_t n) { return table[n].isa; }
-/* Asked once: under a hypervisor CPUID costs tens of microseconds. */
-int cylstm_isa_usable(size_t n)
+/* Asked once: under a hypervisor CPUID costs tens of microseconds. The answer is 0 before, then 1 + it. */
+static int is_usable(atomic_int *answer, int (*usable)(void))
 {
-    static atomic_int answer[ROWS]; /* 0: not asked yet, else 1 + the answer */
-    int known = atomic_load_explicit(&answer[n], memory_order_relaxed);
+    int known = atomic_load_explicit(answer, memory_order_relaxed);
     if (!known) {
-        known = 1 + table[n].usable();
-        atomic_store_explicit(&answer[n], known, memory_order_relaxed);
+        known = 1 + usable();
+        atomic_store_explicit(answer, known, memory_order_relaxed);
     }
     return known - 1;
+}
+
+int cylstm_isa_usable(size_t n)
+{
+    static atomic_int answer[ROWS];
+    return is_usable(&answer[n], table[n].usable);
 }
 
 const struct cylstm_kernels *cylstm_find_kernels(const char *isa, int bits)
@@ -50,6 +55,47 @@ const struct cylstm_kernels *cylstm_find_kernels(const char *isa, int bits)
 
 const char *cylstm_kernels_isa(const struct cylstm_kernels *kernels) { return kernels->isa; }
 
+/* Adding a way of multiplying int8 adds a row: it serves the float32 sets of as many lanes. */
+static const struct {
+    const struct cylstm_compact_kernels *kernels;
+    int (*usable)(void);
+} int8_table[] = {
+#if CYLSTM_X86
+    {&cylstm_int8_avx512vnni, cylstm_cpu_has_avx512_vnni},
+    {&cylstm_int8_avx512, cylstm_cpu_has_avx512},
+    {&cylstm_int8_avxvnni, cylstm_cpu_has_avx_vnni},
+    {&cylstm_int8_avx2, cylstm_cpu_has_avx2_fma},
+    {&cylstm_int8_sse2, always},
+#endif
+#if CYLSTM_AARCH64
+    {&cylstm_int8_neondot, cylstm_cpu_has_dotprod},
+    {&cylstm_int8_neon, always},
+#endif
+    {&cylstm_int8_scalar, always},
+};
+
+size_t cylstm_int8_count(void) { return sizeof int8_table / sizeof *int8_table; }
+const char *cylstm_int8_name(size_t n) { return int8_table[n].kernels->name; }
+
+const struct cylstm_compact_kernels *cylstm_find_int8(const char *name,
+                                                      const struct cylstm_kernels *kernels)
+{
+    static atomic_int answer[sizeof int8_table / sizeof *int8_table];
+    for (size_t n = 0; n < cylstm_int8_count(); n++) {
+        const struct cylstm_compact_kernels *k = int8_table[n].kernels;
+        if (k->lanes != kernels->lanes || kernels->bits != 32 || (name && strcmp(name, k->name)))
+            continue;
+        if (!name && !strcmp(kernels->isa, "scalar") && strcmp(k->name, "scalar")) continue;
+        if (is_usable(&answer[n], int8_table[n].usable)) return k;
+    }
+    return NULL;
+}
+
+const char *cylstm_int8_kernels_name(const struct cylstm_compact_kernels *kernels)
+{
+    return kernels->name;
+}
+
 void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh, const void *x,
                              void *y, size_t n)
 {
@@ -61,5 +107,6 @@ void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh, 
 int cylstm_init_context(struct cylstm_context *ctx, const char *isa, int bits)
 {
     *ctx = (struct cylstm_context){.kernels = cylstm_find_kernels(isa, bits), .threads = 1};
+    if (ctx->kernels) ctx->int8 = cylstm_find_int8(NULL, ctx->kernels);
     return ctx->kernels != NULL;
 }

@@ -301,7 +301,8 @@ void cylstm_carve_passes(struct cylstm_arena *arena, size_t B, struct forward *f
 void cylstm_carve_workspaces(struct cylstm_arena *arena, struct forward *f)
 {
     const struct cylstm_kernels *k = f->call.kernels;
-    const size_t panels = f->weights.raw ? cylstm_panels_size(k, f->dims, 0) : 0;
+    const size_t products =
+        f->weights.raw ? cylstm_panels_size(k, f->dims, 0) : cylstm_quantized_size(k, f->dims);
     const int blas = cylstm_uses_blas(f->call.ctx);
     f->workspaces = blas || f->call.ctx->threads < 1 ? 1 : (size_t)f->call.ctx->threads;
     f->merge_rows = blas ? BLAS_MERGE_ROWS : MERGE_ROWS;
@@ -311,7 +312,7 @@ void cylstm_carve_workspaces(struct cylstm_arena *arena, struct forward *f)
         own.merged =
             cylstm_carve(arena, cylstm_times(f->merge_rows, f->columns), cylstm_real_size(k));
         own.offset = cylstm_carve(arena, f->merge_rows, sizeof(ptrdiff_t));
-        own.panels = cylstm_carve(arena, panels, 1);
+        own.products = cylstm_carve(arena, products, 1);
         if (arena->base) f->workspace[n] = own;
     }
 }

@@ -23,7 +23,7 @@ struct workspace {
     void *
         merged; /* (merge_rows, columns) padded: merged input products, in panel order, of both products */
     ptrdiff_t *offset; /* (merge_rows): where their rows of x start */
-    void *panels;      /* for weights that have not been packed */
+    void *products;    /* for weights that have not been packed, or rows that are quantised */
 };
 
 /* Where the merged input products of a step start. */

@@ -26,7 +26,7 @@ static struct cylstm_rows state_rows(const struct forward *f, void *state, size_
 static void run_job(struct forward *f, int caller, const struct workspace *own,
                     struct cylstm_job *job)
 {
-    cylstm_multiply_weights(&f->call, caller, &f->weights, job, own->panels);
+    cylstm_multiply_weights(&f->call, caller, &f->weights, job, own->products);
 }
 
 /* The merged sums of a matrix: those of the second product lie behind those of the first. */

@@ -5,6 +5,17 @@ struct counts {
     size_t raw, forward, backward; /* reals, bytes, bytes */
 };
 
+/* How a weight is stored, by enum cylstm_format_type. */
+static const struct {
+    size_t raw;  /* bytes; 0: a real */
+    size_t lane; /* bytes of a lane of a panel; 0: a real */
+    int scaled;  /* every row has a scale */
+} formats[CYLSTM_FORMATS] = {
+    [CYLSTM_AS_COMPUTED] = {0, 0, 0},
+    [CYLSTM_BFLOAT16] = {2, 4, 0},
+    [CYLSTM_INT8] = {1, 4, 1},
+};
+
 /* ---------------------------------------------------------------------- raw arrays */
 
 static size_t layer_inputs(const struct cylstm_dims *dims, size_t layer)
@@ -12,22 +23,32 @@ static size_t layer_inputs(const struct cylstm_dims *dims, size_t layer)
     return layer ? dims->directions * cylstm_hidden_width(dims) : dims->input;
 }
 
-static size_t array_size(const struct cylstm_array *a)
+/* In reals. */
+static size_t array_size(const struct cylstm_array *a, size_t real_size)
 {
-    return cylstm_times(a->rows, a->columns ? a->columns : 1);
+    const size_t count = cylstm_times(a->rows, a->columns ? a->columns : 1);
+    if (a->bytes == real_size) return count;
+    return cylstm_round_up(cylstm_times(count, a->bytes), real_size) / real_size;
 }
 
 /* The arrays of a layer, whose first starts at `at`. Returns where the last one ends. */
 static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t at,
                            struct cylstm_array arrays[CYLSTM_ARRAYS], size_t *count)
 {
-    const size_t gates = cylstm_times(cylstm_cell_kind(dims)->shape.gates, dims->hidden);
+    const size_t gates = cylstm_times(cylstm_cell_kind(dims)->shape.gates, dims->hidden),
+                 biases = dims->bias ? gates : 0, P = dims->proj,
+                 real_size = (size_t)dims->bits / 8,
+                 bytes = formats[dims->format].raw ? formats[dims->format].raw : real_size;
+    const int scaled = formats[dims->format].scaled;
     const struct cylstm_array all[CYLSTM_ARRAYS] = {
-        {CYLSTM_WEIGHT_IH, "weight_ih", gates, layer_inputs(dims, layer), 0},
-        {CYLSTM_WEIGHT_HH, "weight_hh", gates, cylstm_hidden_width(dims), 0},
-        {CYLSTM_BIAS_IH, "bias_ih", dims->bias ? gates : 0, 0, 0},
-        {CYLSTM_BIAS_HH, "bias_hh", dims->bias ? gates : 0, 0, 0},
-        {CYLSTM_WEIGHT_HR, "weight_hr", dims->proj, dims->hidden, 0},
+        {CYLSTM_WEIGHT_IH, "weight_ih", gates, layer_inputs(dims, layer), bytes, 0},
+        {CYLSTM_SCALE_IH, "weight_ih_scale", scaled ? gates : 0, 0, real_size, 0},
+        {CYLSTM_WEIGHT_HH, "weight_hh", gates, cylstm_hidden_width(dims), bytes, 0},
+        {CYLSTM_SCALE_HH, "weight_hh_scale", scaled ? gates : 0, 0, real_size, 0},
+        {CYLSTM_BIAS_IH, "bias_ih", biases, 0, real_size, 0},
+        {CYLSTM_BIAS_HH, "bias_hh", biases, 0, real_size, 0},
+        {CYLSTM_WEIGHT_HR, "weight_hr", P, dims->hidden, bytes, 0},
+        {CYLSTM_SCALE_HR, "weight_hr_scale", scaled ? P : 0, 0, real_size, 0},
     };
     *count = 0;
     for (size_t n = 0; n < CYLSTM_ARRAYS; n++) {
@@ -35,19 +56,12 @@ static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t 
         struct cylstm_array *a = &arrays[(*count)++];
         *a = all[n];
         a->at = at;
-        at = cylstm_plus(at, array_size(a));
+        at = cylstm_plus(at, array_size(a, real_size));
     }
     return at;
 }
 
 /* ------------------------------------------------------------------ packed matrices */
-
-/* How a weight of a pack is stored, by enum cylstm_format_type. */
-static const struct format {
-    size_t bytes; /* 0: a real */
-} formats[CYLSTM_FORMATS] = {
-    [CYLSTM_AS_COMPUTED] = {0},
-};
 
 static size_t wide_row(size_t VL, const struct cylstm_matrix *m)
 {
@@ -59,14 +73,22 @@ static size_t biases_size(size_t VL, size_t real_size, const struct cylstm_matri
     return m->type == CYLSTM_GATES ? PANEL_VECTORS * VL * real_size : 0;
 }
 
+/* Rows of weights of a panel. */
+static size_t panel_rows(const struct cylstm_matrix *m)
+{
+    return cylstm_plus(cylstm_format_rows(m->format, m->first),
+                       cylstm_format_rows(m->format, m->K - m->first));
+}
+
 /* Its bytes, and those of a panel, which are filled in. */
 static size_t measure(struct cylstm_matrix *m, size_t VL, size_t real_size)
 {
     if (!m->columns) return 0;
     const size_t width = PANEL_VECTORS * VL, biases = biases_size(VL, real_size, m);
     const size_t row = m->narrow ? NARROW_VECTORS * VL * m->weight : wide_row(VL, m);
-    const size_t wide = cylstm_plus(biases, cylstm_times(m->K, wide_row(VL, m)));
-    m->panel = cylstm_plus(biases, cylstm_times(m->K, row));
+    const size_t rows = panel_rows(m),
+                 wide = cylstm_plus(biases, cylstm_times(rows, wide_row(VL, m)));
+    m->panel = cylstm_plus(biases, cylstm_times(rows, row));
     m->panel_reals = m->panel / real_size;
     m->panel_weights = m->weight == real_size ? m->panel_reals : m->panel / m->weight;
     const size_t whole = m->columns / width;
@@ -75,7 +97,7 @@ static size_t measure(struct cylstm_matrix *m, size_t VL, size_t real_size)
 
 size_t cylstm_wide_panel(const struct cylstm_kernels *k, const struct cylstm_matrix *m)
 {
-    return biases_size(k->lanes, cylstm_real_size(k), m) + m->K * wide_row(k->lanes, m);
+    return biases_size(k->lanes, cylstm_real_size(k), m) + panel_rows(m) * wide_row(k->lanes, m);
 }
 
 /* Columns of a matrix of gates. In a partial panel the gates stand together in whole vectors only
@@ -87,13 +109,18 @@ static size_t gates_columns(const struct cylstm_panels *gates, size_t H, size_t 
     return cylstm_times(gates->unit_vectors, cylstm_round_up(H, VL));
 }
 
-static struct cylstm_matrix gates_matrix(const struct cylstm_panels *gates, size_t K, size_t H,
-                                         size_t VL)
+/* Of K values of k, those of the first raw matrix and of the second. In a format of fewer bits no panel
+ * is narrow. */
+static struct cylstm_matrix gates_matrix(const struct cylstm_panels *gates, size_t first,
+                                         size_t second, size_t H, size_t VL,
+                                         enum cylstm_format_type format)
 {
     return (struct cylstm_matrix){.type = CYLSTM_GATES,
-                                  .K = K,
+                                  .K = cylstm_plus(first, second),
+                                  .first = first,
                                   .columns = gates_columns(gates, H, VL),
-                                  .narrow = gates->narrow,
+                                  .format = format,
+                                  .narrow = gates->narrow && format == CYLSTM_AS_COMPUTED,
                                   .gates = gates};
 }
 
@@ -104,7 +131,8 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
     const struct cylstm_cell_kind *kind = cylstm_cell_kind(dims);
     const size_t R = cylstm_hidden_width(dims), H = dims->hidden, P = dims->proj,
                  I = layer_inputs(dims, layer), real_size = (size_t)dims->bits / 8;
-    const size_t gates = cylstm_times(kind->shape.gates, H), stored = formats[dims->format].bytes;
+    const size_t gates = cylstm_times(kind->shape.gates, H), stored = formats[dims->format].lane;
+    const enum cylstm_format_type format = (enum cylstm_format_type)dims->format;
     *l = (struct cylstm_layer){
         .kind = kind,
         .I = I,
@@ -115,14 +143,15 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
         .gates = gates,
         .dgates = cylstm_times(kind->dgates, H),
         .tape = cylstm_times(kind->shape.tape_vectors, H),
-        .w = gates_matrix(&kind->first, cylstm_plus(I, R), H, VL),
-        .second = gates_matrix(&kind->second, cylstm_plus(I, H), H, VL),
+        .w = gates_matrix(&kind->first, I, R, H, VL, format),
+        .second = gates_matrix(&kind->second, I, H, H, VL, format),
         .hr = {.type = CYLSTM_ROWS, .K = H, .columns = P, .raw = CYLSTM_WEIGHT_HR},
         .hh_t = {.type = CYLSTM_COLUMNS, .K = gates, .columns = R, .raw = CYLSTM_WEIGHT_HH},
         .ih_t = {.type = CYLSTM_COLUMNS, .K = gates, .columns = I, .raw = CYLSTM_WEIGHT_IH},
         .hr_t = {.type = CYLSTM_COLUMNS, .K = P, .columns = H, .raw = CYLSTM_WEIGHT_HR},
     };
     l->any = cylstm_cell_options(dims, &l->options);
+    l->hr.format = format;
     l->w.weight = l->second.weight = l->hr.weight = stored ? stored : real_size;
     l->hh_t.weight = l->ih_t.weight = l->hr_t.weight = real_size;
 

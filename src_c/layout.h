@@ -3,6 +3,7 @@
 #define CYLSTM_LAYOUT_H
 
 #include "cells.h"
+#include "kernels/compact.h"
 #include "sizes.h"
 
 /* A packed matrix: panels one after another, each of them its row of biases, if it has one, and K
@@ -16,7 +17,9 @@ struct cylstm_matrix {
         CYLSTM_COLUMNS /* panels of 4 VL columns of a raw matrix (K, columns) */
     } type;
     size_t K, columns;          /* of the gates: I + R, and the units' columns in whole vectors */
+    size_t first;               /* of the K, those of the first raw matrix: I */
     enum cylstm_array_type raw; /* the raw matrix; the gates have several */
+    enum cylstm_format_type format;
     int narrow; /* rows of weights are three vectors wide, but for a partial panel */
     const struct cylstm_panels *gates; /* of gates: what a panel holds */
     size_t weight, panel, at; /* bytes: of a weight, of a whole panel; the start in its pack */
@@ -100,12 +103,24 @@ static inline size_t cylstm_panels_of(const struct cylstm_kernels *k, size_t col
 /* Bytes of a panel whose rows are all as wide as a panel: no panel is larger. */
 size_t cylstm_wide_panel(const struct cylstm_kernels *k, const struct cylstm_matrix *m);
 
-/* Where row k of the weights of a panel starts, from the panel's start, in bytes. */
+/* Rows of a panel that K values of k fill, in a format. */
+static inline size_t cylstm_format_rows(enum cylstm_format_type format, size_t K)
+{
+    switch (format) {
+    case CYLSTM_BFLOAT16: return cylstm_round_up(K, BF16_GROUP) / BF16_GROUP;
+    case CYLSTM_INT8: return K ? cylstm_round_up(K, INT8_GROUP) / INT8_GROUP + INT8_EXTRA_ROWS : 0;
+    default: return K;
+    }
+}
+
+/* Where value k of the weights of a panel starts, from the panel's start, in bytes. In a format of
+ * fewer bits k is where one of the raw matrices begins. */
 static inline size_t cylstm_panel_row(const struct cylstm_kernels *k, const struct cylstm_matrix *m,
                                       int narrow, size_t row)
 {
     const size_t biases = m->type == CYLSTM_GATES ? cylstm_panel_width(k) * cylstm_real_size(k) : 0;
-    return biases + row * (narrow ? NARROW_VECTORS : PANEL_VECTORS) * k->lanes * m->weight;
+    return biases + cylstm_format_rows(m->format, row) * (narrow ? NARROW_VECTORS : PANEL_VECTORS) *
+                        k->lanes * m->weight;
 }
 
 #endif

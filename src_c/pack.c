@@ -43,6 +43,36 @@ static void transpose_rows(const struct panel *p, enum cylstm_array_type matrix,
                                   lanes, out + (j * width + v * lanes) * p->size, width);
 }
 
+/* The same in a format of fewer bits: groups of k to a lane, the lanes of row[v] from v * lanes on. With
+ * int8 the scales of the rows and the corrections for unsigned codes follow. */
+static void pack_compact(const struct panel *p, const struct cylstm_matrix *m,
+                         enum cylstm_array_type matrix, size_t K, const size_t *row,
+                         const size_t *n, size_t lanes, char *out)
+{
+    const int int8 = m->format == CYLSTM_INT8;
+    const size_t each = int8 ? 1 : 2, group = int8 ? INT8_GROUP : BF16_GROUP,
+                 line = p->width * m->weight, rows = cylstm_format_rows(m->format, K);
+    const enum cylstm_array_type scales =
+        (enum cylstm_array_type)(matrix == CYLSTM_WEIGHT_IH   ? CYLSTM_SCALE_IH
+                                 : matrix == CYLSTM_WEIGHT_HH ? CYLSTM_SCALE_HH
+                                                              : CYLSTM_SCALE_HR);
+    memset(out, 0, rows * line);
+    for (size_t v = 0; v < PANEL_VECTORS; v++)
+        for (size_t l = 0; l < n[v]; l++) {
+            const char *from = (const char *)raw_at(p, matrix, 0) + (row[v] + l) * K * each;
+            char *to = out + (v * lanes + l) * m->weight;
+            int32_t sum = 0;
+            for (size_t k = 0; k < K; k++)
+                memcpy(to + k / group * line + k % group * each, from + k * each, each);
+            if (!int8) continue;
+            for (size_t k = 0; k < K; k++) sum += ((const int8_t *)from)[k];
+            sum *= -128;
+            to += (rows - INT8_EXTRA_ROWS) * line;
+            memcpy(to, raw_at(p, scales, row[v] + l), sizeof(float));
+            memcpy(to + line, &sum, sizeof sum);
+        }
+}
+
 /* The units of a panel of gates. Its vector v holds n[v] units from unit[v] on. */
 struct units {
     size_t unit[PANEL_VECTORS], n[PANEL_VECTORS];
@@ -102,9 +132,13 @@ static void pack_gates(const struct panel *p, const struct cylstm_matrix *m, siz
             row[v] = gate == CYLSTM_NONE ? 0 : (size_t)gate * l->H + units.unit[first + v];
             n[v] = gate == CYLSTM_NONE ? 0 : units.n[first + v];
         }
-        transpose_rows(p, h ? CYLSTM_WEIGHT_HH : CYLSTM_WEIGHT_IH, h ? l->R : l->I, row, n, vectors,
-                       units.lanes, vectors * VL,
-                       (char *)p->out + cylstm_panel_row(p->kernels, m, narrow, h ? l->I : 0));
+        const enum cylstm_array_type matrix = h ? CYLSTM_WEIGHT_HH : CYLSTM_WEIGHT_IH;
+        const size_t K = h ? l->R : l->I;
+        char *out = (char *)p->out + cylstm_panel_row(p->kernels, m, narrow, h ? l->I : 0);
+        if (m->format == CYLSTM_AS_COMPUTED)
+            transpose_rows(p, matrix, K, row, n, vectors, units.lanes, vectors * VL, out);
+        else
+            pack_compact(p, m, matrix, K, row, n, units.lanes, out);
     }
 }
 
@@ -116,7 +150,10 @@ static void pack_rows(const struct panel *p, const struct cylstm_matrix *m, size
         row[v] = first + v * VL;
         n[v] = row[v] < m->columns ? at_most(m->columns - row[v], VL) : 0;
     }
-    transpose_rows(p, m->raw, m->K, row, n, PANEL_VECTORS, VL, p->width, p->out);
+    if (m->format == CYLSTM_AS_COMPUTED)
+        transpose_rows(p, m->raw, m->K, row, n, PANEL_VECTORS, VL, p->width, p->out);
+    else
+        pack_compact(p, m, m->raw, m->K, row, n, VL, p->out);
 }
 
 static void pack_columns(const struct panel *p, const struct cylstm_matrix *m, size_t first)

@@ -2,6 +2,7 @@
 #include "product.h"
 
 #include "blas.h"
+#include "compact.h"
 #include "pack.h"
 
 const _Alignas(CYLSTM_ALIGN) double cylstm_zeros[PANEL_VECTORS * MAX_VL];
@@ -11,7 +12,9 @@ static const double PART_FLOPS_PER_LANE = 4e7;
 
 static void multiply(struct cylstm_call *call, const struct cylstm_product *product)
 {
-    if (cylstm_uses_blas(call->ctx))
+    if (product->compact)
+        cylstm_multiply_compact(call, product);
+    else if (cylstm_uses_blas(call->ctx))
         cylstm_multiply_by_blas(call, product);
     else
         call->kernels->product(product);
@@ -64,6 +67,16 @@ size_t cylstm_panels_size(const struct cylstm_kernels *kernels, const struct cyl
     return PANELS_AT_ONCE * size;
 }
 
+size_t cylstm_quantized_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims)
+{
+    size_t K = 0;
+    for (size_t layer = 0; layer < 2 && layer < dims->layers; layer++) {
+        const struct cylstm_layer l = cylstm_find_layer(kernels, dims, layer, 0);
+        K = cylstm_larger(K, cylstm_larger(l.w.K, cylstm_larger(l.second.K, l.hr.K)));
+    }
+    return dims->format == CYLSTM_INT8 ? cylstm_codes_size(K) : 0;
+}
+
 int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t T,
                      size_t B)
 {
@@ -84,7 +97,7 @@ static void place_weights(const struct cylstm_kernels *k, struct cylstm_job *job
     const struct cylstm_matrix *m = job->matrix;
     g->narrow = narrow;
     g->w_k = (ptrdiff_t)((narrow ? NARROW_VECTORS : PANEL_VECTORS) * k->lanes);
-    g->w_panel = (ptrdiff_t)m->panel_weights;
+    g->w_panel = (ptrdiff_t)(m->format == CYLSTM_AS_COMPUTED ? m->panel_weights : m->panel);
     for (int t = 0; t < 2; t++) g->term[t].w = panels + cylstm_panel_row(k, m, narrow, job->k[t]);
     if (g->init) return;
     g->init = cylstm_zeros;
@@ -162,12 +175,14 @@ static void multiply_raw(struct cylstm_call *call, int caller, const void *raw,
 
 void cylstm_multiply_weights(struct cylstm_call *call, int caller,
                              const struct cylstm_weights *weights, struct cylstm_job *job,
-                             void *panels)
+                             void *own)
 {
-    const struct cylstm_product *g = &job->product;
+    struct cylstm_product *g = &job->product;
     if (!g->rows || g->panel_begin >= g->panel_end) return;
+    g->compact = cylstm_compact_kernels(call->ctx, job->matrix->format);
+    g->codes = own;
     if (weights->packed || g->term[0].K + g->term[1].K == 0)
         multiply_panels(call, caller, job, (const char *)weights->packed + job->matrix->at);
     else
-        multiply_raw(call, caller, weights->raw, job, panels);
+        multiply_raw(call, caller, weights->raw, job, own);
 }

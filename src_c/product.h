@@ -23,6 +23,9 @@ struct cylstm_weights {
     const void *raw;
 };
 
+/* Bytes for the rows that one thread quantises at once; 0 where nothing is. */
+size_t cylstm_quantized_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims);
+
 /* Bytes for the panels that one thread packs at once: of the forward pack or of the backward's. */
 size_t cylstm_panels_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
                           int backward);
@@ -50,9 +53,10 @@ static inline struct cylstm_job cylstm_start_job(const struct cylstm_layer *laye
                                            .columns = matrix->columns}};
 }
 
-/* Run it. `panels` is the calling thread's own memory, of cylstm_panels_size where weights are raw. */
+/* Run it. `own` is memory of the calling thread's: of cylstm_panels_size where weights are raw, of
+ * cylstm_quantized_size where their format has it. */
 void cylstm_multiply_weights(struct cylstm_call *call, int caller,
                              const struct cylstm_weights *weights, struct cylstm_job *job,
-                             void *panels);
+                             void *own);
 
 #endif

@@ -20,7 +20,17 @@ from helpers import run_python
 def test_show_config() -> None:
     shown = cylstm.show_config()
     assert list(shown) == [
-        *("version", "isa", "isa_reason", "isa_available", "gemm", "gemm_route", "threads"),
+        *(
+            "version",
+            "isa",
+            "isa_reason",
+            "isa_available",
+            "int8",
+            "int8_available",
+            "gemm",
+            "gemm_route",
+            "threads",
+        ),
     ]
     assert isinstance(shown, dict)
     assert shown["version"] == cylstm.__version__

@@ -1,5 +1,5 @@
 /* avx2_f32.c -- the kernels for AVX2 with FMA, float32. */
-#include "kernels.h"
+#include "compact.h"
 #if CYLSTM_X86
 #include <immintrin.h>
 #define REAL_BITS 32

@@ -1,5 +1,5 @@
 /* avx512_f32.c -- the kernels for AVX-512, float32. */
-#include "kernels.h"
+#include "compact.h"
 #if CYLSTM_X86
 #include <immintrin.h>
 #define REAL_BITS 32

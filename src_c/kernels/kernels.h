@@ -151,6 +151,9 @@ struct cylstm_product {
     const void *init;
     ptrdiff_t init_panel, init_row;
     struct cylstm_rows addend; /* `columns` reals a row, added last; base may be NULL */
+    /* Of weights with fewer bits than a real: who multiplies by them, and memory for codes. */
+    const struct cylstm_compact_kernels *compact;
+    void *codes;
     cylstm_cell_fn *finish;    /* with the operands in `cell`; NULL: the sums are stored to `out` */
     struct cylstm_rows out;    /* row r of panel p at out + p * out_panel */
     ptrdiff_t out_panel;
@@ -181,6 +184,8 @@ struct cylstm_sgd_terms {
     int nesterov, first;
 };
 
+struct cylstm_compact_kernels; /* compact.h */
+
 struct cylstm_kernels {
     const char *isa;
     int bits;         /* 32 or 64 */
@@ -205,6 +210,7 @@ struct cylstm_kernels {
     void (*sgd)(const struct cylstm_sgd_terms *terms, const struct cylstm_update *update, size_t n);
     void (*sigmoid)(const void *x, void *y, size_t n);
     void (*tanh)(const void *x, void *y, size_t n);
+    const struct cylstm_compact_kernels *bf16; /* of float32 sets */
 };
 
 #if CYLSTM_X86

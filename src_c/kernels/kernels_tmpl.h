@@ -16,6 +16,9 @@
 #include "gemm_tmpl.h"
 #include "optim_tmpl.h"
 #include "pack_tmpl.h"
+#if REAL_BITS == 32
+#include "bf16_tmpl.h"
+#endif
 
 const struct cylstm_kernels KERNELS = {
     .isa = ISA_NAME,
@@ -39,4 +42,7 @@ const struct cylstm_kernels KERNELS = {
     .sgd = sgd,
     .sigmoid = sigmoid_array,
     .tanh = tanh_array,
+#if REAL_BITS == 32
+    .bf16 = &bf16_kernels,
+#endif
 };

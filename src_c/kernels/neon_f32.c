@@ -1,5 +1,5 @@
 /* neon_f32.c -- the kernels for AArch64 Advanced SIMD, float32. */
-#include "kernels.h"
+#include "compact.h"
 #if CYLSTM_AARCH64
 #include <arm_neon.h>
 #define REAL_BITS 32

@@ -1,5 +1,5 @@
 /* scalar_f32.c -- the kernels in portable C, float32. */
-#include "kernels.h"
+#include "compact.h"
 #define REAL_BITS 32
 #define KERNELS cylstm_kernels_scalar_f32
 #define ISA_NAME "scalar"

@@ -1,5 +1,5 @@
 /* sse2_f32.c -- the kernels for SSE2, float32. */
-#include "kernels.h"
+#include "compact.h"
 #if CYLSTM_X86
 #include <emmintrin.h>
 #define REAL_BITS 32

@@ -46,6 +46,39 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
     *high = _mm256_permute2f128_ps(l, h, 0x31);
 }
 
+/* Two bfloat16 to a lane; see bf16_tmpl.h. */
+ALWAYS_INLINE vf v_low_bf16(vf pair) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16));
+}
+ALWAYS_INLINE vf v_high_bf16(vf pair) {
+    return _mm256_and_ps(pair, _mm256_castsi256_ps(_mm256_set1_epi32(-65536)));
+}
+
+/* Four int8 to a lane; see int8_tmpl.h. */
+typedef __m256i vi;
+ALWAYS_INLINE vi v_load_i(const void *p) { return _mm256_loadu_si256(p); }
+ALWAYS_INLINE vi v_set1_i(int32_t a) { return _mm256_set1_epi32(a); }
+ALWAYS_INLINE vi v_add_i(vi a, vi b) { return _mm256_add_epi32(a, b); }
+ALWAYS_INLINE vf v_from_i(vi a) { return _mm256_cvtepi32_ps(a); }
+ALWAYS_INLINE void v_store_low_bytes(void *p, vf a) {
+    const __m256i first = _mm256_set1_epi32(0x0c080400), quad = _mm256_shuffle_epi8(_mm256_castps_si256(a), first);
+    const __m256i both = _mm256_permutevar8x32_epi32(quad, _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4));
+    _mm_storel_epi64(p, _mm256_castsi256_si128(both));
+}
+#if defined(DOT_VNNI)
+#define INT8_ROWS 3
+#define CODE_OF_ZERO 128
+ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) { return _mm256_dpbusd_avx_epi32(sum, a, w); }
+#else
+#define INT8_ROWS 2
+#define CODE_OF_ZERO 0
+/* |a| times w with the sign of a: two products of at most 127 * 127 fit 16 bits, nothing saturates. */
+ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) {
+    const vi pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(w, a));
+    return v_add_i(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+
 #else
 
 typedef double real;

@@ -45,6 +45,38 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
     *high = _mm512_permutex2var_ps(a, _mm512_add_epi32(l, _mm512_set1_epi32(8)), b);
 }
 
+/* Two bfloat16 to a lane; see bf16_tmpl.h. */
+ALWAYS_INLINE vf v_low_bf16(vf pair) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pair), 16));
+}
+ALWAYS_INLINE vf v_high_bf16(vf pair) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pair), _mm512_set1_epi32(-65536)));
+}
+
+/* Four int8 to a lane; see int8_tmpl.h. */
+typedef __m512i vi;
+ALWAYS_INLINE vi v_load_i(const void *p) { return _mm512_loadu_si512(p); }
+ALWAYS_INLINE vi v_set1_i(int32_t a) { return _mm512_set1_epi32(a); }
+ALWAYS_INLINE vi v_add_i(vi a, vi b) { return _mm512_add_epi32(a, b); }
+ALWAYS_INLINE vf v_from_i(vi a) { return _mm512_cvtepi32_ps(a); }
+ALWAYS_INLINE void v_store_low_bytes(void *p, vf a) {
+    _mm_storeu_si128(p, _mm512_cvtepi32_epi8(_mm512_castps_si512(a)));
+}
+#if defined(DOT_VNNI)
+#define INT8_ROWS 6
+#define CODE_OF_ZERO 128
+ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) { return _mm512_dpbusd_epi32(sum, a, w); }
+#else
+#define INT8_ROWS 4
+#define CODE_OF_ZERO 0
+ALWAYS_INLINE vi even_bytes(vi a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
+ALWAYS_INLINE vi odd_bytes(vi a) { return _mm512_srai_epi16(a, 8); }
+ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) {
+    sum = v_add_i(sum, _mm512_madd_epi16(even_bytes(a), even_bytes(w)));
+    return v_add_i(sum, _mm512_madd_epi16(odd_bytes(a), odd_bytes(w)));
+}
+#endif
+
 #else
 
 typedef double real;

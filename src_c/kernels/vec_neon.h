@@ -31,6 +31,41 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
     *high = vzip2q_f32(a, b);
 }
 
+/* Two bfloat16 to a lane; see bf16_tmpl.h. */
+ALWAYS_INLINE vf v_low_bf16(vf pair) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(pair), 16));
+}
+ALWAYS_INLINE vf v_high_bf16(vf pair) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(pair), vdupq_n_u32(0xffff0000u)));
+}
+
+/* Four int8 to a lane; see int8_tmpl.h. */
+typedef int8x16_t vi;
+#define INT8_ROWS 4
+#define CODE_OF_ZERO 0
+ALWAYS_INLINE vi v_load_i(const void *p) { return vld1q_s8(p); }
+ALWAYS_INLINE vi v_set1_i(int32_t a) { return vreinterpretq_s8_s32(vdupq_n_s32(a)); }
+ALWAYS_INLINE vi v_add_i(vi a, vi b) {
+    return vreinterpretq_s8_s32(vaddq_s32(vreinterpretq_s32_s8(a), vreinterpretq_s32_s8(b)));
+}
+ALWAYS_INLINE vf v_from_i(vi a) { return vcvtq_f32_s32(vreinterpretq_s32_s8(a)); }
+ALWAYS_INLINE void v_store_low_bytes(void *p, vf a) {
+    const uint16x4_t words = vmovn_u32(vreinterpretq_u32_f32(a));
+    const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
+    vst1_lane_u32(p, vreinterpret_u32_u8(bytes), 0);
+}
+#if defined(DOT_SDOT)
+ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) {
+    return vreinterpretq_s8_s32(vdotq_s32(vreinterpretq_s32_s8(sum), a, w));
+}
+#else
+ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) {
+    const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(w)));
+    const int32x4_t high = vpaddlq_s16(vmull_high_s8(a, w));
+    return v_add_i(sum, vreinterpretq_s8_s32(vpaddq_s32(low, high)));
+}
+#endif
+
 #else
 
 typedef double real;

@@ -14,6 +14,13 @@
  *   V_ROUND, v_pow2       where t = x + V_ROUND, t - V_ROUND is the integer n nearest to x, and
  *                         v_pow2(t) is 2^n for n in [-127, 128] (64 bits: [-1023, 1024]): 0 at the
  *                         lowest n, infinity at the highest
+ *
+ * float32 tables also serve bf16_tmpl.h: v_low_bf16 and v_high_bf16 widen the bfloat16 in the low and
+ * in the high half of each lane; and int8_tmpl.h, with vi: VL integers of 32 bits, or four int8 to a lane:
+ *   v_dot(a, w, sum)      sum + the four products of each lane, exact: |w| and |a| are at most 127;
+ *                         where CODE_OF_ZERO is 128, a is unsigned and holds the number plus 128
+ *   v_store_low_bytes     the lowest byte of each lane, VL bytes
+ *   INT8_ROWS             rows of a tile of integer sums
  * Here v_fma is not fused: libm's fma() is slow in software on CPUs without the instruction. */
 #include <string.h>
 
@@ -83,6 +90,27 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
     EACH_LANE low->lane[l] = (l % 2 ? b : a).lane[l / 2];
     EACH_LANE high->lane[l] = (l % 2 ? b : a).lane[(VL + l) / 2];
 }
+
+#if REAL_BITS == 32
+ALWAYS_INLINE vf v_low_bf16(vf a) { LANES(real_of(bits_of(A) << 16)); }
+ALWAYS_INLINE vf v_high_bf16(vf a) { LANES(real_of(bits_of(A) & 0xffff0000u)); }
+
+typedef struct { int32_t lane[VL]; } vi;
+#define INT8_ROWS 2
+#define CODE_OF_ZERO 0
+ALWAYS_INLINE vi v_load_i(const void *p) { vi r; memcpy(&r, p, sizeof r); return r; }
+ALWAYS_INLINE vi v_set1_i(int32_t a) { vi r; EACH_LANE r.lane[l] = a; return r; }
+ALWAYS_INLINE vi v_add_i(vi a, vi b) { EACH_LANE a.lane[l] += b.lane[l]; return a; }
+ALWAYS_INLINE vf v_from_i(vi a) { LANES((real)A); }
+ALWAYS_INLINE void v_store_low_bytes(void *p, vf a) { EACH_LANE ((uint8_t *)p)[l] = (uint8_t)bits_of(A); }
+/* Byte k of a lane, with its sign. */
+ALWAYS_INLINE int32_t byte_of(int32_t a, int k) { return (int32_t)((uint32_t)a << (24 - 8 * k)) >> 24; }
+ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) {
+    EACH_LANE sum.lane[l] += byte_of(a.lane[l], 0) * byte_of(w.lane[l], 0) + byte_of(a.lane[l], 1) * byte_of(w.lane[l], 1)
+                           + byte_of(a.lane[l], 2) * byte_of(w.lane[l], 2) + byte_of(a.lane[l], 3) * byte_of(w.lane[l], 3);
+    return sum;
+}
+#endif
 
 #undef LANES
 #undef A

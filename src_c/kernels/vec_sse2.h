@@ -1,4 +1,6 @@
 /* Op table for SSE2, which every x86-64 CPU has: 4 floats or 2 doubles. The contract stands in vec_scalar.h. */
+#include <string.h>
+
 #define TILE_ROWS 2
 
 #if REAL_BITS == 32
@@ -27,6 +29,35 @@ ALWAYS_INLINE vf v_pow2(vf t) { return _mm_castsi128_ps(_mm_slli_epi32(_mm_castp
 ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
     *low = _mm_unpacklo_ps(a, b);
     *high = _mm_unpackhi_ps(a, b);
+}
+
+/* Two bfloat16 to a lane; see bf16_tmpl.h. */
+ALWAYS_INLINE vf v_low_bf16(vf pair) {
+    return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(pair), 16));
+}
+ALWAYS_INLINE vf v_high_bf16(vf pair) {
+    return _mm_and_ps(pair, _mm_castsi128_ps(_mm_set1_epi32(-65536)));
+}
+
+/* Four int8 to a lane; see int8_tmpl.h. */
+typedef __m128i vi;
+#define INT8_ROWS 2
+#define CODE_OF_ZERO 0
+ALWAYS_INLINE vi v_load_i(const void *p) { return _mm_loadu_si128(p); }
+ALWAYS_INLINE vi v_set1_i(int32_t a) { return _mm_set1_epi32(a); }
+ALWAYS_INLINE vi v_add_i(vi a, vi b) { return _mm_add_epi32(a, b); }
+ALWAYS_INLINE vf v_from_i(vi a) { return _mm_cvtepi32_ps(a); }
+ALWAYS_INLINE void v_store_low_bytes(void *p, vf a) {
+    const __m128i low = _mm_and_si128(_mm_castps_si128(a), _mm_set1_epi32(0xff));
+    const __m128i words = _mm_packs_epi32(low, low), bytes = _mm_packus_epi16(words, words);
+    const int32_t four = _mm_cvtsi128_si32(bytes);
+    memcpy(p, &four, sizeof four);
+}
+ALWAYS_INLINE vi even_bytes(vi a) { return _mm_srai_epi16(_mm_slli_epi16(a, 8), 8); }
+ALWAYS_INLINE vi odd_bytes(vi a) { return _mm_srai_epi16(a, 8); }
+ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) {
+    sum = v_add_i(sum, _mm_madd_epi16(even_bytes(a), even_bytes(w)));
+    return v_add_i(sum, _mm_madd_epi16(odd_bytes(a), odd_bytes(w)));
 }
 
 #else

@@ -1,0 +1,86 @@
+/* compact.c -- products with weights of fewer bits than a float: rows in blocks, each quantised once
+ * and then met by every panel.
+ *
+ * A row is quantised on its own, whatever rows stand beside it: its bits depend neither on the
+ * batch nor on the threads.
+ */
+#include "compact.h"
+
+#include <string.h>
+
+enum { BLOCK_ROWS = 64 };
+
+static size_t stride_of(size_t K) { return cylstm_round_up(K, INT8_GROUP); }
+
+size_t cylstm_codes_size(size_t K)
+{
+    return BLOCK_ROWS * (K + 2 * INT8_GROUP + 2 * sizeof(float)) + 2 * CYLSTM_ALIGN;
+}
+
+/* The codes of rows [first, first + rows) of both terms, in `memory`. */
+static void quantize_rows(const struct cylstm_compact_kernels *k, const struct cylstm_product *p,
+                          size_t first, size_t rows, char *memory, struct cylstm_codes codes[2])
+{
+    for (int n = 0; n < 2; n++) {
+        const struct cylstm_term *t = &p->term[n];
+        const size_t stride = stride_of(t->K);
+        codes[n] = (struct cylstm_codes){(uint8_t *)memory + BLOCK_ROWS * sizeof(float), stride,
+                                         (float *)memory};
+        for (size_t r = 0; t->K && r < rows; r++) {
+            const size_t row = first + r;
+            const ptrdiff_t at = t->a.offset ? t->a.offset[row] : (ptrdiff_t)row * t->a.stride;
+            codes[n].scales[r] =
+                k->quantize((const float *)t->a.base + at, t->K, codes[n].codes + r * stride);
+        }
+        memory += BLOCK_ROWS * sizeof(float) + cylstm_round_up(BLOCK_ROWS * stride, CYLSTM_ALIGN);
+    }
+}
+
+/* The sums of a tile before its terms: `used` columns, of rows `width` apart. */
+static void start_sums(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
+                       size_t used, size_t width, float *sums)
+{
+    const float *init =
+        (const float *)p->init + (ptrdiff_t)panel * p->init_panel + (ptrdiff_t)row * p->init_row;
+    for (size_t r = 0; r < rows; r++, init += p->init_row, sums += width)
+        memcpy(sums, init, used * sizeof *sums);
+}
+
+const struct cylstm_compact_kernels *cylstm_compact_kernels(const struct cylstm_context *ctx,
+                                                            enum cylstm_format_type format)
+{
+    return format == CYLSTM_BFLOAT16 ? ctx->kernels->bf16
+           : format == CYLSTM_INT8   ? ctx->int8
+                                     : NULL;
+}
+
+void cylstm_multiply_compact(const struct cylstm_call *call, const struct cylstm_product *p)
+{
+    const struct cylstm_compact_kernels *k = p->compact;
+    _Alignas(CYLSTM_ALIGN) float sums[MAX_TILE_ROWS * PANEL_VECTORS * MAX_VL];
+    const size_t width = PANEL_VECTORS * k->lanes, count = p->panel_end - p->panel_begin,
+                 block = k->quantize ? BLOCK_ROWS : p->rows;
+    const size_t together = p->rows == 1 ? k->row_panels : 1;
+    struct cylstm_codes codes[2];
+    for (size_t first = 0; first < p->rows; first += block) {
+        const size_t end = p->rows - first < block ? p->rows : first + block;
+        if (k->quantize) quantize_rows(k, p, first, end - first, p->codes, codes);
+        const size_t base = k->quantize ? first : 0;
+        for (size_t i = 0, panels; i < count; i += panels) {
+            panels = count - i < together ? count - i : together;
+            const size_t panel = p->descending ? p->panel_end - i - panels : p->panel_begin + i,
+                         left = p->columns - (panel + panels - 1) * width,
+                         vectors = left < width ? (left + k->lanes - 1) / k->lanes : PANEL_VECTORS;
+            size_t tiles = (end - first + k->tile_rows - 1) / k->tile_rows;
+            for (size_t row = first, rows; row < end; row += rows, tiles--) {
+                rows = (end - row + tiles - 1) / tiles; /* nearly equal heights */
+                for (size_t n = 0; n < panels; n++)
+                    start_sums(p, panel + n, row, rows, n + 1 < panels ? width : vectors * k->lanes,
+                               width, sums + n * width);
+                k->add_terms(p, codes, panel, panels, vectors, row - base, rows, sums);
+                for (size_t n = 0; n < panels; n++)
+                    call->kernels->finish(p, panel + n, row, rows, sums + n * width);
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+/* avxvnni_int8.c -- int8 for AVX2 with AVX-VNNI. */
+#include "compact.h"
+
+#include <string.h>
+#if CYLSTM_X86
+#include <immintrin.h>
+#define REAL_BITS 32
+#define INT8_KERNELS cylstm_int8_avxvnni
+#define INT8_NAME "avxvnni"
+#define DOT_VNNI
+TARGET_BEGIN("avx2,fma,avxvnni")
+#include "vec_avx2.h"
+#include "int8_tmpl.h"
+TARGET_END
+#endif

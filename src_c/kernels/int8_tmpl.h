@@ -1,0 +1,149 @@
+/* int8_tmpl.h -- quantised rows times int8 panels, for one way of multiplying bytes.
+ *
+ * Parameters, set by the including file (avx2_int8.c and its like): REAL_BITS 32, INT8_KERNELS and
+ * INT8_NAME, and one vec_*.h, of which v_dot is the heart.
+ *
+ * Integer sums are exact, so their order is free: a lone row takes several chains over k, which hide
+ * the latency of the dot product.
+ */
+
+/* Adding it rounds a number of less than 2^22 to an integer, which the low bits then hold. */
+static const real INT8_ROUND = 0x1.8p23f;
+static const real INT8_LEAST = 0x1p-119f; /* its scale is still a normal number */
+
+static real largest_lane(vf a)
+{
+    real lane[VL], most = 0;
+    v_store(lane, a);
+    for (int l = 0; l < VL; l++) most = lane[l] > most ? lane[l] : most;
+    return most;
+}
+
+static float quantize(const float *x, size_t n, uint8_t *codes)
+{
+    vf most = v_zero(), poison = v_zero(); /* 0 times a number is 0, and else NaN */
+    size_t k = 0;
+    for (; k + VL <= n; k += VL) {
+        const vf a = v_load(x + k);
+        most = v_max(most, v_abs(a));
+        poison = v_fma(a, v_zero(), poison);
+    }
+    const vf rest = v_load_n(x + k, n - k);
+    most = v_max(most, v_abs(rest));
+    poison = v_fma(rest, v_zero(), poison);
+    real lane[VL], sum = 0;
+    v_store(lane, poison);
+    for (int l = 0; l < VL; l++) sum += lane[l];
+    const real largest = largest_lane(most);
+    const int none = !(largest >= INT8_LEAST) || sum != sum;
+    const vf round = v_set1(INT8_ROUND + CODE_OF_ZERO), by = v_set1(none ? 0 : 127 / largest);
+    if (none) {
+        memset(codes, CODE_OF_ZERO, (n + INT8_GROUP - 1) / INT8_GROUP * INT8_GROUP);
+        return sum;
+    }
+    for (k = 0; k + VL <= n; k += VL)
+        v_store_low_bytes(codes + k, v_add(v_mul(v_load(x + k), by), round));
+    uint8_t last[VL + INT8_GROUP];
+    v_store_low_bytes(last, v_add(v_mul(v_load_n(x + k, n - k), by), round));
+    memset(last + VL, CODE_OF_ZERO, INT8_GROUP);
+    memcpy(codes + k, last, (n - k + INT8_GROUP - 1) / INT8_GROUP * INT8_GROUP);
+    return largest / 127;
+}
+
+ALWAYS_INLINE int32_t group_of(const uint8_t *codes, size_t g)
+{
+    int32_t four;
+    memcpy(&four, codes + g * INT8_GROUP, sizeof four);
+    return four;
+}
+
+/* One term of R rows and NV vectors; a lone row as CHAINS chains over k. */
+ALWAYS_INLINE void int8_term(const struct cylstm_codes *c, const char *w, size_t groups, size_t row,
+                             float *sums, const int R, const int NV, const int CHAINS)
+{
+    const ptrdiff_t vector = VL * sizeof(int32_t), line = PANEL_VECTORS * vector;
+    const float *scale = (const float *)(w + (ptrdiff_t)groups * line);
+    const char *correction = (const char *)scale + line;
+    const uint8_t *codes[MAX_TILE_ROWS];
+    vi acc[MAX_TILE_ROWS * PANEL_VECTORS];
+    UNROLL for (int r = 0; r < R; r++) codes[r] = c->codes + (row + (size_t)r) * c->stride;
+    UNROLL for (int n = 0; n < R * CHAINS; n++)
+        UNROLL for (int v = 0; v < NV; v++)
+            acc[n * NV + v] = CODE_OF_ZERO && n % CHAINS == 0 ? v_load_i(correction + v * vector) : v_set1_i(0);
+    size_t g = 0;
+    for (; groups - g >= (size_t)CHAINS; g += (size_t)CHAINS, w += CHAINS * line)
+        UNROLL for (int n = 0; n < CHAINS; n++) {
+            vi a[MAX_TILE_ROWS];
+            UNROLL for (int r = 0; r < R; r++) a[r] = v_set1_i(group_of(codes[r], g + (size_t)n));
+            UNROLL for (int v = 0; v < NV; v++) {
+                const vi wv = v_load_i(w + n * line + v * vector);
+                UNROLL for (int r = 0; r < R; r++)
+                    acc[(r * CHAINS + n) * NV + v] = v_dot(a[r], wv, acc[(r * CHAINS + n) * NV + v]);
+            }
+        }
+    for (; CHAINS > 1 && g < groups; g++, w += line)
+        UNROLL for (int v = 0; v < NV; v++)
+            acc[v] = v_dot(v_set1_i(group_of(codes[0], g)), v_load_i(w + v * vector), acc[v]);
+    UNROLL for (int r = 0; r < R; r++) {
+        const vf by = v_set1(c->scales[row + (size_t)r]);
+        UNROLL for (int v = 0; v < NV; v++) {
+            vi sum = acc[r * CHAINS * NV + v];
+            UNROLL for (int n = 1; n < CHAINS; n++) sum = v_add_i(sum, acc[(r * CHAINS + n) * NV + v]);
+            float *out = sums + (r * PANEL_VECTORS + v) * VL;
+            v_store(out, v_fma(v_from_i(sum), v_mul(by, v_load(scale + v * VL)), v_load(out)));
+        }
+    }
+}
+
+/* One instance per height and width. */
+#define INT8_TILE(R, NV, CHAINS) \
+    static void int8_tile_##R##x##NV(const struct cylstm_codes *c, const char *w, size_t groups, size_t row, float *sums) \
+    { int8_term(c, w, groups, row, sums, R, NV, CHAINS); }
+#define INT8_TILES(R, CHAINS) INT8_TILE(R, 1, CHAINS) INT8_TILE(R, 2, CHAINS) INT8_TILE(R, 3, CHAINS) INT8_TILE(R, 4, CHAINS)
+#define INT8_NAMES(R) { int8_tile_##R##x1, int8_tile_##R##x2, int8_tile_##R##x3, int8_tile_##R##x4 },
+typedef void int8_tile_fn(const struct cylstm_codes *c, const char *w, size_t groups, size_t row, float *sums);
+INT8_TILES(1, INT8_ROWS)
+INT8_TILES(2, 1)
+#if INT8_ROWS > 2
+INT8_TILES(3, 1)
+#endif
+#if INT8_ROWS > 3
+INT8_TILES(4, 1)
+#endif
+#if INT8_ROWS > 4
+INT8_TILES(5, 1)
+INT8_TILES(6, 1)
+#endif
+static int8_tile_fn *const int8_tiles[INT8_ROWS][PANEL_VECTORS] = {
+    INT8_NAMES(1) INT8_NAMES(2)
+#if INT8_ROWS > 2
+    INT8_NAMES(3)
+#endif
+#if INT8_ROWS > 3
+    INT8_NAMES(4)
+#endif
+#if INT8_ROWS > 4
+    INT8_NAMES(5) INT8_NAMES(6)
+#endif
+};
+
+static void add_terms(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
+                      size_t panels, size_t vectors, size_t row, size_t rows, float *sums)
+{
+    (void)panels; /* one */
+    for (int n = 0; n < 2; n++) {
+        const struct cylstm_term *t = &p->term[n];
+        if (t->K)
+            int8_tiles[rows - 1][vectors - 1](&codes[n], (const char *)t->w + (ptrdiff_t)panel * p->w_panel,
+                                              (t->K + INT8_GROUP - 1) / INT8_GROUP, row, sums);
+    }
+}
+
+const struct cylstm_compact_kernels INT8_KERNELS = {
+    .name = INT8_NAME,
+    .lanes = VL,
+    .tile_rows = INT8_ROWS,
+    .row_panels = 1,
+    .quantize = quantize,
+    .add_terms = add_terms,
+};

@@ -1,0 +1,299 @@
+"""Weights of fewer bits: bfloat16 against float32 of the rounded weights, to the bit; int8 against
+integers in NumPy; and what both refuse."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cylstm
+from cylstm import reference
+from cylstm.tensors import widened
+from helpers import Array, all_grads, rel, run_python, same_bits
+
+ISAS = list(cylstm.show_config()["isa_available"])
+FORMATS = ("bfloat16", "int8")
+SIZES: dict[str, dict[str, Any]] = {
+    "smallest": dict(input_size=1, hidden_size=1),
+    "odd": dict(input_size=7, hidden_size=17),
+    "no bias": dict(input_size=3, hidden_size=9, bias=False),
+    "stack": dict(input_size=5, hidden_size=33, num_layers=3),
+    "bidirectional": dict(input_size=50, hidden_size=18, num_layers=2, bidirectional=True),
+    "projection": dict(input_size=6, hidden_size=50, proj_size=9, num_layers=2),
+    "wide": dict(input_size=214, hidden_size=65),
+    "narrow input": dict(input_size=2, hidden_size=128, batch_first=True),
+}
+SHAPES = {"one row": (7, 1), "few rows": (23, 3), "many rows": (3, 67)}
+
+
+def forced(isa: str) -> type[cylstm.LSTM]:
+    return type("LSTM", (cylstm.LSTM,), {"_isa": isa, "__slots__": ()})
+
+
+def inputs(lstm: cylstm.LSTM, T: int, B: int, seed: int = 0) -> tuple[Array, tuple[Array, Array]]:
+    draw = np.random.default_rng(seed)
+    passes, R = lstm.num_layers * (1 + lstm.bidirectional), lstm.proj_size or lstm.hidden_size
+    shape = (B, T) if lstm.batch_first else (T, B)
+    x = draw.standard_normal((*shape, lstm.input_size), np.float32)
+    h_0 = draw.uniform(-1, 1, (passes, B, R)).astype(np.float32)
+    return x, (h_0, draw.uniform(-1, 1, (passes, B, lstm.hidden_size)).astype(np.float32))
+
+
+def flat(result: Any) -> list[Array]:
+    y, (h_n, c_n) = result
+    return [y, h_n, c_n]
+
+
+# --- what is computed
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", SIZES)
+def test_bfloat16_is_float32_of_the_rounded_weights(name: str, shape: str, isa: str) -> None:
+    lstm = forced(isa)(**SIZES[name], seed=1)
+    narrow = cylstm.quantize(lstm, "bfloat16")
+    rounded = forced(isa)(**SIZES[name])
+    rounded.load_state_dict(
+        {key: widened(a) if a.dtype == np.uint16 else a for key, a in narrow.state_dict().items()}
+    )
+    T, B = SHAPES[shape]
+    x, states = inputs(lstm, T, B)
+    lengths = np.random.default_rng(1).integers(0, T + 1, B)
+    assert same_bits(flat(narrow(x, states, lengths)), flat(rounded(x, states, lengths)))
+    assert not same_bits(flat(narrow(x, states)), flat(lstm(x, states)))
+
+
+def test_bfloat16_rounds_to_nearest_even() -> None:
+    linear = cylstm.Linear(6, 1, bias=False)
+    step = 2.0**-7  # of bfloat16 from 1 on
+    row = [1, 1 + step / 2, 1 + 3 * step / 2, 1 + step / 2 + 2**-20, -1 - step / 2, 0]
+    exact = np.array([row], np.float32)
+    linear.load_state_dict({"weight": exact})
+    stored = widened(cylstm.quantize(linear, "bfloat16").state_dict()["weight"])
+    assert stored.tolist() == [[1, 1, 1 + 2 * step, 1 + step, -1, 0]]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", SIZES)
+def test_int8_is_exact_integers(name: str, shape: str, isa: str) -> None:
+    """Against reference.lstm_int8, whose codes and sums are the same integers: what is left is
+    float32's rounding of gate math. A code off by one would show as some 1e-3."""
+    lstm = forced(isa)(**SIZES[name], seed=1)
+    narrow = cylstm.quantize(lstm, "int8")
+    T, B = SHAPES[shape]
+    x, (h_0, c_0) = inputs(lstm, T, B)
+    y, (h_n, c_n) = narrow(x, (h_0, c_0))
+    # each step by itself from the state before: a code may be rounded the other way after many
+    stream_like = x.swapaxes(0, 1) if lstm.batch_first else x
+    if lstm.num_layers > 1 or lstm.bidirectional or lstm.proj_size:
+        return check_first_layer(lstm, narrow, stream_like, h_0, c_0)
+    weights = narrow.state_dict()
+    h, c = h_0[0], c_0[0]
+    for t in range(T):
+        want = reference.lstm_int8_step(weights, stream_like[t], h, c)
+        got = narrow(x[:, t : t + 1] if lstm.batch_first else x[t : t + 1], (h[None], c[None]))[1]
+        assert rel(got[0][0], want[0]) < 5e-6 and rel(got[1][0], want[1]) < 5e-6
+        h, c = got[0][0], got[1][0]
+    assert same_bits([h_n[0], c_n[0]], [h, c])
+
+
+def check_first_layer(
+    lstm: cylstm.LSTM, narrow: cylstm.LSTM, x: Array, h_0: Array, c_0: Array
+) -> None:
+    """The first step of the first layer, both directions, of a stack of one step."""
+    weights = narrow.state_dict()
+    T = x.shape[0]
+    for d in range(1 + lstm.bidirectional):
+        end = "_l0_reverse" if d else "_l0"
+        own = {key.replace(end, "_l0"): a for key, a in weights.items() if key.endswith(end)}
+        x_t = x[T - 1 if d else 0]
+        h, c = reference.lstm_int8_step(own, x_t, h_0[d], c_0[d])
+        y, (h_n, c_n) = narrow(x[T - 1 :] if d else x[:1], (h_0, c_0))
+        assert rel(h_n[d], h) < 5e-6 and rel(c_n[d], c) < 5e-6
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_sequence_depends_on_itself_alone(isa: str, weights: str) -> None:
+    """Not on the batch, the threads or how it is cut in time: calls, blocks and steps."""
+    lstm = cylstm.quantize(forced(isa)(37, 50, 2, seed=3), weights)
+    x, (h_0, c_0) = inputs(lstm, 41, 70)
+    whole = flat(lstm(x, (h_0, c_0), threads=1))
+    assert same_bits(whole, flat(lstm(x, (h_0, c_0), threads=3)))
+    few = slice(30, 33)
+    part = lstm(x[:, few], (h_0[:, few].copy(), c_0[:, few].copy()))
+    assert same_bits(flat(part), [a[:, few] for a in whole])
+    stream = lstm.stream(70)
+    stream.state = (h_0, c_0)
+    blocks = [stream.run(x[:17]), stream.step(x[17])[None], stream.run(x[18:])]
+    assert same_bits([np.concatenate(blocks), *stream.state], whole)
+
+
+@pytest.mark.parametrize("name", cylstm.show_config()["int8_available"])
+def test_every_way_of_multiplying_gives_the_same_bits(name: str) -> None:
+    """In a process of its own, in which CYLSTM_INT8 forces it."""
+    script = (
+        "import cylstm, numpy as np\n"
+        "lstm = cylstm.quantize(cylstm.LSTM(37, 50, 2, seed=3))\n"
+        "x = np.sin(np.arange(11 * 5 * 37, dtype=np.float32)).reshape(11, 5, 37)\n"
+        "y = lstm(x)[0]\n"
+        "print(cylstm.show_config()['int8'], y.tobytes().hex())"
+    )
+    got = run_python("-c", script, CYLSTM_INT8=name).stdout.split()
+    assert got[0] == name
+    x = np.sin(np.arange(11 * 5 * 37, dtype=np.float32)).reshape(11, 5, 37)
+    want = cylstm.quantize(cylstm.LSTM(37, 50, 2, seed=3))(x)[0]
+    assert got[1] == want.tobytes().hex()
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+def test_a_bad_row_stays_alone(weights: str) -> None:
+    lstm = cylstm.quantize(cylstm.LSTM(9, 17, seed=0), weights)
+    x, states = inputs(lstm, 5, 4)
+    good = lstm(x, states)[0]
+    for bad in (np.nan, np.inf, 1e38):
+        spoilt = x.copy()
+        spoilt[2, 1, 3] = bad
+        y = lstm(spoilt, states)[0]
+        assert same_bits(y[:, [0, 2, 3]], good[:, [0, 2, 3]])
+        assert same_bits(y[:2], good[:2])
+        # int8 has no code for an infinity: such a row has no scale
+        unknown = np.isnan(bad) or (weights == "int8" and np.isinf(bad))
+        assert np.isnan(y[2:, 1]).any() == unknown
+
+
+def test_rows_of_zeros_and_tiny_numbers() -> None:
+    lstm = cylstm.LSTM(5, 6, seed=0)
+    state = {name: a.copy() for name, a in lstm.state_dict().items()}
+    state["weight_ih_l0"][3] = 0
+    state["weight_ih_l0"][4] = 1e-40
+    state["weight_hh_l0"][:] = 0
+    lstm.load_state_dict(state)
+    narrow = cylstm.quantize(lstm)
+    stored = narrow.state_dict()
+    assert not stored["weight_ih_l0"][3:5].any() and not stored["weight_ih_scale_l0"][3:5].any()
+    x, states = inputs(lstm, 3, 2)
+    x[0] = 0
+    x[1] = 1e-40
+    assert np.abs(narrow(x, states)[0] - lstm(x, states)[0]).max() < 1e-2
+
+
+# --- modules
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+def test_copies_pickles_and_files(weights: str, tmp_path: Path) -> None:
+    lstm = cylstm.LSTM(17, 33, 2, bidirectional=True, seed=5)
+    narrow = cylstm.quantize(lstm, weights)
+    x, states = inputs(lstm, 6, 3)
+    want = flat(narrow(x, states))
+    cylstm.save(narrow, tmp_path / "narrow")
+    twins = [copy.copy(narrow), copy.deepcopy(narrow), pickle.loads(pickle.dumps(narrow))]
+    for twin in [*twins, cylstm.load(tmp_path / "narrow")]:
+        assert repr(twin) == repr(narrow) and f"weights={weights!r}" in repr(twin)
+        assert same_bits(flat(twin(x, states)), want)
+    cylstm.save(lstm, tmp_path / "whole")
+    sizes = [(tmp_path / name).stat().st_size for name in ("narrow", "whole")]
+    assert sizes[0] < sizes[1] * (0.6 if weights == "bfloat16" else 0.45)
+
+
+def test_files_have_the_types_of_safetensors(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    for weights, kind in (("bfloat16", "BF16"), ("int8", "I8")):
+        cylstm.save(cylstm.quantize(cylstm.LSTM(3, 4), weights), tmp_path / weights)
+        with safetensors.safe_open(tmp_path / weights, "np") as file:
+            assert file.get_slice("weight_hh_l0").get_dtype() == kind
+            assert file.get_slice("bias_hh_l0").get_dtype() == "F32"
+
+
+def test_the_original_is_left_alone() -> None:
+    lstm = cylstm.LSTM(3, 4, seed=0)
+    before = {name: a.copy() for name, a in lstm.state_dict().items()}
+    cylstm.quantize(lstm)
+    assert same_bits(list(lstm.state_dict().values()), list(before.values()))
+    tape = lstm.forward(np.ones((2, 1, 3), np.float32))
+    assert all(
+        np.isfinite(a).all() for a in all_grads(tape.backward(np.ones((2, 1, 4), np.float32)))
+    )
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+def test_linear(weights: str) -> None:
+    linear = cylstm.Linear(33, 7, seed=2)
+    narrow = cylstm.quantize(linear, weights)
+    x = np.random.default_rng(0).standard_normal((5, 33), np.float32)
+    stored = narrow.state_dict()
+    if weights == "bfloat16":
+        matrix = widened(stored["weight"])
+    else:
+        matrix = stored["weight"].astype(np.float64) * stored["weight_scale"][:, None]
+        assert np.abs(stored["weight"]).max(axis=1).tolist() == [127] * 7
+    assert rel(narrow(x), x.astype(np.float64) @ matrix.T + stored["bias"]) < 1e-6
+    assert np.abs(matrix - linear.state_dict()["weight"]).max() < 1e-3
+    assert same_bits(pickle.loads(pickle.dumps(narrow))(x), narrow(x))
+
+
+# --- what is refused
+
+
+def test_training_is_refused() -> None:
+    for module in (cylstm.LSTM(3, 4), cylstm.Linear(3, 4)):
+        narrow = cylstm.quantize(module)
+        with pytest.raises(ValueError, match="for inference only"):
+            narrow.forward(np.ones((2, 3), np.float32))
+        with pytest.raises(ValueError, match="for inference only"):
+            cylstm.optim.SGD(narrow, lr=0.1)
+
+
+def test_what_can_not_be_quantized() -> None:
+    with pytest.raises(TypeError, match="module is a list"):
+        cylstm.quantize([])  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="'int4', expected 'bfloat16' or 'int8'"):
+        cylstm.quantize(cylstm.LSTM(3, 4), "int4")
+    with pytest.raises(ValueError, match="is of float64, expected float32"):
+        cylstm.quantize(cylstm.LSTM(3, 4, dtype="float64"))
+    with pytest.raises(ValueError, match="weights of int8 already"):
+        cylstm.quantize(cylstm.quantize(cylstm.LSTM(3, 4)), "bfloat16")
+    for bad in (np.nan, np.inf):
+        lstm = cylstm.LSTM(3, 4)
+        state = {name: a.copy() for name, a in lstm.state_dict().items()}
+        state["weight_hh_l0"][1, 2] = bad
+        lstm.load_state_dict(state)
+        with pytest.raises(ValueError, match="weight_hh_l0 holds a NaN or an infinity"):
+            cylstm.quantize(lstm)
+    state["weight_hh_l0"][1, 2] = np.finfo(np.float32).max
+    lstm.load_state_dict(state)
+    with pytest.raises(ValueError, match="rounds to infinity"):
+        cylstm.quantize(lstm, "bfloat16")
+
+
+def test_wrong_weights_are_refused() -> None:
+    narrow = cylstm.quantize(cylstm.LSTM(3, 4, seed=0), "bfloat16")
+    state = dict(narrow.state_dict())
+    fine = widened(state["weight_ih_l0"])
+    narrow.load_state_dict({**state, "weight_ih_l0": fine})  # exact
+    with pytest.raises(TypeError, match="weight_ih_l0 is float32, expected uint16"):
+        narrow.load_state_dict({**state, "weight_ih_l0": fine * np.float32(1.001)})
+    with pytest.raises(ValueError, match="missing: weight_ih_scale_l0"):
+        cylstm.quantize(cylstm.LSTM(3, 4)).load_state_dict(cylstm.LSTM(3, 4).state_dict())
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+def test_empty_batches_and_lengths(weights: str) -> None:
+    lstm = cylstm.quantize(cylstm.LSTM(3, 4, 2), weights)
+    assert lstm(np.empty((5, 0, 3), np.float32))[0].shape == (5, 0, 4)
+    x, states = inputs(lstm, 5, 2)
+    y, (h_n, c_n) = lstm(x, states, [0, 0])
+    assert not y.any() and same_bits([h_n, c_n], list(states))
+
+
+def test_forcing_what_can_not_run() -> None:
+    result = run_python("-c", "import cylstm", CYLSTM_INT8="mmx")
+    assert result.returncode == 1 and "CYLSTM_INT8='mmx': expected one of" in result.stderr
