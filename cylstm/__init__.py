@@ -9,7 +9,7 @@ from .files import save
 from .layers import GRU, LSTM, RNN
 from .linear import Linear
 from .parameter import Parameter
-from .quantization import quantize
+from .quantization import compare, quantize
 from .sequential import Sequential
 
 __version__ = "0.1.0"
@@ -22,6 +22,7 @@ __all__ = [
     "Linear",
     "Parameter",
     "Sequential",
+    "compare",
     "from_keras",
     "from_torch",
     "get_include",

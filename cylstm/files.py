@@ -64,7 +64,8 @@ def save(module: Module | Sequential, path: str | os.PathLike[str]) -> None:
         "cylstm.config": json.dumps(module._config()),
         "cylstm.version": sys.modules["cylstm"].__version__,
     }
-    bfloat16 = {name for name, kind in module._stored.items() if kind == BFLOAT16}
+    stored = module._stored if isinstance(module, Module) else {}
+    bfloat16 = {name for name, kind in stored.items() if kind == BFLOAT16}
     _write(os.fsdecode(path), to_bytes(module.state_dict(), metadata, bfloat16))
 
 

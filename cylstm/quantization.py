@@ -1,8 +1,8 @@
-"""Modules with weights of fewer bits: bfloat16 or int8."""
+"""Modules with weights of fewer bits, bfloat16 or int8, and what that does to their outputs."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -100,3 +100,107 @@ def scale_of(name: str) -> str:
     """Return the name of the scales of a matrix: weight_ih_scale_l0 of weight_ih_l0."""
     kind, layer, rest = name.partition("_l")
     return f"{kind}_scale{layer}{rest}"
+
+
+class Comparison:
+    """How far a module's outputs are from another's on the same input.
+
+    Attributes
+    ----------
+    largest : float
+        max|difference| over all outputs that count.
+    rms : float
+        The root of their mean square.
+    snr_db : float
+        Signal-to-noise ratio, 10 log10(mean square of the outputs / mean square of the
+        difference), in dB; infinite if they are equal.
+    by_step : array (T,)
+        The root mean square of each step over its sequences and units, NaN where no sequence is
+        that long: what drifts along time grows here.
+    """
+
+    __slots__ = ("by_step", "largest", "name", "rms", "snr_db")
+
+    def __init__(self, name: str, want: Array, got: Array, counts: Array) -> None:
+        """`want` and `got` are (T, B, R), `counts` (T, B) bool."""
+        self.name = name
+        want = want.astype(np.float64)
+        error = np.where(counts[..., None], got - want, 0)
+        signal = np.where(counts[..., None], want, 0)
+        number = counts.sum() * want.shape[-1]
+        self.largest = float(np.abs(error).max(initial=0))
+        noise = float(np.square(error).sum())
+        self.rms = float(np.sqrt(noise / number)) if number else 0.0
+        with np.errstate(divide="ignore"):
+            self.snr_db = float(10 * np.log10(np.square(signal).sum() / noise)) if noise else np.inf
+        each = counts.sum(axis=1) * want.shape[-1]
+        with np.errstate(invalid="ignore"):
+            self.by_step = np.sqrt(np.square(error).sum(axis=(1, 2)) / each)
+
+    def __repr__(self) -> str:
+        return (
+            f"Comparison({self.name}: largest {self.largest:.2g}, rms {self.rms:.2g}, "
+            f"{self.snr_db:.1f} dB over {len(self.by_step)} steps)"
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the error by step; returns the matplotlib axes, new ones unless `ax` is given.
+
+        Raises ImportError where matplotlib is not installed (`pip install cylstm[plot]`).
+        """
+        if ax is None:
+            try:
+                from matplotlib.figure import Figure
+            except ImportError:
+                raise ImportError("plot needs matplotlib: pip install cylstm[plot]") from None
+            ax = Figure(figsize=(7, 3), layout="constrained").subplots()
+        ax.plot(self.by_step, label=self.name)
+        ax.set(xlabel="step", ylabel="error (root mean square)", ylim=(0, None))
+        ax.legend()
+        return ax
+
+
+def compare(module: Any, other: Any, x: Array, lengths: Any = None) -> Comparison:
+    """Return how far `other`'s outputs are from `module`'s: what quantising it costs on this input.
+
+    Parameters
+    ----------
+    module, other : two LSTMs, GRUs or RNNs of the same sizes, or two Linears
+    x : array (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched; for a Linear (..., in)
+    lengths : integers (B,) or None; steps past a length do not count
+
+    Raises
+    ------
+    ValueError, TypeError
+        x or lengths are none that the modules take, or the outputs differ in shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cylstm
+    >>> lstm = cylstm.LSTM(3, 5, seed=1)
+    >>> x = np.random.default_rng(0).standard_normal((20, 4, 3), np.float32)
+    >>> difference = cylstm.compare(lstm, cylstm.quantize(lstm, "bfloat16"), x)
+    >>> difference.largest < 2e-3
+    True
+    >>> difference.by_step.shape
+    (20,)
+    """
+    if lengths is not None and not hasattr(module, "hidden_size"):
+        raise ValueError(f"lengths was given for a {type(module).__name__}, expected None")
+    want, got = (_by_step(each, x, lengths) for each in (module, other))
+    if want.shape != got.shape:
+        raise ValueError(f"outputs have shapes {want.shape} and {got.shape}, expected the same")
+    T, B, _ = want.shape
+    counts = np.arange(T)[:, None] < (np.full(B, T) if lengths is None else np.atleast_1d(lengths))
+    return Comparison(other._format or type(other).__name__, want, got, counts)
+
+
+def _by_step(module: Any, x: Array, lengths: Any) -> Array:
+    """A module's outputs as (T, B, R); the rows of a Linear as steps."""
+    if not hasattr(module, "hidden_size"):
+        return np.asarray(module(x)).reshape(-1, 1, module.out_features)
+    y = module(x, lengths=lengths)[0]
+    if y.ndim == 2:
+        return y[:, None]
+    return y.swapaxes(0, 1) if module.batch_first else y

@@ -50,7 +50,7 @@ PUBLIC_HEADER = "cylstm.h"  # the words that all C files above the kernels share
 
 # Packages that the library may import: at the top of a module, or only inside a function.
 IMPORTED = {"numpy"}
-IMPORTED_LAZILY = {"scipy", "h5py", "keras", "onnx", "torch", "tqdm"}
+IMPORTED_LAZILY = {"scipy", "h5py", "keras", "matplotlib", "onnx", "torch", "tqdm"}
 # Modules that `import cylstm` leaves alone, for users of a package which they import at the top.
 OF_ANOTHER_PACKAGE = {"torch": {"torch"}}
 
