@@ -239,7 +239,7 @@ def int8_product(rows: Array, codes: Array, scales: Array) -> Array:
 def lstm_int8_step(
     weights: Mapping[str, Array], x: Array, h: Array, c: Array
 ) -> tuple[Array, Array]:
-    """One step of an LSTM with int8 weights, those of layer 0: x_t and h_{t-1} are quantised by row."""
+    """One step of an LSTM with int8 weights, those of layer 0; x and h are quantised by row."""
 
     def product(rows: Array, kind: str) -> Array:
         return int8_product(rows, weights[f"{kind}_l0"], weights[f"{kind}_scale_l0"])

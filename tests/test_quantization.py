@@ -69,6 +69,29 @@ def test_bfloat16_is_float32_of_the_rounded_weights(name: str, shape: str, isa: 
     assert not same_bits(flat(narrow(x, states)), flat(lstm(x, states)))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("cell", ["GRU", "GRU, reset before", "RNN"])
+def test_other_cells(cell: str, isa: str) -> None:
+    """bfloat16 to the bit; int8 as near as its rounding, and the same in any batch."""
+    kind = cylstm.RNN if cell == "RNN" else cylstm.GRU
+    more = {"reset_after": False} if "before" in cell else {}
+    make = type(kind.__name__, (kind,), {"_isa": isa, "__slots__": ()})
+    module = make(13, 37, 2, bidirectional=True, seed=4, **more)
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((9, 5, 13), np.float32)
+    h_0 = draw.uniform(-1, 1, (4, 5, 37)).astype(np.float32)
+    narrow = cylstm.quantize(module, "bfloat16")
+    rounded = make(13, 37, 2, bidirectional=True, **more)
+    rounded.load_state_dict(
+        {key: widened(a) if a.dtype == np.uint16 else a for key, a in narrow.state_dict().items()}
+    )
+    assert same_bits(list(narrow(x, h_0)), list(rounded(x, h_0)))
+    int8 = cylstm.quantize(module)
+    y = int8(x, h_0)[0]
+    assert 0 < np.abs(y - module(x, h_0)[0]).max() < 0.03
+    assert same_bits(int8(x[:, 2:3], h_0[:, 2:3].copy())[0], y[:, 2:3])
+
+
 def test_bfloat16_rounds_to_nearest_even() -> None:
     linear = cylstm.Linear(6, 1, bias=False)
     step = 2.0**-7  # of bfloat16 from 1 on
