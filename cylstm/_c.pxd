@@ -49,13 +49,18 @@ cdef extern from "cylstm.h" nogil:
         size_t input, hidden, proj
         int bias
         int bits, cell, format
-        cylstm_activation[3] activation
+        cylstm_activation[2][3] activation
+        int peephole
+        double clip, cell_clip
 
-    enum: CYLSTM_LSTM, CYLSTM_GRU, CYLSTM_GRU_RESET_BEFORE, CYLSTM_RNN
-    enum: CYLSTM_SIGMOID, CYLSTM_TANH, CYLSTM_RELU
+    enum: CYLSTM_LSTM, CYLSTM_LSTM_COUPLED_F, CYLSTM_LSTM_COUPLED_I
+    enum: CYLSTM_GRU, CYLSTM_GRU_RESET_BEFORE, CYLSTM_RNN
+    enum: CYLSTM_SIGMOID, CYLSTM_TANH, CYLSTM_RELU, CYLSTM_HARD_SIGMOID, CYLSTM_SOFTSIGN
+    enum: CYLSTM_SOFTPLUS, CYLSTM_AFFINE, CYLSTM_LEAKY_RELU, CYLSTM_THRESHOLDED_RELU
+    enum: CYLSTM_SCALED_TANH, CYLSTM_ELU
 
     cdef struct cylstm_cell_shape:
-        size_t gates, states, tape_vectors
+        size_t gates, states, tape_gates, tape_vectors
     cylstm_cell_shape cylstm_find_cell(const cylstm_dims *dims)
 
     enum: CYLSTM_AS_COMPUTED, CYLSTM_BFLOAT16, CYLSTM_INT8

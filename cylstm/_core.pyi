@@ -106,6 +106,9 @@ class Dims:
         activations: tuple[tuple[str | None, float, float], ...] = (),
         format: str | None = None,
         int8: str | None = None,
+        peephole: bool = False,
+        clip: float = 0,
+        cell_clip: float = 0,
     ) -> Self: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...

@@ -1,9 +1,15 @@
 """The sizes of a stack, its kernels, and how many threads a call has. Part of `_core.pyx`."""
 
-cdef dict CELLS = {"LSTM": _c.CYLSTM_LSTM, "GRU": _c.CYLSTM_GRU,
-                   "GRU, reset before": _c.CYLSTM_GRU_RESET_BEFORE, "RNN": _c.CYLSTM_RNN}
-cdef dict ACTIVATIONS = {"sigmoid": _c.CYLSTM_SIGMOID, "tanh": _c.CYLSTM_TANH,
-                         "relu": _c.CYLSTM_RELU}
+cdef dict CELLS = {
+    "LSTM": _c.CYLSTM_LSTM, "LSTM, f=1-i": _c.CYLSTM_LSTM_COUPLED_F,
+    "LSTM, i=1-f": _c.CYLSTM_LSTM_COUPLED_I, "GRU": _c.CYLSTM_GRU,
+    "GRU, reset before": _c.CYLSTM_GRU_RESET_BEFORE, "RNN": _c.CYLSTM_RNN}
+cdef dict ACTIVATIONS = {
+    "sigmoid": _c.CYLSTM_SIGMOID, "tanh": _c.CYLSTM_TANH, "relu": _c.CYLSTM_RELU,
+    "hard_sigmoid": _c.CYLSTM_HARD_SIGMOID, "softsign": _c.CYLSTM_SOFTSIGN,
+    "softplus": _c.CYLSTM_SOFTPLUS, "affine": _c.CYLSTM_AFFINE,
+    "leaky_relu": _c.CYLSTM_LEAKY_RELU, "thresholded_relu": _c.CYLSTM_THRESHOLDED_RELU,
+    "scaled_tanh": _c.CYLSTM_SCALED_TANH, "elu": _c.CYLSTM_ELU}
 cdef dict FORMATS = {None: _c.CYLSTM_AS_COMPUTED, "bfloat16": _c.CYLSTM_BFLOAT16,
                      "int8": _c.CYLSTM_INT8}
 
@@ -43,10 +49,11 @@ cdef class Dims:
     cdef str name  # of the kind of cell
 
     def __cinit__(self, str cell, layers, directions, input, hidden, proj, bias, dtype, isa=None, *,
-                  tuple activations=(), format=None, int8=None):
-        """`activations` are (name, alpha, beta), in the order of the cell's equations; a name that
-        is None is that of the equations. `format` is that of the weights, `int8` who
-        multiplies by such, None for the chosen ones."""
+                  tuple activations=(), bint peephole=False, double clip=0, double cell_clip=0,
+                  format=None, int8=None):
+        """`activations` are (name, alpha, beta), of one direction after the other, in the order of
+        the cell's equations; a name that is None is that of the equations. Clips of 0 are none.
+        `format` is that of the weights, `int8` who multiplies by such, None for the chosen ones."""
         self.dtype = np.dtype(dtype)
         self.typenum = self.dtype.num
         self.L, self.D, self.inputs, self.H = layers, directions, input, hidden
@@ -57,10 +64,15 @@ cdef class Dims:
         self.c.input, self.c.hidden = input, hidden
         self.c.proj, self.c.bias, self.c.bits = proj, bias, 8 * self.dtype.itemsize
         self.c.cell, self.c.format = CELLS[cell], FORMATS[format]
-        for n, (function, alpha, beta) in enumerate(activations):
+        self.c.peephole, self.c.clip, self.c.cell_clip = peephole, clip, cell_clip
+        cdef Py_ssize_t each = max(1, len(activations) // directions), n, d, k
+        for n in range(len(activations)):
+            function, alpha, beta = activations[n]
             if function is not None:
-                self.c.activation[n].type = ACTIVATIONS[function]
-                self.c.activation[n].alpha, self.c.activation[n].beta = alpha, beta
+                d, k = n // each, n % each
+                self.c.activation[d][k].type = ACTIVATIONS[function]
+                self.c.activation[d][k].alpha = alpha
+                self.c.activation[d][k].beta = beta
         self.cell = _c.cylstm_find_cell(&self.c)
         cdef bytes name = (isa or ISA).encode()
         self.kernels = _c.cylstm_find_kernels(name, self.c.bits)

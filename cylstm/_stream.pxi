@@ -252,7 +252,7 @@ cdef class Stream:
     @state.setter
     def state(self, value):
         cdef list states = self.dims.check_states(
-            value, "state", "", (self.dims.L, *(self.frame(self.N, 0)[:-1])))
+            value, "state", "", (self.dims.L, self.N)[:1 + self.batched])
         self.take()
         _c.cylstm_plan_set_states(self.plan, _state(states, 0), _state(states, 1))
         self.leave()

@@ -66,7 +66,7 @@ cdef class Tape:
         p.run(n)
         self.p = p
         self.wrap = wrap
-        cdef Py_ssize_t gates = dims.cell.gates, vectors = dims.cell.tape_vectors
+        cdef Py_ssize_t gates = dims.cell.tape_gates, vectors = dims.cell.tape_vectors
         view = _frozen(self.memory.array((dims.L * dims.D, p.T, p.B, vectors, dims.H),
                                          dims.typenum))
         if not p.batched:

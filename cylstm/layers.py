@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import DTypeLike
 
 from . import _checks
+from .activations import Activation, check, for_core
 from .recurrent import _Recurrent
 from .weights import Array, Fixed
 
@@ -42,6 +44,18 @@ class LSTM(_Recurrent[States]):
         D = 2: y holds the forward and the reverse direction side by side.
     proj_size : int
         P, 1 to H - 1, or 0 for no projection.
+    peephole : bool
+        i and f see c_{t-1} and o sees c_t, each unit its own (Gers et al. 2002): weight_peep_l0
+        (3H: i, f, o) times c is added to their pre-activations.
+    coupled : None, "f=1-i" or "i=1-f"
+        One gate is what the other leaves; the weights hold the three that are computed, in order.
+    activations : None, or 3 of them: of i, f and o; of g; of c in h_t = o * tanh(c_t)
+        Each a name or (name, alpha, beta), and 6 of them where two directions differ: sigmoid,
+        tanh, relu, hard_sigmoid_keras2 (clip(0.2 x + 0.5, 0, 1)), hard_sigmoid_keras3
+        (relu6(x + 3) / 6), softsign, softplus, affine, leaky_relu, thresholded_relu,
+        scaled_tanh, elu, as ONNX defines them.
+    clip, cell_clip : float or None
+        Pre-activations, and c_t, are clipped to [-clip, clip], with no gradient beyond.
     dtype : "float32" or "float64"
         Of the weights, of all arrays, and of the arithmetic.
     seed : int or None
@@ -58,6 +72,11 @@ class LSTM(_Recurrent[States]):
     _cell = "LSTM"
 
     proj_size = Fixed[int]()
+    peephole = Fixed[bool]()
+    coupled = Fixed["str | None"]()
+    activations = Fixed["tuple[Activation, ...] | None"]()
+    clip = Fixed["float | None"]()
+    cell_clip = Fixed["float | None"]()
 
     def __init__(
         self,
@@ -70,6 +89,11 @@ class LSTM(_Recurrent[States]):
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
+        peephole: bool = False,
+        coupled: str | None = None,
+        activations: Sequence[Activation] | None = None,
+        clip: float | None = None,
+        cell_clip: float | None = None,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -82,17 +106,63 @@ class LSTM(_Recurrent[States]):
             "dropout": dropout,
             "bidirectional": bidirectional,
             "proj_size": proj_size,
+            "peephole": peephole,
+            "coupled": coupled,
+            "activations": activations,
+            "clip": clip,
+            "cell_clip": cell_clip,
             "dtype": dtype,
         }
         self._make(arguments, seed=seed)
 
-    def _configure_cell(self, hidden_size: int, proj_size: int = 0) -> dict[str, Any]:
+    def _configure_cell(
+        self,
+        hidden_size: int,
+        bidirectional: bool,
+        proj_size: int = 0,
+        peephole: bool = False,
+        coupled: str | None = None,
+        activations: Any = None,
+        clip: float | None = None,
+        cell_clip: float | None = None,
+    ) -> dict[str, Any]:
         proj_size = _checks.integer("proj_size", proj_size, 0)
         if proj_size >= hidden_size:
             raise ValueError(
                 f"proj_size is {proj_size}, expected less than hidden_size {hidden_size}"
             )
-        return {"proj_size": proj_size}
+        if coupled not in (None, "f=1-i", "i=1-f"):
+            raise ValueError(f"coupled is {coupled!r}, expected None, 'f=1-i' or 'i=1-f'")
+        if peephole and coupled:
+            raise ValueError("peephole and coupled were both given: expected one of them")
+        return {
+            "proj_size": proj_size,
+            "peephole": _checks.flag("peephole", peephole),
+            "coupled": coupled,
+            "activations": check(activations, 3, bidirectional),
+            "clip": _limit("clip", clip),
+            "cell_clip": _limit("cell_clip", cell_clip),
+        }
+
+    def _cell_of(self, arguments: dict[str, Any]) -> str:
+        return f"LSTM, {arguments['coupled']}" if arguments["coupled"] else "LSTM"
+
+    def _options(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "peephole": arguments["peephole"],
+            "activations": for_core(arguments["activations"], 3, arguments["bidirectional"]),
+            "clip": arguments["clip"] or 0,
+            "cell_clip": arguments["cell_clip"] or 0,
+        }
+
+
+def _limit(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    limit = _checks.number(name, value)
+    if limit == 0:
+        raise ValueError(f"{name} is {value!r}, expected a positive number or None")
+    return limit
 
 
 class GRU(_Recurrent[Array]):
@@ -117,6 +187,9 @@ class GRU(_Recurrent[Array]):
         As those of `LSTM`.
     reset_after : bool
         True as in PyTorch, cuDNN and Keras from 2 on; False as in Keras 1 and by default in ONNX.
+    activations : None, or 2 of them: of r and z; of n
+    clip : float or None
+        As those of `LSTM`.
 
     The weights have PyTorch's names, shapes and order of gates: weight_ih_l0 (3H, I) holds r, z, n.
 
@@ -134,6 +207,8 @@ class GRU(_Recurrent[Array]):
     _cell = "GRU"
 
     reset_after = Fixed[bool]()
+    activations = Fixed["tuple[Activation, ...] | None"]()
+    clip = Fixed["float | None"]()
 
     def __init__(
         self,
@@ -146,6 +221,8 @@ class GRU(_Recurrent[Array]):
         bidirectional: bool = False,
         *,
         reset_after: bool = True,
+        activations: Sequence[Activation] | None = None,
+        clip: float | None = None,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -158,12 +235,31 @@ class GRU(_Recurrent[Array]):
             "dropout": dropout,
             "bidirectional": bidirectional,
             "reset_after": reset_after,
+            "activations": activations,
+            "clip": clip,
             "dtype": dtype,
         }
         self._make(arguments, seed=seed)
 
-    def _configure_cell(self, hidden_size: int, reset_after: bool = True) -> dict[str, Any]:
-        return {"reset_after": _checks.flag("reset_after", reset_after)}
+    def _configure_cell(
+        self,
+        hidden_size: int,
+        bidirectional: bool,
+        reset_after: bool = True,
+        activations: Any = None,
+        clip: float | None = None,
+    ) -> dict[str, Any]:
+        return {
+            "reset_after": _checks.flag("reset_after", reset_after),
+            "activations": check(activations, 2, bidirectional),
+            "clip": _limit("clip", clip),
+        }
+
+    def _options(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "activations": for_core(arguments["activations"], 2, arguments["bidirectional"]),
+            "clip": arguments["clip"] or 0,
+        }
 
     def _cell_of(self, arguments: dict[str, Any]) -> str:
         return "GRU" if arguments["reset_after"] else "GRU, reset before"
@@ -184,6 +280,9 @@ class RNN(_Recurrent[Array]):
         As those of `LSTM`.
     nonlinearity : "tanh" or "relu"
         f.
+    activations : None, or f as one of those of `LSTM`
+    clip : float or None
+        As that of `LSTM`.
 
     The weights have PyTorch's names and shapes: weight_ih_l0 (H, I).
 
@@ -201,6 +300,8 @@ class RNN(_Recurrent[Array]):
     _cell = "RNN"
 
     nonlinearity = Fixed[str]()
+    activations = Fixed["tuple[Activation, ...] | None"]()
+    clip = Fixed["float | None"]()
 
     def __init__(
         self,
@@ -213,6 +314,8 @@ class RNN(_Recurrent[Array]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        activations: Sequence[Activation] | None = None,
+        clip: float | None = None,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -225,15 +328,35 @@ class RNN(_Recurrent[Array]):
             "batch_first": batch_first,
             "dropout": dropout,
             "bidirectional": bidirectional,
+            "activations": activations,
+            "clip": clip,
             "dtype": dtype,
         }
         self._make(arguments, seed=seed)
 
-    def _configure_cell(self, hidden_size: int, nonlinearity: str = "tanh") -> dict[str, Any]:
+    def _configure_cell(
+        self,
+        hidden_size: int,
+        bidirectional: bool,
+        nonlinearity: str = "tanh",
+        activations: Any = None,
+        clip: float | None = None,
+    ) -> dict[str, Any]:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity is {nonlinearity!r}, expected 'tanh' or 'relu'")
-        return {"nonlinearity": nonlinearity}
+        if activations is not None and nonlinearity != "tanh":
+            raise ValueError("nonlinearity and activations were both given: expected one of them")
+        return {
+            "nonlinearity": nonlinearity,
+            "activations": check(activations, 1, bidirectional),
+            "clip": _limit("clip", clip),
+        }
 
-    def _activations(self, arguments: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
-        name = arguments["nonlinearity"]
-        return () if name == "tanh" else ((name, 0.0, 0.0),)
+    def _options(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        names = arguments["activations"]
+        if names is None and arguments["nonlinearity"] == "relu":
+            names = ("relu",)
+        return {
+            "activations": for_core(names, 1, arguments["bidirectional"]),
+            "clip": arguments["clip"] or 0,
+        }

@@ -81,7 +81,7 @@ class _Recurrent(Module, Generic[S]):
             "batch_first": _checks.flag("batch_first", batch_first),
             "dropout": _checks.number("dropout", dropout, most=1),
             "bidirectional": _checks.flag("bidirectional", bidirectional),
-            **self._configure_cell(hidden_size, **more),
+            **self._configure_cell(hidden_size, bool(bidirectional), **more),
             "dtype": _checks.float_dtype(dtype),
         }
         if weights is not None:
@@ -98,7 +98,7 @@ class _Recurrent(Module, Generic[S]):
             arguments["bias"],
             arguments["dtype"],
             self._isa,
-            activations=self._activations(arguments),
+            **self._options(arguments),
             format=weights,
             int8=self._int8,
         )
@@ -110,7 +110,7 @@ class _Recurrent(Module, Generic[S]):
             )
         return arguments, self._dims.arrays()
 
-    def _configure_cell(self, hidden_size: int) -> dict[str, Any]:
+    def _configure_cell(self, hidden_size: int, bidirectional: bool) -> dict[str, Any]:
         """Return the arguments that this kind of cell has beside those of all, checked."""
         return {}
 
@@ -118,9 +118,9 @@ class _Recurrent(Module, Generic[S]):
         """Return the name that `_core` has for the cell."""
         return self._cell
 
-    def _activations(self, arguments: dict[str, Any]) -> tuple[tuple[str, float, float], ...]:
-        """Return (name, alpha, beta) for each activation of the cell, if they are not its own."""
-        return ()
+    def _options(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return what `_core.Dims` is told of the cell beyond its kind."""
+        return {}
 
     def _draw(self, flat: Array, seed: Any) -> None:
         uniform(flat, 1 / math.sqrt(self.hidden_size), seed)

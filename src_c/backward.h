@@ -105,6 +105,20 @@ static inline struct cylstm_job backward_dgates_job(const struct backward *b,
     return job;
 }
 
+/* c before step s of rows r0 and on: the last vector of the step before on the tape, or c_0. */
+static inline struct cylstm_rows backward_cells(const struct backward *b,
+                                                const struct backward_pass *p, size_t s, size_t r0)
+{
+    struct cylstm_rows c = {NULL, NULL, 0};
+    if (s) {
+        c = cylstm_walk_rows(&p->tape, b->call.real_size, r0, s - 1);
+        c.base = cylstm_at(c.base, b->call.real_size, (ptrdiff_t)(p->l.tape - p->l.H));
+    } else if (p->c_0) {
+        c = (struct cylstm_rows){p->c_0, b->c0_offset + r0, 0};
+    }
+    return c;
+}
+
 /* Let a product start from p->dh, rows r0 and on: dh_n, or what the cell of the step after, whose h
  * holds a part of this one's, has put in its place. */
 static inline void backward_start_from_dh(const struct backward *b, const struct backward_pass *p,

@@ -13,12 +13,7 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
     cell.dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat);
     if (p->dc) {
         cell.dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r0);
-        if (s) { /* c is the last vector of the tape */
-            cell.c_prev = cylstm_walk_rows(&p->tape, size, r0, s - 1);
-            cell.c_prev.base = cylstm_at(cell.c_prev.base, size, (ptrdiff_t)(l->tape - H));
-        } else if (p->c_0) {
-            cell.c_prev = (struct cylstm_rows){p->c_0, b->c0_offset + r0, 0};
-        }
+        cell.c_prev = backward_cells(b, p, s, r0);
     }
     if (l->kind->blends) {
         cell.dh_prev = backward_padded_rows(b, p->dh, backward_stride_of(b, l->R), r0);
@@ -27,6 +22,7 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
         else if (p->h_0)
             cell.h_prev = (struct cylstm_rows){p->h_0, b->r0_offset + r0, 0};
     }
+    if (b->dims->peephole) cylstm_find_peepholes(&b->call, &b->weights, l, 1, &cell);
     if (b->m) cell.h = backward_padded_rows(b, b->m, backward_stride_of(b, H), flat);
     return cell;
 }

@@ -1,21 +1,50 @@
 /* cells.c -- the table of cells. */
 #include "cells.h"
 
+#define LSTM_FUNCTIONS {FUNCTION_SIGMOID, FUNCTION_TANH, FUNCTION_TANH}
+#define GRU_FUNCTIONS {FUNCTION_SIGMOID, FUNCTION_TANH}
+
 static const struct cylstm_cell_kind cells[CYLSTM_CELLS] =
     {
         [CYLSTM_LSTM] =
             {
-                .shape = {.gates = 4, .states = 2, .tape_vectors = 5}, /* i, f, g, o, c */
+                .shape = {.gates = 4, .states = 2, .tape_gates = 4, .tape_vectors = 5},
+                .function = LSTM_FUNCTIONS,
                 .first = {.math = CYLSTM_LSTM_MATH,
                           .unit_vectors = PANEL_VECTORS,
-                          .vector = {{0, 0}, {1, 1}, {2, 2}, {3, 3}}},
+                          .vector = {{0, 0}, {1, 1}, {2, 2}, {3, 3}}}, /* i, f, g, o */
                 .dgates = 4,
                 .ih = {{0, 4}},
                 .hh = {{0, 4}},
             },
+        [CYLSTM_LSTM_COUPLED_F] = /* a panel as wide as ever, with nothing where f would be */
+        {
+            .shape = {.gates = 3, .states = 2, .tape_gates = 4, .tape_vectors = 5},
+            .function = LSTM_FUNCTIONS,
+            .coupled = 1,
+            .first = {.math = CYLSTM_LSTM_MATH,
+                      .unit_vectors = PANEL_VECTORS,
+                      .vector = {{0, 0}, {CYLSTM_NONE, CYLSTM_NONE}, {1, 1}, {2, 2}}},
+            .dgates = 3,
+            .ih = {{0, 3}},
+            .hh = {{0, 3}},
+        },
+        [CYLSTM_LSTM_COUPLED_I] =
+            {
+                .shape = {.gates = 3, .states = 2, .tape_gates = 4, .tape_vectors = 5},
+                .function = LSTM_FUNCTIONS,
+                .coupled = 2,
+                .first = {.math = CYLSTM_LSTM_MATH,
+                          .unit_vectors = PANEL_VECTORS,
+                          .vector = {{CYLSTM_NONE, CYLSTM_NONE}, {0, 0}, {1, 1}, {2, 2}}},
+                .dgates = 3,
+                .ih = {{0, 3}},
+                .hh = {{0, 3}},
+            },
         [CYLSTM_GRU] =
             {
-                .shape = {.gates = 3, .states = 1, .tape_vectors = 4}, /* r, z, n, W_hn h + b_hn */
+                .shape = {.gates = 3, .states = 1, .tape_gates = 3, .tape_vectors = 4},
+                .function = GRU_FUNCTIONS,
                 .first = {.math = CYLSTM_GRU_MATH,
                           .unit_vectors = PANEL_VECTORS,
                           .narrow = 1, /* n of x, r, z, n of h */
@@ -28,7 +57,8 @@ static const struct cylstm_cell_kind cells[CYLSTM_CELLS] =
             },
         [CYLSTM_GRU_RESET_BEFORE] =
             {
-                .shape = {.gates = 3, .states = 1, .tape_vectors = 3}, /* r, z, n */
+                .shape = {.gates = 3, .states = 1, .tape_gates = 3, .tape_vectors = 3},
+                .function = GRU_FUNCTIONS,
                 .first = {.math = CYLSTM_GRU_GATES_MATH,
                           .unit_vectors = 2,
                           .vector = {{0, 0}, {1, 1}}},
@@ -43,7 +73,8 @@ static const struct cylstm_cell_kind cells[CYLSTM_CELLS] =
             },
         [CYLSTM_RNN] =
             {
-                .shape = {.gates = 1, .states = 1, .tape_vectors = 1}, /* h */
+                .shape = {.gates = 1, .states = 1, .tape_gates = 1, .tape_vectors = 1},
+                .function = {FUNCTION_TANH},
                 .first = {.math = CYLSTM_RNN_MATH, .unit_vectors = 1, .vector = {{0, 0}}},
                 .dgates = 1,
                 .ih = {{0, 1}},
@@ -53,16 +84,22 @@ static const struct cylstm_cell_kind cells[CYLSTM_CELLS] =
 
 /* The kernels know nothing of cylstm.h: both lists of activations are the same. */
 _Static_assert((int)CYLSTM_OF_CELL == FUNCTION_OF_CELL && (int)CYLSTM_SIGMOID == FUNCTION_SIGMOID &&
-                   (int)CYLSTM_TANH == FUNCTION_TANH && (int)CYLSTM_RELU == FUNCTION_RELU,
+                   (int)CYLSTM_SOFTPLUS == FUNCTION_SOFTPLUS && (int)CYLSTM_ELU == FUNCTION_ELU,
                "activations");
 
-int cylstm_cell_options(const struct cylstm_dims *dims, struct cylstm_options *options)
+int cylstm_cell_options(const struct cylstm_dims *dims, size_t direction,
+                        struct cylstm_options *options)
 {
-    int any = 0;
-    for (size_t n = 0; n < sizeof dims->activation / sizeof *dims->activation; n++) {
-        const struct cylstm_activation *a = &dims->activation[n];
-        options->function[n] = (struct cylstm_function){a->type, a->alpha, a->beta};
-        any |= a->type != CYLSTM_OF_CELL;
+    const struct cylstm_cell_kind *kind = cylstm_cell_kind(dims);
+    *options = (struct cylstm_options){
+        .coupled = kind->coupled, .clip = dims->clip, .cell_clip = dims->cell_clip};
+    int any = kind->coupled || dims->peephole || dims->clip != 0 || dims->cell_clip != 0;
+    for (size_t n = 0; n < sizeof kind->function / sizeof *kind->function; n++) {
+        const struct cylstm_activation *a = &dims->activation[direction][n];
+        const int own = a->type == CYLSTM_OF_CELL;
+        options->function[n] =
+            (struct cylstm_function){own ? (int)kind->function[n] : a->type, a->alpha, a->beta};
+        any |= !own;
     }
     return any;
 }

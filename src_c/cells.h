@@ -33,6 +33,8 @@ struct cylstm_panels {
 
 struct cylstm_cell_kind {
     struct cylstm_cell_shape shape;
+    enum cylstm_function_type function[3]; /* its activations, where no others are asked for */
+    int coupled;                           /* as of struct cylstm_options */
     /* The gates of a step's product; and those of a second one, in which h is replaced by what the
      * first gates have made of it. */
     struct cylstm_panels first, second;
@@ -46,7 +48,9 @@ struct cylstm_cell_kind {
 
 const struct cylstm_cell_kind *cylstm_cell_kind(const struct cylstm_dims *dims);
 
-/* What `dims` ask for beyond the plain cell. Returns whether it is anything. */
-int cylstm_cell_options(const struct cylstm_dims *dims, struct cylstm_options *options);
+/* What the cells of a direction are told at run time. Returns whether it is anything beyond the plain
+ * cell. */
+int cylstm_cell_options(const struct cylstm_dims *dims, size_t direction,
+                        struct cylstm_options *options);
 
 #endif

@@ -159,23 +159,37 @@ struct cylstm_dims {
     int bits;                  /* 32: float, 64: double */
     int cell;                  /* enum cylstm_cell_type */
     int format;                /* enum cylstm_format_type: of the weights */
-    struct cylstm_activation {
-        int type; /* enum cylstm_activation_type */
-        double alpha, beta;
-    } activation
-        [3]; /* in the order of the cell's equations; only the RNN has a choice of its one */
+    struct
+        cylstm_activation { /* of each direction, in the order of the cell's equations: an LSTM */
+        int type;           /* has 3 (gates, g, of c), a GRU 2 (gates, n), an RNN 1; */
+        double alpha, beta; /* enum cylstm_activation_type */
+    } activation[2][3];
+    int peephole;     /* LSTM: i and f see c_{t-1}, o sees c_t, each unit its own */
+    double clip;      /* pre-activations are clipped to [-clip, clip]; 0: not */
+    double cell_clip; /* LSTM: so is c_t */
 };
 
+/* ONNX's list, with its alpha and beta. */
 enum cylstm_activation_type {
     CYLSTM_OF_CELL, /* the one that the cell's equations name */
     CYLSTM_SIGMOID,
     CYLSTM_TANH,
-    CYLSTM_RELU
+    CYLSTM_RELU,
+    CYLSTM_HARD_SIGMOID,     /* max(0, min(1, alpha x + beta)) */
+    CYLSTM_SOFTSIGN,         /* x / (1 + |x|) */
+    CYLSTM_SOFTPLUS,         /* log(1 + e^x) */
+    CYLSTM_AFFINE,           /* alpha x + beta */
+    CYLSTM_LEAKY_RELU,       /* x, or alpha x where x < 0 */
+    CYLSTM_THRESHOLDED_RELU, /* x where x > alpha, else 0 */
+    CYLSTM_SCALED_TANH,      /* alpha tanh(beta x) */
+    CYLSTM_ELU               /* x, or alpha (e^x - 1) where x < 0 */
 };
 
 /* The kinds of cell, with the gates in the order of their raw weights. */
 enum cylstm_cell_type {
     CYLSTM_LSTM,             /* i, f, g, o */
+    CYLSTM_LSTM_COUPLED_F,   /* i, g, o, with f = 1 - i */
+    CYLSTM_LSTM_COUPLED_I,   /* f, g, o, with i = 1 - f */
     CYLSTM_GRU,              /* r, z, n, where n = tanh(W_in x + b_in + r * (W_hn h + b_hn)) */
     CYLSTM_GRU_RESET_BEFORE, /* the same, with n = tanh(W_in x + b_in + W_hn (r * h) + b_hn) */
     CYLSTM_RNN,              /* one; h = tanh of its sum */
@@ -186,8 +200,8 @@ enum cylstm_cell_type {
 struct cylstm_cell_shape {
     size_t gates;        /* of the raw weights */
     size_t states;       /* 1: h; 2: h and c */
-    size_t tape_vectors; /* of H reals that each step leaves on the tape: first the gates, after
-                            their activations; last, with two states, c */
+    size_t tape_gates;   /* after their activations: first on the tape of a step */
+    size_t tape_vectors; /* of H reals on it in all; last, with two states, c */
 };
 CYLSTM_API struct cylstm_cell_shape cylstm_find_cell(const struct cylstm_dims *dims);
 
@@ -206,13 +220,15 @@ enum cylstm_format_type {
 /* Raw weights are one array, in PyTorch's names, shapes and order, one after another: for
  * each layer, for each direction, with G gates,
  *     weight_ih (G*H, I of the layer), weight_hh (G*H, R), bias_ih (G*H), bias_hh (G*H),
- *     weight_hr (P, H)
- * each matrix followed by its scales where it has them, as far as `dims` ask for them; layers above the first have D * R inputs. */
+ *     weight_peep (3H: i, f, o), weight_hr (P, H)
+ * each matrix followed by its scales where it has them, as far as `dims` ask for them; layers above
+ * the first have D * R inputs. */
 enum cylstm_array_type {
     CYLSTM_WEIGHT_IH,
     CYLSTM_WEIGHT_HH,
     CYLSTM_BIAS_IH,
     CYLSTM_BIAS_HH,
+    CYLSTM_WEIGHT_PEEP,
     CYLSTM_WEIGHT_HR,
     CYLSTM_SCALE_IH, /* of the rows of weight_ih, behind it: int8 only, as are the next two */
     CYLSTM_SCALE_HH,

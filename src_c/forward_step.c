@@ -81,6 +81,7 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
     struct cylstm_cell *cell = &job.product.cell;
     if (l->kind->blends) cell->h_prev = h;
     if (p->c) cell->c = state_rows(f, p->c, l->H, r0, f->c_offset);
+    if (f->dims->peephole) cylstm_find_peepholes(&f->call, &f->weights, l, 0, cell);
     if (p->z) cell->z = state_rows(f, p->z, l->H, r0, NULL);
     if (cylstm_has_second(l)) {
         cell->h = state_rows(f, p->m, l->H, r0, NULL);

@@ -47,6 +47,8 @@ static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t 
         {CYLSTM_SCALE_HH, "weight_hh_scale", scaled ? gates : 0, 0, real_size, 0},
         {CYLSTM_BIAS_IH, "bias_ih", biases, 0, real_size, 0},
         {CYLSTM_BIAS_HH, "bias_hh", biases, 0, real_size, 0},
+        {CYLSTM_WEIGHT_PEEP, "weight_peep",
+         dims->peephole ? cylstm_times(CYLSTM_PEEPHOLES, dims->hidden) : 0, 0, real_size, 0},
         {CYLSTM_WEIGHT_HR, "weight_hr", P, dims->hidden, bytes, 0},
         {CYLSTM_SCALE_HR, "weight_hr_scale", scaled ? P : 0, 0, real_size, 0},
     };
@@ -125,8 +127,8 @@ static struct cylstm_matrix gates_matrix(const struct cylstm_panels *gates, size
 }
 
 /* A layer without its place among the others, and what it takes. */
-static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, size_t VL,
-                                 struct cylstm_layer *l)
+static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, size_t direction,
+                                 size_t VL, struct cylstm_layer *l)
 {
     const struct cylstm_cell_kind *kind = cylstm_cell_kind(dims);
     const size_t R = cylstm_hidden_width(dims), H = dims->hidden, P = dims->proj,
@@ -150,7 +152,7 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
         .ih_t = {.type = CYLSTM_COLUMNS, .K = gates, .columns = I, .raw = CYLSTM_WEIGHT_IH},
         .hr_t = {.type = CYLSTM_COLUMNS, .K = P, .columns = H, .raw = CYLSTM_WEIGHT_HR},
     };
-    l->any = cylstm_cell_options(dims, &l->options);
+    l->any = cylstm_cell_options(dims, direction, &l->options);
     l->hr.format = format;
     l->w.weight = l->second.weight = l->hr.weight = stored ? stored : real_size;
     l->hh_t.weight = l->ih_t.weight = l->hr_t.weight = real_size;
@@ -170,6 +172,14 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
         backward[n]->at = c.backward;
         c.backward = cylstm_plus(c.backward, measure(backward[n], VL, real_size));
     }
+    if (dims->peephole) { /* in whole cache lines, as all matrices are */
+        const size_t row = cylstm_round_up(cylstm_times(H, real_size), VL * real_size),
+                     size = cylstm_round_up(cylstm_times(CYLSTM_PEEPHOLES, row), CYLSTM_ALIGN);
+        l->peep = c.forward;
+        l->peep_t = c.backward;
+        c.forward = cylstm_plus(c.forward, size);
+        c.backward = cylstm_plus(c.backward, size);
+    }
     return c;
 }
 
@@ -179,7 +189,7 @@ static struct counts count_before(const struct cylstm_dims *dims, size_t layer, 
 {
     if (!layer && !direction) return (struct counts){0, 0, 0};
     struct cylstm_layer l;
-    const struct counts a = shape_layer(dims, 0, VL, &l), b = shape_layer(dims, 1, VL, &l);
+    const struct counts a = shape_layer(dims, 0, 0, VL, &l), b = shape_layer(dims, 1, 0, VL, &l);
     const size_t n_a = layer ? dims->directions : direction;
     const size_t n_b = layer ? (layer - 1) * dims->directions + direction : 0;
     return (struct counts){
@@ -195,8 +205,10 @@ struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
 {
     struct cylstm_layer l;
     const struct counts before = count_before(dims, layer, direction, kernels->lanes);
-    shape_layer(dims, layer, kernels->lanes, &l);
+    shape_layer(dims, layer, direction, kernels->lanes, &l);
     for (size_t n = 0; n < CYLSTM_ARRAYS; n++) l.raw[n] += before.raw;
+    l.peep += before.forward;
+    l.peep_t += before.backward;
     l.w.at += before.forward;
     l.second.at += before.forward;
     l.hr.at += before.forward;

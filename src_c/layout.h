@@ -31,6 +31,7 @@ struct cylstm_layer {
     const struct cylstm_cell_kind *kind;
     int any;                       /* the cell has options */
     struct cylstm_options options; /* which then are these */
+    size_t peep, peep_t; /* bytes: where the peepholes start in either pack, (3, H) padded */
     size_t I, H, R, P;
     int bias;
     size_t gates, dgates, tape; /* reals: rows of the raw gates, a step's dgates, its tape */
@@ -85,6 +86,13 @@ static inline void *cylstm_at(const void *base, size_t real_size, ptrdiff_t inde
 static inline size_t cylstm_hidden_width(const struct cylstm_dims *dims)
 {
     return dims->proj ? dims->proj : dims->hidden;
+}
+
+/* Reals of a row of packed peepholes: one for each gate that has some. */
+enum { CYLSTM_PEEPHOLES = 3 };
+static inline size_t cylstm_peep_row(const struct cylstm_kernels *k, size_t H)
+{
+    return cylstm_round_up(H, k->lanes);
 }
 
 struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,

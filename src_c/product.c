@@ -186,3 +186,16 @@ void cylstm_multiply_weights(struct cylstm_call *call, int caller,
     else
         multiply_raw(call, caller, weights->raw, job, own);
 }
+
+void cylstm_find_peepholes(const struct cylstm_call *call, const struct cylstm_weights *weights,
+                           const struct cylstm_layer *l, int backward, struct cylstm_cell *cell)
+{
+    if (weights->packed) {
+        cell->peep = (const char *)weights->packed + (backward ? l->peep_t : l->peep);
+        cell->peep_row = cylstm_peep_row(call->kernels, l->H);
+    } else {
+        cell->peep =
+            cylstm_at(weights->raw, call->real_size, (ptrdiff_t)l->raw[CYLSTM_WEIGHT_PEEP]);
+        cell->peep_row = l->H;
+    }
+}

@@ -124,6 +124,20 @@ CELLS: dict[str, dict[str, Any]] = {
 for name, options in CELLS.items():
     PROBLEMS |= {f"{name}, {other}": problem | options for other, problem in OTHERS.items()}
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "peephole": dict(peephole=True, cell_clip=0.8),
+    "f=1-i": dict(coupled="f=1-i", clip=0.7),
+    "activations": dict(
+        activations=("hard_sigmoid_keras2", "softsign", ("elu", 0.8, 0)), coupled="i=1-f"
+    ),
+    "softplus": dict(activations=("sigmoid", ("leaky_relu", 0.1, 0), "softplus")),
+}
+for name, options in VARIANTS.items():
+    PROBLEMS |= {
+        f"{name}, {other}": PROBLEMS[other] | options
+        for other in ("odd", "odd, float64", "one row", "directions, lengths", "stream")
+    }
+
 CALL = ("T", "B", "lengths", "states", "given", "stream", "active", "cell")
 
 

@@ -22,7 +22,7 @@ SRC_C = ROOT / "src_c"
 PYTHON_LEVELS = [
     {"_core"},
     {"_checks"},
-    {"config", "embed", "weights"},
+    {"activations", "config", "embed", "weights"},
     {"recurrent", "tensors"},
     {"layers", "linear", "embedding", "parameter"},
     {"steps"},

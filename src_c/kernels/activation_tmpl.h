@@ -19,6 +19,7 @@ static const real LN2_LOW = 1.428606820e-06f;
 static const real SIGMOID_H[] = {-0.002765987216f, 0.1666661771f, 2.000000000f};
 static const real TANH_M[] = {-0.01106394886f, 0.1666661771f};
 static const real SIGMOID_MIN = -89, SIGMOID_MAX = 88, TANH_MAX = 10, V_HUGE = 0x1p126f;
+enum { SOFTPLUS_TERMS = 8 };
 #else
 static const real LOG2_E = 1.4426950408889634;
 static const real LN2_HIGH = 0.69314718055989033;
@@ -29,6 +30,7 @@ static const real SIGMOID_H[] = {4.1360529807625442e-08, -1.6533837315275491e-06
 static const real TANH_M[] = {1.0588295630752113e-05, -0.00010581655881776315,
                               0.0010582010000442564, -0.011111111110678777, 0.16666666666666555};
 static const real SIGMOID_MIN = -710, SIGMOID_MAX = 709, TANH_MAX = 20, V_HUGE = 0x1p1022;
+enum { SOFTPLUS_TERMS = 17 };
 #endif
 
 #define LENGTH(array) (int)(sizeof(array) / sizeof *(array))
@@ -87,27 +89,94 @@ ALWAYS_INLINE vf product_of(struct ratio sigmoid, struct ratio tanh)
 ALWAYS_INLINE vf v_sigmoid(vf x) { return divided(sigmoid_ratio(x)); }
 ALWAYS_INLINE vf v_tanh(vf x) { return divided(tanh_ratio(x)); }
 
-/* 1 where a ReLU's result is positive, else 0. The smallest normal number times V_HUGE is 1. */
-ALWAYS_INLINE vf v_is_positive(vf y) { return v_min(v_set1(1), v_mul(y, v_set1(V_HUGE))); }
+/* --- activations chosen at run time */
 
-/* An activation chosen at run time, and below it its derivative, of its result y. */
+/* 1 where x is positive, else 0. The smallest normal number times V_HUGE is 1. */
+ALWAYS_INLINE vf v_is_positive(vf x)
+{
+    return v_max(v_zero(), v_min(v_set1(1), v_mul(x, v_set1(V_HUGE))));
+}
+
+/* e^x - 1 of x <= 0, by t = tanh(x / 2). */
+ALWAYS_INLINE vf v_expm1_negative(vf x)
+{
+    const vf t = v_tanh(v_mul(x, v_set1((real)0.5)));
+    return v_div(v_add(t, t), v_sub(v_set1(1), t));
+}
+
+/* log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; log(1 + u) = 2 atanh(z), z = u / (2 + u) <= 1/3 */
+ALWAYS_INLINE vf v_softplus(vf x)
+{
+    const vf u = v_add(v_set1(1), v_expm1_negative(v_sub(v_zero(), v_abs(x))));
+    const vf z = v_div(u, v_add(v_set1(2), u)), v = v_mul(z, z);
+    vf sum = v_set1((real)1 / (2 * SOFTPLUS_TERMS + 1));
+    for (int k = SOFTPLUS_TERMS - 1; k >= 0; k--)
+        sum = v_fma(sum, v, v_set1((real)1 / (real)(2 * k + 1)));
+    return v_fma(v_add(z, z), sum, v_max(v_zero(), x));
+}
+
 ALWAYS_INLINE vf v_activate(const struct cylstm_function *f, vf x)
 {
+    const vf a = v_set1((real)f->alpha), b = v_set1((real)f->beta), zero = v_zero();
     switch (f->type) {
     case FUNCTION_SIGMOID: return v_sigmoid(x);
-    case FUNCTION_RELU: return v_max(v_zero(), x);
+    case FUNCTION_RELU: return v_max(zero, x);
+    case FUNCTION_HARD_SIGMOID: return v_max(zero, v_min(v_set1(1), v_fma(a, x, b)));
+    case FUNCTION_SOFTSIGN: return v_div(x, v_add(v_set1(1), v_abs(x)));
+    case FUNCTION_SOFTPLUS: return v_softplus(x);
+    case FUNCTION_AFFINE: return v_fma(a, x, b);
+    case FUNCTION_LEAKY_RELU: return v_fma(a, v_min(zero, x), v_max(zero, x));
+    case FUNCTION_THRESHOLDED_RELU: return v_mul(v_is_positive(v_sub(x, a)), v_max(a, x));
+    case FUNCTION_SCALED_TANH: return v_mul(a, v_tanh(v_mul(b, x)));
+    case FUNCTION_ELU: return v_fma(a, v_expm1_negative(v_min(zero, x)), v_max(zero, x));
     default: return v_tanh(x);
     }
 }
 
+/* Its derivative, of its result y. */
 ALWAYS_INLINE vf v_slope(const struct cylstm_function *f, vf y)
 {
-    const vf one = v_set1(1);
+    const vf a = v_set1((real)f->alpha), b = v_set1((real)f->beta), one = v_set1(1);
+    const vf positive = v_is_positive(y), negative = v_sub(one, positive);
     switch (f->type) {
     case FUNCTION_SIGMOID: return v_mul(y, v_sub(one, y));
-    case FUNCTION_RELU: return v_is_positive(y);
+    case FUNCTION_RELU: return positive;
+    case FUNCTION_HARD_SIGMOID: return v_mul(a, v_mul(positive, v_is_positive(v_sub(one, y))));
+    case FUNCTION_SOFTSIGN: return v_mul(v_sub(one, v_abs(y)), v_sub(one, v_abs(y)));
+    case FUNCTION_SOFTPLUS: return v_sub(v_zero(), v_expm1_negative(v_sub(v_zero(), y)));
+    case FUNCTION_AFFINE: return a;
+    case FUNCTION_LEAKY_RELU: return v_fma(negative, a, positive);
+    case FUNCTION_THRESHOLDED_RELU: return v_is_positive(v_abs(y));
+    case FUNCTION_SCALED_TANH: return v_mul(b, v_sub(a, v_div(v_mul(y, y), a)));
+    case FUNCTION_ELU: return v_fma(negative, v_add(y, a), positive);
     default: return v_fnma(y, y, one);
     }
+}
+
+/* x in [-limit, limit]; NaN stays. */
+ALWAYS_INLINE vf v_clip(vf x, double limit)
+{
+    return v_max(v_set1((real)-limit), v_min(v_set1((real)limit), x));
+}
+
+/* 1 where y is the result of an x that no clip has changed, else 0. */
+ALWAYS_INLINE vf v_unclipped(vf y, vf lowest, vf highest)
+{
+    return v_mul(v_is_positive(v_sub(y, lowest)), v_is_positive(v_sub(highest, y)));
+}
+
+/* An activation behind a clip, and its derivative. */
+ALWAYS_INLINE vf v_gate(const struct cylstm_options *o, int function, vf x)
+{
+    return v_activate(&o->function[function], o->clip != 0 ? v_clip(x, o->clip) : x);
+}
+
+ALWAYS_INLINE vf v_gate_slope(const struct cylstm_options *o, int function, vf y)
+{
+    const struct cylstm_function *f = &o->function[function];
+    const vf slope = v_slope(f, y), limit = v_set1((real)o->clip);
+    if (o->clip == 0) return slope;
+    return v_mul(slope, v_unclipped(y, v_activate(f, v_sub(v_zero(), limit)), v_activate(f, limit)));
 }
 
 static void sigmoid_array(const void *in, void *out, size_t n)

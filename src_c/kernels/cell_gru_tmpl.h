@@ -8,16 +8,28 @@
  * Lanes past the last unit carry zero pre-activations and zero states, which give h = 0 again.
  */
 
+/* Activations of r and z, and of n, and their derivatives: those of the equations, or of options. */
+ALWAYS_INLINE vf gate(const struct cylstm_options *o, vf a) { return o ? v_gate(o, 0, a) : v_sigmoid(a); }
+ALWAYS_INLINE vf gate_slope(const struct cylstm_options *o, vf y)
+{
+    return o ? v_gate_slope(o, 0, y) : v_mul(y, v_sub(v_set1(1), y));
+}
+ALWAYS_INLINE vf blend(const struct cylstm_options *o, vf a) { return o ? v_gate(o, 1, a) : v_tanh(a); }
+ALWAYS_INLINE vf blend_slope(const struct cylstm_options *o, vf y)
+{
+    return o ? v_gate_slope(o, 1, y) : v_fnma(y, y, v_set1(1));
+}
+
 /* One panel: preact (rows, 4, VL) = a_n, a_r, a_z, q of units panel * VL and on; overwritten. Several
  * rows take two loops, as in the LSTM cell. */
-static void gru_forward(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
-                        void *sums)
+ALWAYS_INLINE void gru_forward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
+                              size_t rows, void *sums, const struct cylstm_options *o)
 {
     real *const preact = sums;
     const size_t u = panel * VL, H = cell->H, n = valid(u, H), width = PANEL_VECTORS * VL;
     for (size_t k = 0; k < rows; k++) {
         real *a = preact + k * width;
-        const vf r = v_sigmoid(v_load(a + VL)), z = v_sigmoid(v_load(a + 2 * VL));
+        const vf r = gate(o, v_load(a + VL)), z = gate(o, v_load(a + 2 * VL));
         const vf q = v_load(a + 3 * VL);
         v_store(a, v_fma(r, q, v_load(a)));
         v_store(a + 2 * VL, z);
@@ -29,7 +41,7 @@ static void gru_forward(const struct cylstm_cell *cell, size_t panel, size_t row
     }
     for (size_t k = 0; k < rows; k++) {
         const real *a = preact + k * width;
-        const vf candidate = v_tanh(v_load(a)), z = v_load(a + 2 * VL);
+        const vf candidate = blend(o, v_load(a)), z = v_load(a + 2 * VL);
         const vf h_prev = v_load(row_of(&cell->h_prev, row + k) + u);
         const vf h = v_fma(z, v_sub(h_prev, candidate), candidate);
         v_store(row_of(&cell->h, row + k) + u, h);
@@ -43,8 +55,8 @@ static void gru_forward(const struct cylstm_cell *cell, size_t panel, size_t row
  *     da_r = da_n * q * r (1 - r)          da_z = dh * (h_{t-1} - n) * z (1 - z)
  *     dh_{t-1} = dh * z, and what W_hh adds to it
  */
-static void gru_backward(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
-                         void *sums)
+ALWAYS_INLINE void gru_backward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
+                              size_t rows, void *sums, const struct cylstm_options *o)
 {
     const real *dh_rows = sums;
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
@@ -59,10 +71,10 @@ static void gru_backward(const struct cylstm_cell *cell, size_t panel, size_t ro
             const vf n = v_load_n(tape_row + 2 * H + u, m), q = v_load_n(tape_row + 3 * H + u, m);
             const vf h_prev = h_prev_row ? v_load_n(h_prev_row + u, m) : v_zero();
             const vf dh = v_load(dh_rows + v * VL);
-            const vf da_n = v_mul(v_mul(dh, v_sub(one, z)), v_fnma(n, n, one));
+            const vf da_n = v_mul(v_mul(dh, v_sub(one, z)), blend_slope(o, n));
             real *dgates = dgates_row + u;
-            v_store_n(dgates, v_mul(v_mul(da_n, q), v_mul(r, v_sub(one, r))), m);
-            v_store_n(dgates + H, v_mul(v_mul(dh, v_sub(h_prev, n)), v_mul(z, v_sub(one, z))), m);
+            v_store_n(dgates, v_mul(v_mul(da_n, q), gate_slope(o, r)), m);
+            v_store_n(dgates + H, v_mul(v_mul(dh, v_sub(h_prev, n)), gate_slope(o, z)), m);
             v_store_n(dgates + 2 * H, da_n, m);
             v_store_n(dgates + 3 * H, v_mul(da_n, r), m);
             v_store(dh_prev_row + u, v_mul(dh, z));
@@ -79,15 +91,15 @@ static void gru_backward(const struct cylstm_cell *cell, size_t panel, size_t ro
 
 /* One panel of the first product: preact (rows, 2, 2, VL) = a_r, a_z of units panel * 2 VL and on, VL
  * at a time. `h` gets r * h_{t-1}. */
-static void gru_gates_forward(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
-                              void *sums)
+ALWAYS_INLINE void gru_gates_forward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
+                              size_t rows, void *sums, const struct cylstm_options *o)
 {
     const real *preact = sums;
     const size_t first = panel * 2 * VL, H = cell->H;
     for (size_t k = row; k < row + rows; k++, preact += PANEL_VECTORS * VL)
         for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v += 2, u += VL) {
-            const vf r = v_sigmoid(v_load(preact + v * VL));
-            const vf z = v_sigmoid(v_load(preact + (v + 1) * VL));
+            const vf r = gate(o, v_load(preact + v * VL));
+            const vf z = gate(o, v_load(preact + (v + 1) * VL));
             v_store(row_of(&cell->h, k) + u, v_mul(r, v_load(row_of(&cell->h_prev, k) + u)));
             v_store(row_of(&cell->z, k) + u, z);
             if (!cell->tape.base) continue;
@@ -99,12 +111,11 @@ static void gru_gates_forward(const struct cylstm_cell *cell, size_t panel, size
 /* One panel: dm (rows, 4 VL), the gradient of m = r * h_{t-1}, of units panel * 4 VL and on, with
  *     da_r = dm * h_{t-1} * r (1 - r)      dh_{t-1} += dm * r
  * `h` gets m again, which the gradient of W_hn is a product with. */
-static void gru_gates_backward(const struct cylstm_cell *cell, size_t panel, size_t row,
-                               size_t rows, void *sums)
+ALWAYS_INLINE void gru_gates_backward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
+                              size_t rows, void *sums, const struct cylstm_options *o)
 {
     const real *dm_rows = sums;
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
-    const vf one = v_set1(1);
     for (size_t k = row; k < row + rows; k++, dm_rows += PANEL_VECTORS * VL) {
         const real *tape = row_of(&cell->tape, k);
         const real *h_prev_row = cell->h_prev.base ? row_of(&cell->h_prev, k) : NULL;
@@ -113,7 +124,7 @@ static void gru_gates_backward(const struct cylstm_cell *cell, size_t panel, siz
             const size_t n = valid(u, H);
             const vf r = v_load_n(tape + u, n), dm = v_load(dm_rows + v * VL);
             const vf h_prev = h_prev_row ? v_load_n(h_prev_row + u, n) : v_zero();
-            v_store_n(dgates + u, v_mul(v_mul(dm, h_prev), v_mul(r, v_sub(one, r))), n);
+            v_store_n(dgates + u, v_mul(v_mul(dm, h_prev), gate_slope(o, r)), n);
             v_store(dh_prev + u, v_fma(dm, r, v_load(dh_prev + u)));
             v_store(row_of(&cell->h, k) + u, v_mul(r, h_prev));
         }
@@ -121,14 +132,14 @@ static void gru_gates_backward(const struct cylstm_cell *cell, size_t panel, siz
 }
 
 /* One panel of the second product: preact (rows, 4 VL) = a_n of units panel * 4 VL and on. */
-static void gru_candidate_forward(const struct cylstm_cell *cell, size_t panel, size_t row,
-                                  size_t rows, void *sums)
+ALWAYS_INLINE void gru_candidate_forward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
+                              size_t rows, void *sums, const struct cylstm_options *o)
 {
     const real *preact = sums;
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
     for (size_t k = row; k < row + rows; k++, preact += PANEL_VECTORS * VL)
         for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v++, u += VL) {
-            const vf n = v_tanh(v_load(preact + v * VL)), z = v_load(row_of(&cell->z, k) + u);
+            const vf n = blend(o, v_load(preact + v * VL)), z = v_load(row_of(&cell->z, k) + u);
             const vf h = v_fma(z, v_sub(v_load(row_of(&cell->h_prev, k) + u), n), n);
             v_store(row_of(&cell->h, k) + u, h);
             if (cell->y.base) v_store_n(row_of(&cell->y, k) + u, h, valid(u, H));
@@ -140,8 +151,8 @@ static void gru_candidate_forward(const struct cylstm_cell *cell, size_t panel, 
  *     da_n = dh * (1 - z) * (1 - n^2)      da_z = dh * (h_{t-1} - n) * z (1 - z)
  *     dh_{t-1} = dh * z, and what both products add to it
  */
-static void gru_candidate_backward(const struct cylstm_cell *cell, size_t panel, size_t row,
-                                   size_t rows, void *sums)
+ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
+                              size_t rows, void *sums, const struct cylstm_options *o)
 {
     const real *dh_rows = sums;
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
@@ -155,9 +166,18 @@ static void gru_candidate_backward(const struct cylstm_cell *cell, size_t panel,
             const vf z = v_load_n(tape + H + u, m), n = v_load_n(tape + 2 * H + u, m);
             const vf h_prev = h_prev_row ? v_load_n(h_prev_row + u, m) : v_zero();
             const vf dh = v_load(dh_rows + v * VL), dz = v_mul(dh, v_sub(h_prev, n));
-            v_store_n(dgates + H + u, v_mul(dz, v_mul(z, v_sub(one, z))), m);
-            v_store_n(dgates + 2 * H + u, v_mul(v_mul(dh, v_sub(one, z)), v_fnma(n, n, one)), m);
+            v_store_n(dgates + H + u, v_mul(dz, gate_slope(o, z)), m);
+            v_store_n(dgates + 2 * H + u, v_mul(v_mul(dh, v_sub(one, z)), blend_slope(o, n)), m);
             v_store(row_of(&cell->dh_prev, k) + u, v_mul(dh, z));
         }
     }
 }
+
+#define GRU(NAME) \
+    static void NAME(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, void *sums) \
+    { NAME##_by(cell, panel, row, rows, sums, NULL); } \
+    static void NAME##_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, void *sums) \
+    { NAME##_by(cell, panel, row, rows, sums, cell->options); }
+GRU(gru_forward) GRU(gru_backward)
+GRU(gru_gates_forward) GRU(gru_gates_backward)
+GRU(gru_candidate_forward) GRU(gru_candidate_backward)

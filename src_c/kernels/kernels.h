@@ -74,16 +74,33 @@ struct cylstm_rows {
     ptrdiff_t stride;
 };
 
-/* An activation, by run-time choice. FUNCTION_OF_CELL: the one that the cell's equations name. */
-enum cylstm_function_type { FUNCTION_OF_CELL, FUNCTION_SIGMOID, FUNCTION_TANH, FUNCTION_RELU };
+/* An activation, by run-time choice; activation_tmpl.h has their equations. FUNCTION_OF_CELL: the
+ * one that the cell's equations name. */
+enum cylstm_function_type {
+    FUNCTION_OF_CELL,
+    FUNCTION_SIGMOID,
+    FUNCTION_TANH,
+    FUNCTION_RELU,
+    FUNCTION_HARD_SIGMOID,
+    FUNCTION_SOFTSIGN,
+    FUNCTION_SOFTPLUS,
+    FUNCTION_AFFINE,
+    FUNCTION_LEAKY_RELU,
+    FUNCTION_THRESHOLDED_RELU,
+    FUNCTION_SCALED_TANH,
+    FUNCTION_ELU
+};
 struct cylstm_function {
     int type;
     double alpha, beta;
 };
 
-/* What makes a cell another than its equations say. */
+/* What makes a cell another than its equations say; all zero: nothing. */
 struct cylstm_options {
     struct cylstm_function function[3]; /* of its activations, in the order of the equations */
+    int coupled;                        /* LSTM: 1: f = 1 - i; 2: i = 1 - f */
+    double clip;                        /* pre-activations are clipped to [-clip, clip]; 0: not */
+    double cell_clip;                   /* so is c_t */
 };
 
 /* The operands of a cell's gate math, forward or backward; a cell uses those that its equations
@@ -94,10 +111,13 @@ struct cylstm_cell {
     unsigned char unit_vectors; /* vectors of a panel that belong to the same units: 4, 2 or 1 */
     unsigned char tape_vectors; /* on the tape of a step: (tape_vectors, H) */
     const struct cylstm_options *options; /* NULL: none */
-    struct cylstm_rows c;                 /* forward: c_{t-1} in, c_t out; padded */
-    struct cylstm_rows h;                 /* h_t out; padded; backward: base may be NULL */
-    struct cylstm_rows y;                 /* forward: h_t out; base may be NULL */
-    struct cylstm_rows tape;              /* forward out (base may be NULL), backward in */
+    const void
+        *peep; /* (3, H) in rows peep_row apart: what i and f see of c_{t-1}, and o of c_t; NULL */
+    size_t peep_row;
+    struct cylstm_rows c;       /* forward: c_{t-1} in, c_t out; padded */
+    struct cylstm_rows h;       /* h_t out; padded; backward: base may be NULL */
+    struct cylstm_rows y;       /* forward: h_t out; base may be NULL */
+    struct cylstm_rows tape;    /* forward out (base may be NULL), backward in */
     struct cylstm_rows h_prev;  /* h_{t-1} in; forward: padded; backward: base NULL means zeros */
     struct cylstm_rows c_prev;  /* backward: c_{t-1} in; base may be NULL, which means zeros */
     struct cylstm_rows dc;      /* backward: dc_t in, dc_{t-1} out; padded */
@@ -203,6 +223,9 @@ struct cylstm_kernels {
                       size_t width);
     /* The sums of n <= VL pairs. */
     void (*sum_biases)(const void *b_ih, const void *b_hh, size_t n, void *out);
+    /* out (n) = the sum over the rows of a * b, added to what is there if `adds`. */
+    void (*sum_products)(const struct cylstm_rows *a, const struct cylstm_rows *b, size_t rows,
+                         size_t n, int adds, void *out);
     void (*dropout)(const struct cylstm_dropout *d, uint64_t index, size_t count, const void *in,
                     void *out);
     void (*adam)(const struct cylstm_adam_terms *terms, const struct cylstm_update *update,

@@ -11,6 +11,7 @@
 #include "activation_tmpl.h"
 #include "cell_gru_tmpl.h"
 #include "cell_lstm_tmpl.h"
+#include "cell_lstm_any_tmpl.h"
 #include "cell_rnn_tmpl.h"
 #include "dropout_tmpl.h"
 #include "gemm_tmpl.h"
@@ -29,14 +30,18 @@ const struct cylstm_kernels KERNELS = {
     .finish = finish,
     .cell =
         {
-            [CYLSTM_LSTM_MATH] = {{lstm_forward, lstm_backward}},
-            [CYLSTM_GRU_MATH] = {{gru_forward, gru_backward}},
-            [CYLSTM_GRU_GATES_MATH] = {{gru_gates_forward, gru_gates_backward}},
-            [CYLSTM_GRU_CANDIDATE_MATH] = {{gru_candidate_forward, gru_candidate_backward}},
+            [CYLSTM_LSTM_MATH] = {{lstm_forward, lstm_backward},
+                                  {lstm_forward_any, lstm_backward_any}},
+            [CYLSTM_GRU_MATH] = {{gru_forward, gru_backward}, {gru_forward_any, gru_backward_any}},
+            [CYLSTM_GRU_GATES_MATH] = {{gru_gates_forward, gru_gates_backward},
+                                       {gru_gates_forward_any, gru_gates_backward_any}},
+            [CYLSTM_GRU_CANDIDATE_MATH] = {{gru_candidate_forward, gru_candidate_backward},
+                                           {gru_candidate_forward_any, gru_candidate_backward_any}},
             [CYLSTM_RNN_MATH] = {{rnn_forward, rnn_backward}, {rnn_forward_any, rnn_backward_any}},
         },
     .transpose = transpose,
     .sum_biases = sum_biases,
+    .sum_products = sum_products,
     .dropout = dropout,
     .adam = adam,
     .sgd = sgd,

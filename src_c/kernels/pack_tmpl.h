@@ -48,3 +48,16 @@ static void sum_biases(const void *b_ih, const void *b_hh, size_t n, void *out)
 {
     v_store_n(out, v_add(v_load_n(b_ih, n), v_load_n(b_hh, n)), n);
 }
+
+static void sum_products(const struct cylstm_rows *a, const struct cylstm_rows *b, size_t rows,
+                         size_t n, int adds, void *out)
+{
+    real *sums = out;
+    for (size_t u = 0; u < n; u += VL) {
+        vf sum = v_zero();
+        for (size_t r = 0; r < rows; r++)
+            sum = v_fma(v_load_n(row_of(a, r) + u, valid(u, n)), v_load_n(row_of(b, r) + u, valid(u, n)), sum);
+        if (adds) sum = v_add(v_load_n(sums + u, valid(u, n)), sum);
+        v_store_n(sums + u, sum, valid(u, n));
+    }
+}

@@ -1,0 +1,103 @@
+/* cell_lstm_any_tmpl.h -- the LSTM cell with every option, forward and, directly below it, backward.
+ *
+ *     a_i += p_i * c_{t-1},   a_f += p_f * c_{t-1}                    peepholes (Gers et al. 2002)
+ *     i, f = F0(a_i), F0(a_f);   g = F1(a_g)                          f = 1 - i or i = 1 - f, coupled
+ *     c_t = clip(f * c_{t-1} + i * g)
+ *     a_o += p_o * c_t;   o = F0(a_o)
+ *     h_t = o * F2(c_t)
+ *
+ * and F0, F1 of clipped pre-activations. The plain cell is apart, in cell_lstm_tmpl.h, for it divides
+ * products of activations once; these may be any.
+ */
+
+enum { COUPLED_F = 1, COUPLED_I = 2 };
+
+/* What a gate sees of c: row `gate` of the peepholes, of n units from u on. */
+ALWAYS_INLINE vf peephole(const struct cylstm_cell *cell, size_t gate, size_t u, size_t n)
+{
+    return v_load_n((const real *)cell->peep + gate * cell->peep_row + u, n);
+}
+
+static void lstm_forward_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                             void *sums)
+{
+    const struct cylstm_options *options = cell->options;
+    const real *preact = sums;
+    const size_t u = panel * VL, H = cell->H, n = valid(u, H);
+    const vf one = v_set1(1);
+    for (size_t k = row; k < row + rows; k++, preact += PANEL_VECTORS * VL) {
+        vf a_i = v_load(preact), a_f = v_load(preact + VL), a_o = v_load(preact + 3 * VL);
+        real *c_row = row_of(&cell->c, k) + u;
+        const vf c_prev = v_load(c_row);
+        if (cell->peep) {
+            a_i = v_fma(peephole(cell, 0, u, n), c_prev, a_i);
+            a_f = v_fma(peephole(cell, 1, u, n), c_prev, a_f);
+        }
+        vf i = v_gate(options, 0, a_i), f = v_gate(options, 0, a_f);
+        if (options->coupled == COUPLED_F) f = v_sub(one, i);
+        if (options->coupled == COUPLED_I) i = v_sub(one, f);
+        const vf g = v_gate(options, 1, v_load(preact + 2 * VL));
+        vf c = v_fma(f, c_prev, v_mul(i, g));
+        if (options->cell_clip != 0) c = v_clip(c, options->cell_clip);
+        if (cell->peep) a_o = v_fma(peephole(cell, 2, u, n), c, a_o);
+        const vf o = v_gate(options, 0, a_o), h = v_mul(o, v_activate(&options->function[2], c));
+        v_store(c_row, c);
+        v_store(row_of(&cell->h, k) + u, h);
+        if (cell->y.base) v_store_n(row_of(&cell->y, k) + u, h, n);
+        if (!cell->tape.base) continue;
+        real *tape = row_of(&cell->tape, k) + u;
+        v_store_n(tape, i, n);
+        v_store_n(tape + H, f, n);
+        v_store_n(tape + 2 * H, g, n);
+        v_store_n(tape + 3 * H, o, n);
+        v_store_n(tape + 4 * H, c, n);
+    }
+}
+
+/* As the equations above, each line upwards. A coupled cell has three dgates, in the order of its raw
+ * gates. */
+static void lstm_backward_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                              void *sums)
+{
+    const struct cylstm_options *options = cell->options;
+    const real *dh_rows = sums;
+    const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
+    for (size_t k = row; k < row + rows; k++, dh_rows += PANEL_VECTORS * VL) {
+        const real *tape_row = row_of(&cell->tape, k);
+        const real *c_prev_row = cell->c_prev.base ? row_of(&cell->c_prev, k) : NULL;
+        real *dc_row = row_of(&cell->dc, k), *dgates_row = row_of(&cell->dgates, k);
+        for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v++, u += VL) {
+            const size_t n = valid(u, H);
+            const vf i = v_load_n(tape_row + u, n), f = v_load_n(tape_row + H + u, n);
+            const vf g = v_load_n(tape_row + 2 * H + u, n), o = v_load_n(tape_row + 3 * H + u, n);
+            const vf c = v_load_n(tape_row + 4 * H + u, n), dh = v_load(dh_rows + v * VL);
+            const vf c_prev = c_prev_row ? v_load_n(c_prev_row + u, n) : v_zero();
+            const vf shown = v_activate(&options->function[2], c);
+            const vf da_o = v_mul(v_mul(dh, shown), v_gate_slope(options, 0, o));
+            vf dc = v_fma(v_mul(dh, o), v_slope(&options->function[2], shown), v_load(dc_row + u));
+            if (cell->peep) dc = v_fma(peephole(cell, 2, u, n), da_o, dc);
+            if (options->cell_clip != 0) {
+                const vf limit = v_set1((real)options->cell_clip);
+                dc = v_mul(dc, v_unclipped(c, v_sub(v_zero(), limit), limit));
+            }
+            vf di = v_mul(dc, g), df = v_mul(dc, c_prev);
+            if (options->coupled == COUPLED_F) di = v_sub(di, df), df = v_zero();
+            if (options->coupled == COUPLED_I) df = v_sub(df, di), di = v_zero();
+            const vf da_i = v_mul(di, v_gate_slope(options, 0, i));
+            const vf da_f = v_mul(df, v_gate_slope(options, 0, f));
+            const vf da_g = v_mul(v_mul(dc, i), v_gate_slope(options, 1, g));
+            vf dc_prev = v_mul(dc, f);
+            if (cell->peep) {
+                dc_prev = v_fma(peephole(cell, 0, u, n), da_i, dc_prev);
+                dc_prev = v_fma(peephole(cell, 1, u, n), da_f, dc_prev);
+            }
+            v_store(dc_row + u, dc_prev);
+            if (cell->h.base) v_store(row_of(&cell->h, k) + u, v_mul(o, shown));
+            real *dgates = dgates_row + u;
+            if (options->coupled != COUPLED_I) v_store_n(dgates, da_i, n), dgates += H;
+            if (options->coupled != COUPLED_F) v_store_n(dgates, da_f, n), dgates += H;
+            v_store_n(dgates, da_g, n);
+            v_store_n(dgates + H, da_o, n);
+        }
+    }
+}
