@@ -76,8 +76,6 @@ cdef class Problem:
         if cnp.PyArray_DIM(a, n - 1) != dims.inputs:
             raise ValueError(f"x has shape {(<object>a).shape}, whose last size is "
                              f"{cnp.PyArray_DIM(a, n - 1)}, expected input_size {dims.inputs}")
-        if self.T == 0:
-            raise ValueError(f"x has shape {(<object>a).shape}: no time steps, expected at least 1")
         self.x = _rows_of(a)  # before anything that may run code of the user's
         if lengths is not None:
             self.lengths = check_lengths(lengths, self.T, self.B, self.batched)
@@ -117,7 +115,8 @@ cdef class Problem:
         cdef Dims dims = self.dims
         cdef bint release = dims.releases_gil(self.rows)
         dims.fill_context(&ctx, threads, release)
-        if self.B == 0:
+        if self.B == 0 or self.T == 0:
+            _pass_on(self.states_0, self.states_n)
             return 0
         cdef Packed weights = self.packed
         cdef bint once = _c.cylstm_reads_raw(&ctx, &dims.c, self.T, self.B)
@@ -134,6 +133,13 @@ cdef class Problem:
         else:
             _c.cylstm_forward(&ctx, &dims.c, packed, &self.seq, scratch.start)
         return 0
+
+
+cdef int _pass_on(list states, list to) except -1:
+    """What no steps do to a state, or to its gradient; zeros where there is none."""
+    for k in range(len(to)):
+        to[k][...] = 0 if states is None or states[k] is None else states[k]
+    return 0
 
 
 def forward(Packed packed not None, x, states, lengths, threads, bint batch_first, out):

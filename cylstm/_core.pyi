@@ -192,7 +192,12 @@ class Tape:
 
 class Stream:
     def __new__(
-        cls, current: Current, owner: Any, batch_size: int | None, threads: int | None
+        cls,
+        current: Current,
+        owner: Any,
+        batch_size: int | None,
+        threads: int | None,
+        batch_first: bool = False,
     ) -> Self: ...
     @property
     def batch_size(self) -> int | None: ...
@@ -201,12 +206,12 @@ class Stream:
     @state.setter
     def state(self, value: Any) -> None: ...
     def step(
-        self, x_t: ArrayLike, out: _Array | None = None, active: ArrayLike | None = None
+        self, x_t: ArrayLike, *, out: _Array | None = None, active: ArrayLike | None = None
     ) -> _Array: ...
     def run(
-        self, block: ArrayLike, out: _Array | None = None, active: ArrayLike | None = None
+        self, block: ArrayLike, *, out: _Array | None = None, active: ArrayLike | None = None
     ) -> _Array: ...
-    def reset(self, indices: ArrayLike | None = None) -> None: ...
+    def reset(self, indices: ArrayLike | None = None, *, state: Any = None) -> None: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
 
 # What Cython leaves in a module whose classes can't be pickled.

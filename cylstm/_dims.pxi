@@ -119,8 +119,9 @@ cdef class Dims:
         if self.cell.states == 1:
             return [_check_whole(value, names[0], self, (*outer, self.R))]
         if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise TypeError(f"{what} is a {type(value).__name__}, expected a tuple "
-                            f"({names[0]}, {names[1]})")
+            kind = type(value).__name__ + (f" of {len(value)}" if isinstance(value, (tuple, list))
+                                           else "")
+            raise TypeError(f"{what} is a {kind}, expected a tuple ({names[0]}, {names[1]})")
         return [_check_whole(value[0], names[0], self, (*outer, self.R)),
                 _check_whole(value[1], names[1], self, (*outer, self.H))]
 

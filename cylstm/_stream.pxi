@@ -21,19 +21,20 @@ cdef class Stream:
     cdef char *saved_c
     cdef bint is_saved
     cdef Py_ssize_t N
-    cdef bint batched
+    cdef bint batched, batch_first
     cdef atomic_int busy  # 0, or which process somebody is in it in: 1 + _forks
     cdef object threads
     cdef int max_threads
 
-    def __cinit__(self, Current current not None, owner, batch_size, threads):
+    def __cinit__(self, Current current not None, owner, batch_size, threads,
+                  bint batch_first=False):
         """On the weights that are `current`; `owner.stream(...)` makes another."""
         cdef _c.cylstm_context ctx
         cdef Dims dims = (<Packed?>current.get().packed).dims
         self.batched = batch_size is not None
         self.N = batch_size if self.batched else 1
         self.current, self.dims, self.threads = current, dims, threads
-        self.owner = owner
+        self.owner, self.batch_first = owner, batch_first
         self.max_threads = _threads(threads)
         dims.fill_context(&ctx, self.max_threads, False)
         self.take()  # weights that have not been packed are packed now and not in a step
@@ -144,7 +145,7 @@ cdef class Stream:
             self.leave()
         return 0
 
-    def step(self, x_t, out=None, active=None):
+    def step(self, x_t, *, out=None, active=None):
         """Take one step.
 
         Parameters
@@ -187,32 +188,65 @@ cdef class Stream:
         self.compute(1, indices, rows, x, y)
         return y
 
-    def run(self, block, out=None, active=None):
-        """Take the steps of a block: block (T, I) or (T, N, I) -> y (T, R) or (T, N, R).
+    def run(self, block, *, out=None, active=None):
+        """Take the steps of a block, the same as so many calls of `step`, to the bit.
 
-        The same as T calls of `step`, to the bit. Ctrl-C is answered when the block is done.
+        Ctrl-C is answered when the block is done.
+
+        Parameters
+        ----------
+        block : array (T, I), or (T, N, I) for a stream of N, or (N, T, I) if its LSTM is
+            `batch_first`; with `active`, N is len(active)
+        out : array like the result, written to and returned; may be the block itself
+        active : as in `step`
+
+        Returns
+        -------
+        array (T, R), (T, N, R) or (N, T, R): y of each step, new unless `out` is given
+
+        Raises
+        ------
+        ValueError, TypeError, RuntimeError
+            As `step`.
         """
         cdef cnp.ndarray indices = None, x, y
         cdef Py_ssize_t rows = self.N, T
+        cdef bint turned = self.batched and self.batch_first
         if active is not None:
             indices = self.check_indices("active", active)
             rows = cnp.PyArray_DIM(indices, 0)
         x = as_floats(block, "block", self.dims.dtype)
         if cnp.PyArray_NDIM(x) != (3 if self.batched else 2):
             raise ValueError(f"block has shape {(<object>x).shape}, expected "
-                             f"{'(T, N, I)' if self.batched else '(T, I)'} with I = "
-                             f"{self.dims.inputs}")
-        T = cnp.PyArray_DIM(x, 0)
-        x = _check_whole(x, "block", self.dims, (T, *self.frame(rows, self.dims.inputs)))
-        cdef tuple shape = (T, *self.frame(rows, self.dims.R))
-        if out is None:
-            y = np.empty(shape, self.dims.dtype)
+                             f"{self.letters()} with I = {self.dims.inputs}")
+        T = cnp.PyArray_DIM(x, 1 if turned else 0)
+        x = _check(x, "block", self.dims, self.block(T, rows, self.dims.inputs))
+        cdef tuple shape = self.block(T, rows, self.dims.R)
+        cdef cnp.ndarray result = (np.empty(shape, self.dims.dtype) if out is None
+                                   else _check_out(out, self.dims, shape))
+        if turned:  # a plan has its steps one after another
+            x, y = (<object>x).swapaxes(0, 1), np.empty((T, rows, self.dims.R), self.dims.dtype)
         else:
-            y = _check_out(out, self.dims, shape)
-            x = _apart(x, y)
+            y = result
+        if not cnp.PyArray_IS_C_CONTIGUOUS(x):
+            x = np.ascontiguousarray(x)
+        x = _apart(x, y)
         if T:
             self.compute(T, indices, rows, x, y)
-        return y
+        if turned:
+            (<object>result)[...] = (<object>y).swapaxes(0, 1)
+        return result
+
+    cdef str letters(self):
+        if not self.batched:
+            return "(T, I)"
+        return "(N, T, I)" if self.batch_first else "(T, N, I)"
+
+    cdef tuple block(self, Py_ssize_t T, Py_ssize_t rows, Py_ssize_t width):
+        """The shape of a block's array."""
+        if not self.batched:
+            return (T, width)
+        return (rows, T, width) if self.batch_first else (T, rows, width)
 
     cdef cnp.ndarray check_indices(self, str name, object value):
         """Distinct indices of streams, which nobody else can change."""
@@ -251,25 +285,54 @@ cdef class Stream:
 
     @state.setter
     def state(self, value):
-        cdef list states = self.dims.check_states(
-            value, "state", "", (self.dims.L, self.N)[:1 + self.batched])
-        self.take()
-        _c.cylstm_plan_set_states(self.plan, _state(states, 0), _state(states, 1))
-        self.leave()
+        self.assign(None, self.check_states(value, self.N))
 
-    def reset(self, indices=None):
-        """Set the state to zero: of all streams, or of those named by `indices`."""
+    def reset(self, indices=None, *, state=None):
+        """Set the state of all streams, or of those named by `indices`: to zero, or to `state`.
+
+        Parameters
+        ----------
+        indices : distinct indices of streams, or None for all
+        state : as the attribute `state`, for the streams that are set
+
+        Raises
+        ------
+        ValueError, TypeError
+            Indices that are out of range or not distinct, or states of a wrong shape or dtype.
+        RuntimeError
+            Another thread is inside this stream.
+        """
         cdef cnp.ndarray rows = None if indices is None else self.check_indices("indices", indices)
+        cdef Py_ssize_t n = self.N if rows is None else cnp.PyArray_DIM(rows, 0)
+        self.assign(rows, None if state is None else self.check_states(state, n))
+
+    cdef list check_states(self, object value, Py_ssize_t rows):
+        middle = (rows,) if self.batched else ()
+        return self.dims.check_states(value, "state", "", (self.dims.L, *middle))
+
+    cdef int assign(self, cnp.ndarray rows, list states) except -1:
+        """Set the states of all rows (None) or some to those given, or to zero (None)."""
+        cdef list now = None
         cdef size_t *row
         cdef Py_ssize_t k
+        if rows is not None and states is not None:
+            now = self.dims.new_states((self.dims.L, self.N))
         self.take()
-        if rows is None:
-            _c.cylstm_plan_set_states(self.plan, NULL, NULL)
-        else:
-            row = <size_t *>cnp.PyArray_DATA(rows)
-            for k in range(cnp.PyArray_DIM(rows, 0)):
-                _c.cylstm_plan_reset_row(self.plan, row[k])
-        self.leave()
+        try:
+            if rows is None:
+                _c.cylstm_plan_set_states(self.plan, _state(states, 0), _state(states, 1))
+            elif states is None:
+                row = <size_t *>cnp.PyArray_DATA(rows)
+                for k in range(cnp.PyArray_DIM(rows, 0)):
+                    _c.cylstm_plan_reset_row(self.plan, row[k])
+            else:
+                _c.cylstm_plan_get_states(self.plan, _state(now, 0), _state(now, 1))
+                for whole, part in zip(now, states):
+                    whole[:, rows] = part
+                _c.cylstm_plan_set_states(self.plan, _state(now, 0), _state(now, 1))
+        finally:
+            self.leave()
+        return 0
 
     def __reduce__(self):
         return _restore_stream, (self.owner, self.batch_size, self.threads, self.state)

@@ -107,7 +107,7 @@ cdef class Tape:
         cdef _c.cylstm_gradients g
         cdef _c.cylstm_context ctx
         cdef int n = _threads(threads)
-        cdef cnp.ndarray dy_rows, dh_whole, dc_whole, dx = None, dweights
+        cdef cnp.ndarray dy_rows, dh_whole = None, dc_whole = None, dx = None, dweights
         if dy is None and dh_n is None and dc_n is None:
             raise ValueError("backward was given no gradient: expected dy, dh_n or dc_n")
         if dc_n is not None and dims.cell.states == 1:
@@ -127,7 +127,7 @@ cdef class Tape:
             dc_whole = _check_whole(dc_n, "dc_n", dims, (*outer, dims.H))
             g.dc_n = cnp.PyArray_DATA(dc_whole)
         cdef list dstates = dims.new_states(outer)
-        new = np.zeros if p.B == 0 else np.empty
+        new = np.zeros if p.B == 0 or p.T == 0 else np.empty
         dweights = new(_c.cylstm_raw_count(&dims.c), dims.dtype)
         if need_x:
             dx = np.empty(p.outer(dims.inputs), dims.dtype)
@@ -142,7 +142,9 @@ cdef class Tape:
         cdef bint once
         cdef const void *packed
         cdef _c.cylstm_sequence seq = p.seq  # a copy: other threads may be going backward too
-        if p.B:
+        if p.B == 0 or p.T == 0:
+            _pass_on([dh_whole, dc_whole], dstates)
+        else:
             once = _c.cylstm_reads_raw(&ctx, &dims.c, p.T, p.B)
             packed = weights.read(weights.backward, once, n)
             seq.raw = weights.raw.start if packed == NULL else NULL

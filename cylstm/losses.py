@@ -20,8 +20,8 @@ REDUCTIONS = ("mean", "sum", "none")
 def mse(
     prediction: ArrayLike,
     target: ArrayLike,
-    reduction: str = "mean",
     *,
+    reduction: str = "mean",
     where: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     batch_first: bool = False,
@@ -85,9 +85,9 @@ def mse(
 def cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
+    *,
     reduction: str = "mean",
     ignore_index: int = -100,
-    *,
     where: ArrayLike | None = None,
     lengths: ArrayLike | None = None,
     batch_first: bool = False,

@@ -138,7 +138,7 @@ class Optimizer:
         """The names of the weights that no step moves, per module."""
         return list(self._frozen)
 
-    def step(self, grads: Any, threads: int | None = None) -> None:
+    def step(self, grads: Any, *, threads: int | None = None) -> None:
         """Update the weights of all modules, or of none.
 
         An exception, from wherever it comes (a Ctrl-C, a signal handler), leaves weights and state

@@ -133,9 +133,9 @@ class _Recurrent(Module, Generic[S]):
         self,
         x: Array,
         states: S | None = None,
+        *,
         lengths: Any = None,
         threads: int | None = None,
-        *,
         out: Array | None = None,
     ) -> tuple[Array, S]:
         """Run the layers over a batch of sequences: inference only, no tape and no dropout.
@@ -160,7 +160,7 @@ class _Recurrent(Module, Generic[S]):
         Raises
         ------
         ValueError
-            A wrong shape, T = 0, a length outside 0 to T, or an `out` that can't be written to.
+            A wrong shape, a length outside 0 to T, or an `out` that can't be written to.
         TypeError
             A wrong dtype or byte order, or something that is not an array.
         """
@@ -172,6 +172,7 @@ class _Recurrent(Module, Generic[S]):
         self,
         x: Array,
         states: S | None = None,
+        *,
         lengths: Any = None,
         threads: int | None = None,
         train: bool = True,
@@ -221,7 +222,7 @@ class _Recurrent(Module, Generic[S]):
             )
         if batch_size is not None:
             batch_size = _checks.integer("batch_size", batch_size)
-        return _core.Stream(self._current, self, batch_size, threads)
+        return _core.Stream(self._current, self, batch_size, threads, self.batch_first)
 
     def _draw_key(self) -> int:
         """The key of one call's dropout masks: of the seed and the number of calls before."""

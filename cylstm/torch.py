@@ -229,7 +229,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         sizes = None if lengths is None else np.asarray(lengths)
         drops = self.training and self.dropout > 0 and self.num_layers > 1
         if not drops and not (torch.is_grad_enabled() and any(a.requires_grad for a in tensors)):
-            y, hidden = module(_array(x), _arrays(hx), sizes, threads)
+            y, hidden = module(_array(x), _arrays(hx), lengths=sizes, threads=threads)
             if isinstance(hidden, tuple):
                 return torch.from_numpy(y), tuple(map(torch.from_numpy, hidden))
             return torch.from_numpy(y), torch.from_numpy(hidden)
@@ -239,7 +239,9 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
             given = (
                 None if states[0] is None else _arrays(states if self._states > 1 else states[0])
             )
-            return module.forward(_array(x), given, sizes, threads, train=self.training)
+            return module.forward(
+                _array(x), given, lengths=sizes, threads=threads, train=self.training
+            )
 
         states = hx if isinstance(hx, tuple) else (hx,) * self._states
         y, *hidden = _Run.apply(run, self._states, x, *states, *weights)

@@ -415,7 +415,7 @@ class Module:
         """
         return self._weights.views()
 
-    def load_state_dict(self, state: Mapping[str, Any], cast: bool = False) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, cast: bool = False) -> None:
         """Replace all weights by those in `state`, or none.
 
         Parameters

@@ -76,8 +76,8 @@ def all_grads(grads: Any) -> list[Array]:
 
 def results(p: Problem, lstm: Any, threads: int | None = None) -> list[Array]:
     """Everything that a call, a tape and its backward give."""
-    y, (h_n, c_n) = lstm(p.x, p.states, p.lengths, threads=threads)
-    tape = lstm.forward(p.x, p.states, p.lengths, threads=threads, train=False)
+    y, (h_n, c_n) = lstm(p.x, p.states, lengths=p.lengths, threads=threads)
+    tape = lstm.forward(p.x, p.states, lengths=p.lengths, threads=threads, train=False)
     grads = tape.backward(p.dy, p.dh_n, p.dc_n, threads=threads)
     return [y, h_n, c_n, tape.gates, tape.cells, *all_grads(grads)]
 

@@ -231,10 +231,10 @@ def results(problem: dict[str, Any], isa: str, threads: int) -> dict[str, Array]
     arguments = (
         series(problem, "x", problem["input_size"]),
         as_argument(states) if states else None,
-        problem.get("lengths"),
     )
-    y, last = net(*arguments, threads=threads)
-    tape = net.forward(*arguments, threads=threads)
+    options = {"lengths": problem.get("lengths"), "threads": threads}
+    y, last = net(*arguments, **options)
+    tape = net.forward(*arguments, **options)
     given = {"dy": series(problem, "dy", y.shape[-1])} | states_of(problem, "d", "_n")
     names = problem.get("given", tuple(given))
     grads = tape.backward(**{name: given[name] for name in names}, threads=threads)

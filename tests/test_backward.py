@@ -28,7 +28,7 @@ from helpers import (
 
 def run(p: Problem, **arguments: Any) -> Any:
     """Gradients of everything."""
-    tape = p.lstm().forward(p.x, p.states, p.lengths, **arguments)
+    tape = p.lstm().forward(p.x, p.states, lengths=p.lengths, **arguments)
     return tape.backward(p.dy, p.dh_n, p.dc_n, **arguments)
 
 
@@ -77,7 +77,7 @@ def test_chunks_whose_columns_are_copied(dtype: str) -> None:
         8, 30, 20, lengths=[30] * 17 + [29, 1, 0], dtype=dtype, input_size=17, hidden_size=301
     )
     check(p)
-    tape = p.lstm().forward(p.x, p.states, p.lengths)
+    tape = p.lstm().forward(p.x, p.states, lengths=p.lengths)
     want = tape.backward(p.dy, p.dh_n, p.dc_n, threads=1)
     for threads in (2, 3):
         got = tape.backward(p.dy, p.dh_n, p.dc_n, threads=threads)
@@ -120,7 +120,7 @@ def test_finite_differences(config: dict[str, Any]) -> None:
     p = make_problem(9, **config)
 
     def loss(q: Problem) -> float:
-        y, states = q.lstm()(q.x, q.states, q.lengths)
+        y, states = q.lstm()(q.x, q.states, lengths=q.lengths)
         return q.loss(y, *states)
 
     check_by_differences(p, loss, run(p))
@@ -134,7 +134,7 @@ SMALL: dict[str, Any] = dict(
 def test_repeated_backward(dtype: str) -> None:
     """A tape is not used up, and a gradient that was returned stays as it is."""
     p = make_problem(10, 5, 4, [3, 5, 0, 1], dtype=dtype, **SMALL)
-    tape = p.lstm().forward(p.x, p.states, p.lengths)
+    tape = p.lstm().forward(p.x, p.states, lengths=p.lengths)
     first = tape.backward(p.dy, p.dh_n, p.dc_n)
     kept = [a.copy() for a in all_grads(first)]
     tape.backward(2 * p.dy)
@@ -153,7 +153,7 @@ def test_nothing_given_is_an_error() -> None:
 def test_gradients_left_out_are_zero(given: tuple[str, ...], dtype: str) -> None:
     p = make_problem(12, 4, 3, [4, 0, 2], dtype=dtype, **SMALL)
     upstream = {name: getattr(p, name) for name in ("dy", "dh_n", "dc_n")}
-    tape = p.lstm().forward(p.x, p.states, p.lengths)
+    tape = p.lstm().forward(p.x, p.states, lengths=p.lengths)
     got = tape.backward(**{name: upstream[name] for name in given})
     zeros = {name: np.zeros_like(a) for name, a in upstream.items() if name not in given}
     _, want = p._replace(**zeros).reference()
@@ -163,7 +163,7 @@ def test_gradients_left_out_are_zero(given: tuple[str, ...], dtype: str) -> None
 
 def test_the_gradient_of_x_may_be_left_out(dtype: str) -> None:
     p = make_problem(24, 5, 4, [3, 5, 0, 1], dtype=dtype, **SMALL)
-    tape = p.lstm().forward(p.x, p.states, p.lengths)
+    tape = p.lstm().forward(p.x, p.states, lengths=p.lengths)
     grads = tape.backward(p.dy, p.dh_n, p.dc_n, need_x=False)
     assert grads.x is None
     assert same_bits(all_grads(grads)[1:], all_grads(tape.backward(p.dy, p.dh_n, p.dc_n))[1:])
@@ -196,7 +196,7 @@ def test_the_tape_owns_its_input(dtype: str) -> None:
     p = make_problem(15, 4, 3, [4, 1, 3], dtype=dtype, **SMALL)
     want = all_grads(run(p))
     x, h_0, c_0, lengths = p.x.copy(), p.h_0.copy(), p.c_0.copy(), np.array(p.lengths)
-    tape = p.lstm().forward(x, (h_0, c_0), lengths)
+    tape = p.lstm().forward(x, (h_0, c_0), lengths=lengths)
     for a in (x, h_0, c_0, lengths):
         a[...] = 1
     assert same_bits(all_grads(tape.backward(p.dy, p.dh_n, p.dc_n)), want)
@@ -276,11 +276,11 @@ def test_both_biases_have_the_same_gradient(dtype: str) -> None:
 def test_unbatched_is_a_batch_of_one(batch_first: bool, dtype: str) -> None:
     p = make_problem(21, 5, None, 4, dtype=dtype, **SMALL)
     lstm = p.lstm(batch_first=batch_first)
-    got = lstm.forward(p.x, p.states, 4).backward(p.dy, p.dh_n, p.dc_n)
+    got = lstm.forward(p.x, p.states, lengths=4).backward(p.dy, p.dh_n, p.dc_n)
     assert (got.x.shape, got.h_0.shape, got.c_0.shape) == ((5, 3), (4, 5), (4, 7))
     axis = 0 if batch_first else 1
     x, dy = np.expand_dims(p.x, axis), np.expand_dims(p.dy, axis)
-    tape = lstm.forward(x, (p.h_0[:, None], p.c_0[:, None]), [4])
+    tape = lstm.forward(x, (p.h_0[:, None], p.c_0[:, None]), lengths=[4])
     want = tape.backward(dy, p.dh_n[:, None], p.dc_n[:, None])
     squeezed = [want.x.squeeze(axis), want.h_0[:, 0], want.c_0[:, 0], *want.weights.values()]
     assert same_bits(all_grads(got), squeezed)

@@ -87,8 +87,8 @@ class Call:
 def test_against_the_reference(cell: str, config: dict[str, Any], isa: str, dtype: str) -> None:
     call = Call(cell, config, dtype, isa)
     results, gradients = TOLERANCES[dtype]
-    y, h_n = call.net(call.x, call.h_0, call.lengths)
-    tape = call.net.forward(call.x, call.h_0, call.lengths)
+    y, h_n = call.net(call.x, call.h_0, lengths=call.lengths)
+    tape = call.net.forward(call.x, call.h_0, lengths=call.lengths)
     grads = tape.backward(call.dy, call.dh_n)
     want, want_grads = call.expected()
     assert same_bits([y, h_n], [tape.y, tape.h_n]) or not bits_promised()
@@ -106,12 +106,12 @@ def test_against_the_reference(cell: str, config: dict[str, Any], isa: str, dtyp
 def test_finite_differences(cell: str) -> None:
     config = dict(T=4, B=3, lengths=[4, 0, 2], input_size=2, hidden_size=5, num_layers=2)
     call = Call(cell, config | dict(bidirectional=True), "float64")
-    grads = call.net.forward(call.x, call.h_0, call.lengths).backward(call.dy, call.dh_n)
+    grads = call.net.forward(call.x, call.h_0, lengths=call.lengths).backward(call.dy, call.dh_n)
     weights = {name: a.copy() for name, a in call.net.state_dict().items()}
 
     def loss(x: Array, h_0: Array, **changed: Array) -> float:
         call.net.load_state_dict(weights | changed)
-        y, h_n = call.net(x, h_0, call.lengths)
+        y, h_n = call.net(x, h_0, lengths=call.lengths)
         return float((y * call.dy).sum() + (h_n * call.dh_n).sum())
 
     def check(name: str, at: Array, grad: Array, of: Any) -> None:

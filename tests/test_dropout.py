@@ -71,14 +71,14 @@ SMALL: dict[str, Any] = dict(input_size=3, hidden_size=7, num_layers=3, bidirect
 
 def test_nothing_is_dropped_in_inference(dtype: str) -> None:
     p = make_problem(1, 4, 3, [4, 0, 2], dtype=dtype, **SMALL)
-    y, states = p.lstm()(p.x, p.states, p.lengths)
+    y, states = p.lstm()(p.x, p.states, lengths=p.lengths)
     lstm = p.lstm(dropout=0.5, seed=1)
     for _ in range(2):
-        y_p, states_p = lstm(p.x, p.states, p.lengths)
-        tape = lstm.forward(p.x, p.states, p.lengths, train=False)
+        y_p, states_p = lstm(p.x, p.states, lengths=p.lengths)
+        tape = lstm.forward(p.x, p.states, lengths=p.lengths, train=False)
         assert same_bits([y_p, *states_p], [y, *states])
         assert same_bits([tape.y, tape.h_n, tape.c_n], [y, *states])
-        lstm.forward(p.x, p.states, p.lengths)
+        lstm.forward(p.x, p.states, lengths=p.lengths)
 
 
 def test_without_dropout_training_computes_what_inference_does(dtype: str) -> None:
@@ -129,7 +129,7 @@ def test_a_mask_does_not_depend_on_threads(name: str, threads: int, dtype: str) 
     p = make_problem(6, dtype=dtype, dropout=0.3, **THREADED[name])
 
     def run(threads: int) -> list[Array]:
-        tape = p.lstm(seed=6).forward(p.x, p.states, p.lengths, threads=threads)
+        tape = p.lstm(seed=6).forward(p.x, p.states, lengths=p.lengths, threads=threads)
         return [tape.y, tape.h_n, tape.c_n, *all_grads(tape.backward(p.dy, threads=threads))]
 
     one, many = run(1), run(threads)
@@ -165,7 +165,7 @@ def test_against_the_reference(config: dict[str, Any], dtype: str) -> None:
     p = make_problem(7, dtype=dtype, **config)
     T, B = p.valid().shape
     masks = masks_of(cylstm.LSTM(**p.config, dtype=dtype, seed=8), T, B)
-    tape = p.lstm(seed=8).forward(p.x, p.states, p.lengths)
+    tape = p.lstm(seed=8).forward(p.x, p.states, lengths=p.lengths)
     want, want_grads = p.reference(masks)
     tolerance, grad_tolerance = TOLERANCES[dtype]
     errors = {name: rel(getattr(tape, name), getattr(want, name)) for name in ("y", "h_n", "c_n")}
@@ -193,7 +193,9 @@ def test_finite_differences(name: str) -> None:
     p = make_problem(10, **PROBLEMS[name])
 
     def forward(q: Problem) -> Any:
-        return q.lstm(seed=11).forward(q.x, q.states, q.lengths)  # its first call: the same mask
+        return q.lstm(seed=11).forward(
+            q.x, q.states, lengths=q.lengths
+        )  # its first call: the same mask
 
     def loss(q: Problem) -> float:
         tape = forward(q)

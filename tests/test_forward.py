@@ -25,7 +25,7 @@ from helpers import (
 
 def run(p: Problem, **arguments: Any) -> list[Any]:
     """[y, h_n, c_n] of inference."""
-    y, (h_n, c_n) = p.lstm()(p.x, p.states, p.lengths, **arguments)
+    y, (h_n, c_n) = p.lstm()(p.x, p.states, lengths=p.lengths, **arguments)
     return [y, h_n, c_n]
 
 
@@ -37,7 +37,7 @@ def check(p: Problem, tape: reference.Tape) -> None:
     errors = {"y": rel(y, tape.y), "h_n": rel(h_n, tape.h_n), "c_n": rel(c_n, tape.c_n)}
     assert_close(errors, tolerance)
 
-    taped = p.lstm().forward(p.x, p.states, p.lengths, train=False)
+    taped = p.lstm().forward(p.x, p.states, lengths=p.lengths, train=False)
     assert same_bits([taped.y, taped.h_n, taped.c_n], [y, h_n, c_n])
     errors = {
         "gates": rel(taped.gates, tape.gates if p.x.ndim == 3 else tape.gates[:, :, 0]),
@@ -256,7 +256,7 @@ def test_inputs_stay_as_they_are(dtype: str) -> None:
     for a in arrays:
         a.flags.writeable = False
     run(p)
-    p.lstm().forward(p.x, p.states, p.lengths)
+    p.lstm().forward(p.x, p.states, lengths=p.lengths)
     assert same_bits(arrays, before)
 
 
@@ -283,7 +283,7 @@ def test_out_is_written_and_returned(B: int | None, config: dict[str, Any], dtyp
     want = run(p)
     memory = np.full(want[0].size + 2, 7, dtype)
     out = memory[1:-1].reshape(want[0].shape)
-    got = p.lstm()(p.x, p.states, p.lengths, out=out)
+    got = p.lstm()(p.x, p.states, lengths=p.lengths, out=out)
     assert got[0] is out
     assert same_bits([out, *got[1]], want[:3])
     assert memory[0] == memory[-1] == 7

@@ -108,7 +108,7 @@ def problems(draw: Any, both_directions: bool = True) -> Problem:
 
 
 def infer(p: Problem, threads: int) -> list[Array]:
-    y, (h_n, c_n) = p.lstm()(p.x, p.states, p.lengths, threads=threads)
+    y, (h_n, c_n) = p.lstm()(p.x, p.states, lengths=p.lengths, threads=threads)
     return [y, h_n, c_n]
 
 
@@ -149,7 +149,7 @@ def test_bits_do_not_depend_on_threads(p: Problem, threads: int) -> None:
     assert same_bits(infer(p, threads), one)
     grads = []
     for n in (1, threads):
-        tape = p.lstm().forward(p.x, p.states, p.lengths, threads=n)
+        tape = p.lstm().forward(p.x, p.states, lengths=p.lengths, threads=n)
         assert same_bits([tape.y, tape.h_n, tape.c_n], one)
         grads.append(all_grads(tape.backward(p.dy, p.dh_n, p.dc_n, threads=n)))
     assert same_bits(grads[1], grads[0])

@@ -43,7 +43,7 @@ LENGTHS: dict[str, list[int]] = {
 
 def run(p: Problem, **arguments: Any) -> tuple[list[Any], Any]:
     """[y, h_n, c_n] and the gradients."""
-    tape = p.lstm().forward(p.x, p.states, p.lengths, **arguments)
+    tape = p.lstm().forward(p.x, p.states, lengths=p.lengths, **arguments)
     return [tape.y, tape.h_n, tape.c_n], tape.backward(p.dy, p.dh_n, p.dc_n, **arguments)
 
 
@@ -64,14 +64,14 @@ def test_against_the_reference(config: dict[str, Any], lengths: list[int], dtype
     }
     assert_close(errors, tolerance)
     assert_close(rel_grads(grads, want), grad_tolerance)
-    y, states = p.lstm()(p.x, p.states, p.lengths)
+    y, states = p.lstm()(p.x, p.states, lengths=p.lengths)
     assert same_bits([y, *states], results)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_gates_and_cells(lengths: list[int], dtype: str) -> None:
     p = make_problem(2, 7, len(lengths), lengths, dtype=dtype, **NET)
-    tape, want = p.lstm().forward(p.x, p.states, lengths), p.reference()[0]
+    tape, want = p.lstm().forward(p.x, p.states, lengths=lengths), p.reference()[0]
     errors = {"gates": rel(tape.gates, want.gates), "cells": rel(tape.cells, want.cells)}
     assert_close(errors, TOLERANCES[dtype][0])
     past = ~p.valid()
@@ -92,7 +92,7 @@ def test_padding_changes_nothing(poison: float, batch_first: bool, dtype: str) -
     poisoned, poisoned_grads = run(p._replace(x=x, dy=dy))
     assert same_bits(poisoned, results)
     assert same_bits(all_grads(poisoned_grads), all_grads(grads))
-    y, states = p.lstm()(x, p.states, lengths)
+    y, states = p.lstm()(x, p.states, lengths=lengths)
     assert same_bits([y, *states], results)
     assert not results[0][padding].any()
     assert not grads.x[padding].any()
@@ -172,8 +172,8 @@ def test_full_lengths_are_no_lengths(dtype: str) -> None:
 )
 def test_lengths_may_be_any_integers(lengths: Any) -> None:
     p = make_problem(8, 5, 3, [2, 0, 5], **NET)
-    want = p.lstm()(p.x, p.states, p.lengths)
-    y, states = p.lstm()(p.x, p.states, lengths)
+    want = p.lstm()(p.x, p.states, lengths=p.lengths)
+    y, states = p.lstm()(p.x, p.states, lengths=lengths)
     assert same_bits([y, *states], [want[0], *want[1]])
 
 
@@ -194,3 +194,28 @@ def test_an_empty_batch_has_no_lengths(dtype: str) -> None:
         tape = lstm.forward(np.zeros((5, 0, 3), dtype), lengths=lengths)
         assert tape.y.shape == (5, 0, 34)
         assert tape.backward(tape.y).x.shape == (5, 0, 3)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("B", [None, 1, 3, 0])
+def test_no_steps(B: int | None, batch_first: bool, dtype: str) -> None:
+    """y is empty, states go through as they are, and so do their gradients."""
+    config: dict[str, Any] = dict(input_size=2, hidden_size=5, num_layers=2, bidirectional=True)
+    p = make_problem(7, 1, B, dtype=dtype, proj_size=3, **config)
+    lstm = p.lstm(batch_first=batch_first)
+    x = p.x[:0] if B is None or not batch_first else p.x.swapaxes(0, 1)[:, :0]
+    lengths = None if B is None else [0] * B
+    tape = lstm.forward(x, p.states, lengths=lengths)
+    for y, (h_n, c_n) in (lstm(x, p.states), (tape.y, (tape.h_n, tape.c_n))):
+        assert y.shape == (*x.shape[:-1], 6) and y.dtype == dtype
+        assert same_bits([h_n, c_n], list(p.states))
+    assert not any(np.any(state) for state in lstm(x)[1])
+    assert tape.gates.shape[1] == tape.cells.shape[1] == 0
+    grads = tape.backward(dh_n=p.dh_n, dc_n=p.dc_n)
+    assert grads.x.shape == x.shape
+    assert same_bits([grads.h_0, grads.c_0], [p.dh_n, p.dc_n])
+    assert not grads.weights.flat.any()
+    assert not tape.backward(np.zeros_like(tape.y)).h_0.any()
+    if B:
+        with pytest.raises(ValueError, match="lengths holds 1, expected 0 to 0"):
+            lstm(x, lengths=[1] * B)

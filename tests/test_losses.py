@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isnan, log
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ def test_golden(dtype: str, tolerance: float, reduction: str) -> None:
         GOLDEN[name].astype(dtype) for name in ("prediction", "target", "logits")
     )
     for name, (loss, gradient) in {
-        "mse": mse(prediction, target, reduction),
-        "entropy": cross_entropy(logits, GOLDEN["classes"], reduction),
+        "mse": mse(prediction, target, reduction=reduction),
+        "entropy": cross_entropy(logits, GOLDEN["classes"], reduction=reduction),
     }.items():
         assert rel(loss, GOLDEN[f"{name}_{reduction}"]) < tolerance
         assert rel(gradient, GOLDEN[f"d{name}_{reduction}"]) < tolerance
@@ -40,12 +41,16 @@ def test_finite_differences(reduction: str) -> None:
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((2, 3, 4))
     classes = np.array([3, -1, 0])
-    for function, arguments in ((mse, (b,)), (cross_entropy, (classes, reduction, -1))):
+    losses: list[Callable[[Array], Any]] = [
+        lambda at: mse(at, b, reduction=reduction),
+        lambda at: cross_entropy(at, classes, reduction=reduction, ignore_index=-1),
+    ]
+    for loss in losses:
 
-        def total(at: Array, function: Any = function, arguments: Any = arguments) -> float:
-            return float(np.sum(function(at, *arguments)[0]))
+        def total(at: Array, loss: Any = loss) -> float:
+            return float(np.sum(loss(at)[0]))
 
-        gradient = function(a, *arguments)[1]
+        gradient = loss(a)[1]
         assert rel(gradient.reshape(-1), numerical_gradient(total, a, range(a.size))) < 1e-8
 
 
@@ -56,7 +61,10 @@ def test_inputs_stay_as_they_are() -> None:
     for array in (a, b, classes):
         array.flags.writeable = False
     for reduction in REDUCTIONS:
-        for _, gradient in (mse(a, b, reduction), cross_entropy(a, classes, reduction, 9)):
+        for _, gradient in (
+            mse(a, b, reduction=reduction),
+            cross_entropy(a, classes, reduction=reduction, ignore_index=9),
+        ):
             assert gradient.flags.writeable and not np.shares_memory(gradient, a)
     assert same_bits(before, [a, b, classes])
 
@@ -70,8 +78,11 @@ def test_strides_do_not_matter() -> None:
     tidy = np.ascontiguousarray
     for reduction in REDUCTIONS:
         for got, want in (
-            (mse(x, y, reduction), mse(tidy(x), tidy(y), reduction)),
-            (cross_entropy(x, k, reduction), cross_entropy(tidy(x), tidy(k), reduction)),
+            (mse(x, y, reduction=reduction), mse(tidy(x), tidy(y), reduction=reduction)),
+            (
+                cross_entropy(x, k, reduction=reduction),
+                cross_entropy(tidy(x), tidy(k), reduction=reduction),
+            ),
         ):
             assert rel(got[0], want[0]) < 1e-15 and rel(got[1], want[1]) < 1e-15
 
@@ -80,18 +91,18 @@ def test_mse_accumulates_in_float64() -> None:
     """A million equal squares: one float32 sum of them would be off by far more."""
     x = np.full(1_000_000, 1e-3, "f")
     square = float(np.square(x[:1])[0])
-    assert rel(mse(x, np.zeros_like(x), "sum")[0], 1e6 * square) < 1e-12
+    assert rel(mse(x, np.zeros_like(x), reduction="sum")[0], 1e6 * square) < 1e-12
 
 
 def test_mse_of_a_number_and_of_nothing() -> None:
     loss, gradient = mse(np.array(3.0), np.array(1.0))
     assert loss == 4 and gradient.shape == () and gradient == 4
-    loss, gradient = mse(np.array(3.0), np.array(1.0), "none")
+    loss, gradient = mse(np.array(3.0), np.array(1.0), reduction="none")
     assert np.shape(loss) == () and loss == 4
     for shape in ((0,), (3, 0)):
         loss, gradient = mse(np.zeros(shape), np.zeros(shape))
         assert isinstance(loss, float) and isnan(loss) and gradient.shape == shape
-        assert mse(np.zeros(shape), np.zeros(shape), "sum")[0] == 0
+        assert mse(np.zeros(shape), np.zeros(shape), reduction="sum")[0] == 0
 
 
 # --- what counts
@@ -125,10 +136,10 @@ def test_mse_of_what_counts(name: str, reduction: str, poison: float, dtype: str
     options, counted = masks((5, 4, 3))[name]
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((2, 5, 4, 3)).astype(dtype)
-    want, want_gradient = mse(a[counted], b[counted], reduction)
+    want, want_gradient = mse(a[counted], b[counted], reduction=reduction)
     for poisoned in (a, b):
         poisoned[~counted] = poison
-        loss, gradient = mse(a, b, reduction, **options)
+        loss, gradient = mse(a, b, reduction=reduction, **options)
         if reduction == "none":
             assert np.all(loss[~counted] == 0)  # type: ignore[index]
             loss = loss[counted]  # type: ignore[index]
@@ -144,9 +155,9 @@ def test_cross_entropy_of_what_counts(name: str, reduction: str, dtype: str) -> 
     rng = np.random.default_rng(1)
     logits, targets = rng.standard_normal((5, 4, 3)).astype(dtype), rng.integers(0, 3, (5, 4))
     targets[2, 2] = -100
-    want, want_gradient = cross_entropy(logits[counted], targets[counted], reduction)
+    want, want_gradient = cross_entropy(logits[counted], targets[counted], reduction=reduction)
     logits[~counted], targets[~counted] = np.nan, 99
-    loss, gradient = cross_entropy(logits, targets, reduction, **options)
+    loss, gradient = cross_entropy(logits, targets, reduction=reduction, **options)
     if reduction == "none":
         assert np.all(loss[~counted] == 0)  # type: ignore[index]
         loss = loss[counted]  # type: ignore[index]
@@ -172,7 +183,7 @@ def test_lengths_of_batch_first_arrays() -> None:
 @pytest.mark.parametrize("offset", [0, 1e4, -1e4, 3e38, -3e38])
 def test_large_logits(offset: float, dtype: str) -> None:
     logits = np.full((2, 4), offset, dtype)
-    loss, gradient = cross_entropy(logits, np.array([1, 3]), "none")
+    loss, gradient = cross_entropy(logits, np.array([1, 3]), reduction="none")
     assert rel(loss, [log(4)] * 2) < 1e-6
     assert rel(gradient, [[0.25, -0.75, 0.25, 0.25], [0.25, 0.25, 0.25, -0.75]]) < 1e-6
 
@@ -187,14 +198,14 @@ def test_far_apart_logits(dtype: str) -> None:
 def test_masked_classes() -> None:
     """-inf rules a class out; as a target it costs infinitely."""
     logits = np.array([[0.0, -np.inf, 0.0]] * 2)
-    loss, gradient = cross_entropy(logits, np.array([2, 1]), "none")
+    loss, gradient = cross_entropy(logits, np.array([2, 1]), reduction="none")
     assert rel(loss[0], log(2)) < 1e-15 and loss[1] == np.inf  # type: ignore[index]
     assert gradient.tolist() == [[0.5, 0, -0.5], [0.5, -1, 0.5]]
 
 
 def test_logits_that_are_not_finite_give_nan() -> None:
     logits = np.array([[np.nan, 0], [np.inf, 0], [-np.inf, -np.inf], [0, 0]])
-    loss, gradient = cross_entropy(logits, np.zeros(4, int), "none")
+    loss, gradient = cross_entropy(logits, np.zeros(4, int), reduction="none")
     assert np.isnan(loss).tolist() == [True, True, True, False]
     assert np.isnan(gradient).all(1).tolist() == [True, True, True, False]
 
@@ -206,8 +217,8 @@ def test_ignored_rows_count_for_nothing() -> None:
     logits[1] = np.nan
     logits[3] = [np.inf, -np.inf, 0]
     for reduction in REDUCTIONS:
-        loss, gradient = cross_entropy(logits, targets, reduction, ignore_index=7)
-        want, want_gradient = cross_entropy(logits[kept], targets[kept], reduction)
+        loss, gradient = cross_entropy(logits, targets, reduction=reduction, ignore_index=7)
+        want, want_gradient = cross_entropy(logits[kept], targets[kept], reduction=reduction)
         assert np.all(gradient[[1, 3]] == 0)
         assert rel(gradient[kept], want_gradient) < 1e-15
         if isinstance(loss, np.ndarray):
@@ -222,7 +233,7 @@ def test_no_row_that_counts(shape: tuple[int, int]) -> None:
     loss, gradient = cross_entropy(logits, targets)
     assert isinstance(loss, float) and isnan(loss)
     assert gradient.shape == shape and np.all(gradient == 0)
-    assert cross_entropy(logits, targets, "sum")[0] == 0
+    assert cross_entropy(logits, targets, reduction="sum")[0] == 0
 
 
 def test_ignore_index_may_be_a_class() -> None:
@@ -301,7 +312,7 @@ ZEROS = np.zeros((2, 3))
         (lambda: cross_entropy(np.ma.zeros((2, 3)), [0, 0]), TypeError, "logits is a MaskedArray"),
         (lambda: cross_entropy(ZEROS, np.ma.zeros(2, int)), TypeError, "targets is a MaskedArray"),
         (
-            lambda: mse(ZEROS, ZEROS, "avg"),
+            lambda: mse(ZEROS, ZEROS, reduction="avg"),
             ValueError,
             "reduction is 'avg', expected 'mean' or 'sum' or 'none'",
         ),
@@ -348,7 +359,11 @@ ZEROS = np.zeros((2, 3))
             "batch_first is 1, expected a bool",
         ),
         (lambda: cross_entropy(ZEROS, [0, 0], lengths=[1]), ValueError, r"the shape is \(2,\)"),
-        (lambda: cross_entropy(ZEROS, [0, 0], "avg"), ValueError, "reduction is 'avg', expected"),
+        (
+            lambda: cross_entropy(ZEROS, [0, 0], reduction="avg"),
+            ValueError,
+            "reduction is 'avg', expected",
+        ),
     ],
 )
 def test_refusals(call: Any, error: type[Exception], text: str) -> None:

@@ -148,20 +148,20 @@ def test_memory_after_many_calls_of_one_shape(threads: int) -> None:
 
 P = make_problem(2, 5, 3, [5, 0, 2], dtype="float32", input_size=4, hidden_size=4, num_layers=2)
 LSTM = P.lstm()
-STREAM, TAPE = LSTM.stream(3), LSTM.forward(P.x, P.states, P.lengths)
+STREAM, TAPE = LSTM.stream(3), LSTM.forward(P.x, P.states, lengths=P.lengths)
 ROWS, OUT, TWO_OUT = np.array([2, 0]), np.zeros((3, 4), "f4"), np.zeros((2, 4), "f4")
 
 # Small calls of all kinds, good and bad.
 CALLS: dict[str, Callable[[], Any]] = {
-    "call": lambda: LSTM(P.x, P.states, P.lengths),
+    "call": lambda: LSTM(P.x, P.states, lengths=P.lengths),
     "call unbatched": lambda: LSTM(P.x[:, 0]),
-    "forward": lambda: LSTM.forward(P.x, P.states, P.lengths),
+    "forward": lambda: LSTM.forward(P.x, P.states, lengths=P.lengths),
     "backward": lambda: TAPE.backward(P.dy, P.dh_n, P.dc_n),
     "backward of a new tape": lambda: LSTM.forward(P.x).backward(P.dy, need_x=False),
     "step": lambda: STREAM.step(P.x[0]),
     "step, out": lambda: STREAM.step(P.x[0], out=OUT),
     "step, out is in": lambda: STREAM.step(OUT, out=OUT),
-    "step, active": lambda: STREAM.step(P.x[0][ROWS], TWO_OUT, ROWS),
+    "step, active": lambda: STREAM.step(P.x[0][ROWS], out=TWO_OUT, active=ROWS),
     "step, strided": lambda: STREAM.step(P.x[0][::-1]),
     "run": lambda: STREAM.run(P.x),
     "run, out is in": lambda: STREAM.run(P.x, out=np.empty_like(P.x)),
@@ -172,12 +172,12 @@ CALLS: dict[str, Callable[[], Any]] = {
     "state_dict": lambda: LSTM.state_dict(),
     "load_state_dict": lambda: LSTM.load_state_dict(P.weights),
     "bad x": lambda: LSTM(P.x[0, 0]),
-    "bad states": lambda: LSTM(P.x, (P.h_0, P.x), P.lengths),
-    "bad lengths": lambda: LSTM(P.x, P.states, [9, 9, 9]),
+    "bad states": lambda: LSTM(P.x, (P.h_0, P.x), lengths=P.lengths),
+    "bad lengths": lambda: LSTM(P.x, P.states, lengths=[9, 9, 9]),
     "bad dy": lambda: TAPE.backward(P.x[:2], P.dh_n, P.dc_n),
-    "bad step": lambda: STREAM.step(P.x, OUT),
+    "bad step": lambda: STREAM.step(P.x, out=OUT),
     "bad out": lambda: STREAM.step(P.x[0], out=TWO_OUT),
-    "bad active": lambda: STREAM.step(P.x[0], OUT, np.array([0, 0, 7])),
+    "bad active": lambda: STREAM.step(P.x[0], out=OUT, active=np.array([0, 0, 7])),
     "bad state": lambda: setattr(STREAM, "state", (P.h_0, P.x)),
     "bad reset": lambda: STREAM.reset(np.array([7])),
     "bad load": lambda: LSTM.load_state_dict({"weight_ih_l0": P.x}),
@@ -222,7 +222,7 @@ def test_results_are_held_by_their_owner_alone() -> None:
 def test_a_tape_outlives_its_inputs() -> None:
     """It owns a copy of x, of the states and of the lengths, whatever their dtype."""
     x, h_0, c_0, lengths = P.x.copy(), P.h_0.copy(), P.c_0.copy(), np.array(P.lengths, np.uintp)
-    tape = P.lstm().forward(x, (h_0, c_0), lengths)
+    tape = P.lstm().forward(x, (h_0, c_0), lengths=lengths)
     want = tape.backward(P.dy)
     for a in (x, h_0, c_0):
         a[...] = np.nan
@@ -242,13 +242,13 @@ def test_the_next_tape_takes_the_memory_of_the_last() -> None:
     assert second.gates.ctypes.data != place
     assert same_bits(seen, held)
     del seen
-    third = lstm.forward(P.x, P.states, P.lengths)
+    third = lstm.forward(P.x, P.states, lengths=P.lengths)
     assert third.gates.ctypes.data == place
-    fresh = P.lstm().forward(P.x, P.states, P.lengths)
+    fresh = P.lstm().forward(P.x, P.states, lengths=P.lengths)
     assert same_bits(third.gates, fresh.gates) and same_bits(third.cells, fresh.cells)
     assert same_bits(
         third.backward(P.dy).weights.flat,
-        P.lstm().forward(P.x, P.states, P.lengths).backward(P.dy).weights.flat,
+        P.lstm().forward(P.x, P.states, lengths=P.lengths).backward(P.dy).weights.flat,
     )
 
 

@@ -27,7 +27,7 @@ def packs(lstm: Any) -> tuple[bool, bool]:
 
 
 def training_step(p: Problem, lstm: Any, threads: int) -> list[Any]:
-    tape = lstm.forward(p.x, p.states, p.lengths, threads=threads)
+    tape = lstm.forward(p.x, p.states, lengths=p.lengths, threads=threads)
     grads = tape.backward(p.dy, p.dh_n, p.dc_n, threads=threads)
     return [tape.y, tape.h_n, tape.c_n, tape.gates, *all_grads(grads)]
 

@@ -83,11 +83,31 @@ def test_states_start_at_zero(dtype: str) -> None:
     assert_same([stream.run(p.x), *stream.state], whole(p))
 
 
-def test_batch_first_has_no_say(dtype: str) -> None:
-    """A step has no time axis, and a block is time-major."""
-    p = make_problem(4, 5, 3, dtype=dtype, input_size=2, hidden_size=5)
-    stream = stream_of(p, p.lstm(batch_first=True))
-    assert_same([stream.run(p.x), *stream.state], whole(p))
+@pytest.mark.parametrize("T, N", [(5, 3), (4, 4), (1, 3), (5, 1), (0, 3)])
+def test_a_block_is_laid_out_as_the_x_of_its_lstm(T: int, N: int, dtype: str) -> None:
+    """Which shows where T equals N, too. A step has no time axis."""
+    config: dict[str, Any] = dict(input_size=2, hidden_size=5, num_layers=2)
+    p = make_problem(4, T, N, dtype=dtype, **config)
+    want = stream_of(p).run(p.x)
+    x, turned = np.ascontiguousarray(p.x.swapaxes(0, 1)), want.swapaxes(0, 1)
+    for block in (x, p.x.swapaxes(0, 1)):
+        stream = stream_of(p, p.lstm(batch_first=True))
+        assert_same([stream.run(block)], [turned])
+        assert_same([*stream.state], [*(whole(p)[1:] if T else p.states)])
+    stream, out = stream_of(p, p.lstm(batch_first=True)), np.empty((N, T, 5), dtype)
+    assert stream.run(x, out=out) is out and same_bits(out, np.ascontiguousarray(turned))
+    assert_same(
+        [stream.step(p.x[0])] if T else [],
+        [stream_of(p).run(np.concatenate([p.x, p.x[:1]]))[-1]] if T else [],
+    )
+    some = [N - 1, 0][: min(N, 2)]
+    part = stream_of(p, p.lstm(batch_first=True)).run(x[some], active=some)
+    assert_same([part], [turned[some]])
+    with pytest.raises(ValueError, match=r"block has shape .* expected \(N, T, I\) with I = 2"):
+        stream.run(x[0])
+    if N > 1 and T != N:
+        with pytest.raises(ValueError, match="block has shape"):
+            stream.run(p.x)
 
 
 sizes = st.sampled_from([1, 2, 3, 7, 8, 16, 17, 31, 33])
@@ -197,6 +217,31 @@ def test_reset(dtype: str) -> None:
     stream.reset()
     assert not np.any(stream.state[0]) and not np.any(stream.state[1])
     assert same_bits(stream.run(p.x), p.lstm().stream(4).run(p.x))
+
+
+def test_reset_to_a_state(dtype: str) -> None:
+    p = make_problem(6, 3, 4, dtype=dtype, input_size=2, hidden_size=5, num_layers=2, proj_size=3)
+    stream = stream_of(p)
+    stream.step(p.x[0])
+    h, c = stream.state
+    new_h, new_c = -h[:, [3, 1]], -c[:, [3, 1]]
+    stream.reset([3, 1], state=(new_h, new_c))
+    h[:, [3, 1]], c[:, [3, 1]] = new_h, new_c
+    assert same_bits(stream.state, [h, c])
+    again = stream_of(p)
+    again.state = (h, c)
+    assert same_bits(stream.step(p.x[1]), again.step(p.x[1]))
+    stream.reset(state=(h, c))
+    assert same_bits(stream.state, [h, c])
+    stream.reset([], state=(h[:, :0], c[:, :0]))
+    assert same_bits(stream.state, [h, c])
+    for wrong in ((h, c), (new_h,), (new_h, new_c[:1]), new_h, [new_h, None]):
+        with pytest.raises((ValueError, TypeError), match="^(state|h|c) "):
+            stream.reset([3, 1], state=wrong)
+        assert same_bits(stream.state, [h, c])
+    one = p.lstm().stream()
+    one.reset(state=(h[:, 0], c[:, 0]))
+    assert same_bits(one.state, [h[:, 0], c[:, 0]])
 
 
 def test_new_weights_are_taken_at_the_next_step(dtype: str) -> None:

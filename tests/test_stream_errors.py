@@ -126,7 +126,7 @@ ARGUMENTS: dict[str, tuple[Refusals, list[Callable[[Any, Any], Any]]]] = {
     "block": (BLOCK, [lambda s, x: s.run(x), lambda s, x: s.run(x, active=[3, 1, 0, 2])]),
     "out": (
         OUT,
-        [lambda s, out: s.step(f32(4, 3), out=out), lambda s, out: s.step(f32(4, 3), out)],
+        [lambda s, out: s.step(f32(4, 3), out=out)],
     ),
     "active": (
         ACTIVE,
@@ -157,8 +157,8 @@ def test_bad_out_of_a_block() -> None:
     stream = cylstm.LSTM(3, 5).stream(4)
     run = partial(stream.run, f32(2, 4, 3))
     for out in (f32(4, 5), f32(3, 4, 5), f32(2, 4, 10)[:, :, ::2], read_only(f32(2, 4, 5))):
-        refused_by(stream, partial(run, out), ValueError, "(2, 4, 5)")
-    refused_by(stream, partial(run, np.zeros((2, 4, 5))), TypeError, "float64", "float32")
+        refused_by(stream, partial(run, out=out), ValueError, "(2, 4, 5)")
+    refused_by(stream, partial(run, out=np.zeros((2, 4, 5))), TypeError, "float64", "float32")
 
 
 def test_rows_are_those_that_are_active() -> None:
@@ -167,7 +167,7 @@ def test_rows_are_those_that_are_active() -> None:
     all_rows, two_rows, block = f32(4, 3), f32(2, 3), f32(2, 4, 3)
     for call, shape, expected in (
         (lambda: stream.step(all_rows, active=active), "(4, 3)", "(2, 3)"),
-        (lambda: stream.step(two_rows, f32(4, 5), active), "(4, 5)", "(2, 5)"),
+        (lambda: stream.step(two_rows, out=f32(4, 5), active=active), "(4, 5)", "(2, 5)"),
         (lambda: stream.run(block, active=active), "(2, 4, 3)", "(2, 2, 3)"),
         (lambda: stream.step(all_rows, active=[]), "(4, 3)", "(0, 3)"),
     ):

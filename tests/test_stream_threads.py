@@ -93,7 +93,7 @@ def test_one_stream_many_threads(H: int) -> None:
         start.wait()
         for _ in range(500):
             try:
-                stream.step(x, out)
+                stream.step(x, out=out)
                 taken[k] += 1
             except RuntimeError:
                 pass

@@ -45,12 +45,12 @@ def output(code: str, *arguments: str, **more: Any) -> str:
 
 
 def infer(p: Problem, lstm: Any, threads: int | None) -> list[Array]:
-    y, (h_n, c_n) = lstm(p.x, p.states, p.lengths, threads=threads)
+    y, (h_n, c_n) = lstm(p.x, p.states, lengths=p.lengths, threads=threads)
     return [y, h_n, c_n]
 
 
 def train(p: Problem, lstm: Any, threads: int | None) -> tuple[list[Array], Any]:
-    tape = lstm.forward(p.x, p.states, p.lengths, threads=threads)
+    tape = lstm.forward(p.x, p.states, lengths=p.lengths, threads=threads)
     grads = tape.backward(p.dy, p.dh_n, p.dc_n, threads=threads)
     return [tape.y, tape.h_n, tape.c_n, tape.gates, tape.cells], grads
 
@@ -133,8 +133,8 @@ def measure(name, call, tries=100):
 for name, shape in THREADED.items():
     p = make_problem(1, dtype="float32", **shape)
     lstm = p.lstm()
-    measure(f"{name}: call", lambda: lstm(p.x, p.states, p.lengths, threads=3))
-    tape = lstm.forward(p.x, p.states, p.lengths, threads=3)
+    measure(f"{name}: call", lambda: lstm(p.x, p.states, lengths=p.lengths, threads=3))
+    tape = lstm.forward(p.x, p.states, lengths=p.lengths, threads=3)
     measure(f"{name}: backward", lambda: tape.backward(p.dy, threads=3))
 
 p = make_problem(1, 3, 16, dtype="float32", input_size=16, hidden_size=600)

@@ -280,7 +280,7 @@ def run_direction(kind: str, config: Record, weights: Mapping[str, Array], calls
             lengths = mask.sum(1)
             order = np.argsort(~mask, axis=1, kind="stable")
             x = np.take_along_axis(x, order[:, :, None], 1)
-        y, states = layer(np.ascontiguousarray(x), states, lengths)
+        y, states = layer(np.ascontiguousarray(x), states, lengths=lengths)
     finals = states if kind == "LSTM" else (states,)
     if not config["return_sequences"]:
         return finals[0][0], [s[0] for s in finals]
@@ -440,7 +440,7 @@ def run_elmo(
             x = np.zeros((max(lengths), len(parts), P), np.float32)
             for s, part in enumerate(parts):
                 x[: lengths[s], s] = part if direction == "fw" else part[::-1]
-            y, states = layer(x, states, lengths)
+            y, states = layer(x, states, lengths=lengths)
             for s in streams:
                 top = y[: lengths[s], s]
                 top = top if direction == "fw" else top[::-1]

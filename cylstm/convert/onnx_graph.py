@@ -476,7 +476,7 @@ def _operator(layer: Operator, module: Any) -> Callable[..., tuple[Array, ...]]:
         if is_lstm and not (h is None and c is None):
             zeros = np.zeros((D, X.shape[0 if swapped else 1], H), dtype)
             states = zeros if h is None else h, zeros if c is None else c
-        y, states = module(X, states, lengths)
+        y, states = module(X, states, lengths=lengths)
         if flipped:
             y = turn(y, lengths, module.batch_first)
         finals = states if is_lstm else (states,)

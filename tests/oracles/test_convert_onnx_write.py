@@ -58,7 +58,7 @@ def test_lstm(
     if lengths is not None:
         inputs["lengths"] = np.array(lengths, np.int32)
     want = run(path, inputs)
-    y, (h_n, c_n) = lstm(p.x, p.states if with_states else None, lengths)
+    y, (h_n, c_n) = lstm(p.x, p.states if with_states else None, lengths=lengths)
     got = {"y": y, "h_n": h_n, "c_n": c_n}
     assert_close({name: rel(got[name], a) for name, a in want.items()}, TOLERANCE)
     again = load(path)
@@ -92,7 +92,7 @@ def test_gru_and_rnn(
     if lengths is not None:
         inputs["lengths"] = np.array(lengths, np.int32)
     want = run(path, inputs)
-    y, h_n = module(x, h_0, lengths)
+    y, h_n = module(x, h_0, lengths=lengths)
     assert_close({"y": rel(y, want["y"]), "h_n": rel(h_n, want["h_n"])}, TOLERANCE)
     again = load(path)
     assert type(again) is type(module) and again._config() == module._config()

@@ -87,7 +87,7 @@ def test_lengths_as_a_mask() -> None:
             initial_state=[torch.tensor(p.h_0[0]), torch.tensor(p.c_0[0])],
             mask=mask,
         )
-    y, (h_n, c_n) = p.lstm()(p.x, p.states, lengths)
+    y, (h_n, c_n) = p.lstm()(p.x, p.states, lengths=lengths)
     got = [y, h_n[0], c_n[0]]
     assert_close(
         {str(k): rel(a, r.numpy()) for k, (a, r) in enumerate(zip(got, want, strict=True))}, 5e-6

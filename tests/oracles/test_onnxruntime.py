@@ -92,7 +92,7 @@ def test_against_onnxruntime(
         bidirectional=bidirectional,
     )
     Y, Y_h, Y_c = run_onnxruntime(p, "bidirectional" if bidirectional else "forward")
-    y, (h_n, c_n) = p.lstm()(p.x, p.states, p.lengths)
+    y, (h_n, c_n) = p.lstm()(p.x, p.states, lengths=p.lengths)
     D = 1 + bidirectional
     errors = {
         "Y": rel(y, Y.transpose(0, 2, 1, 3).reshape(7, 7, D * H)),
@@ -110,7 +110,7 @@ def test_length_zero() -> None:
     lengths = [4, 0, 2]
     p = make_problem(1, 5, 3, lengths, "float32", input_size=3, hidden_size=7, bidirectional=True)
     Y, Y_h, Y_c = run_onnxruntime(p, "bidirectional")
-    y, (h_n, c_n) = p.lstm()(p.x, p.states, p.lengths)
+    y, (h_n, c_n) = p.lstm()(p.x, p.states, lengths=p.lengths)
     some = [0, 2]
     assert_close(
         {
@@ -137,7 +137,7 @@ def test_the_operator_in_reverse() -> None:
         c_0=both.c_0[1:],
     )
     Y, Y_h, Y_c = run_onnxruntime(one, "reverse")
-    y, (h_n, c_n) = both.lstm()(both.x, both.states, both.lengths)
+    y, (h_n, c_n) = both.lstm()(both.x, both.states, lengths=both.lengths)
     errors = {
         "Y": rel(y[:, :, 7:], Y[:, 0]),
         "Y_h": rel(h_n[1:], Y_h),

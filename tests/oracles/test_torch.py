@@ -101,8 +101,8 @@ def test_random_configuration(seed: int) -> None:
 
     for dtype, (tolerance, grad_tolerance) in TOLERANCES.items():
         q = p.cast(dtype)
-        y, (h_n, c_n) = q.lstm()(q.x, q.states, q.lengths)
-        tape = q.lstm().forward(q.x, q.states, q.lengths)
+        y, (h_n, c_n) = q.lstm()(q.x, q.states, lengths=q.lengths)
+        tape = q.lstm().forward(q.x, q.states, lengths=q.lengths)
         got = {"y": y, "h_n": h_n, "c_n": c_n}
         kept = {"y": tape.y, "h_n": tape.h_n, "c_n": tape.c_n}
         expected = dict(zip(got, (r.detach().numpy() for r in results), strict=True))

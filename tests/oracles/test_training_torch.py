@@ -138,7 +138,7 @@ def test_mse(shape: tuple[int, ...], dtype: str, reduction: str) -> None:
     leaf = torch.tensor(prediction, requires_grad=True)
     want = functional.mse_loss(leaf, torch.tensor(target), reduction=reduction)
     want.sum().backward()
-    loss, gradient = losses.mse(prediction, target, reduction)
+    loss, gradient = losses.mse(prediction, target, reduction=reduction)
     assert leaf.grad is not None
     assert rel(loss, want.detach()) < TOLERANCES[dtype]
     assert rel(gradient, leaf.grad) < TOLERANCES[dtype]
@@ -162,7 +162,7 @@ def test_cross_entropy(shape: tuple[int, ...], dtype: str, reduction: str, scale
         ignore_index=-7,
     )
     want.sum().backward()
-    loss, gradient = losses.cross_entropy(logits, targets, reduction, ignore_index=-7)
+    loss, gradient = losses.cross_entropy(logits, targets, reduction=reduction, ignore_index=-7)
     assert leaf.grad is not None
     assert rel(np.reshape(loss, want.shape), want.detach()) < TOLERANCES[dtype]
     assert rel(gradient, leaf.grad) < TOLERANCES[dtype]
@@ -181,7 +181,7 @@ def test_cross_entropy_at_the_extremes(
     leaf = torch.tensor(logits, requires_grad=True)
     want = functional.cross_entropy(leaf, torch.tensor(targets), reduction=reduction)
     want.sum().backward()
-    loss, gradient = losses.cross_entropy(logits, targets, reduction)
+    loss, gradient = losses.cross_entropy(logits, targets, reduction=reduction)
     assert leaf.grad is not None
     np.testing.assert_allclose(loss, want.detach().numpy(), rtol=1e-6)
     theirs = leaf.grad.numpy().copy()
