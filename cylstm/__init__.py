@@ -1,16 +1,18 @@
 """cylstm: recurrent layers on a CPU, NumPy arrays in and out, forward and backward."""
 
 from . import losses, optim, steps
+from ._core import Gradients, Stream, Tape
 from .config import get_num_threads, set_num_threads, show_config
 from .convert import from_keras, from_torch, inspect, load
 from .convert.write import to_keras, to_onnx, to_torch
 from .embedding import Embedding
 from .files import save
 from .layers import GRU, LSTM, RNN
-from .linear import Linear
+from .linear import Linear, LinearGrads, LinearTape
 from .parameter import Parameter
 from .quantization import compare, quantize
 from .sequential import Sequential
+from .weights import WeightGrads
 
 __version__ = "0.1.0"
 
@@ -19,9 +21,15 @@ __all__ = [
     "LSTM",
     "RNN",
     "Embedding",
+    "Gradients",
     "Linear",
+    "LinearGrads",
+    "LinearTape",
     "Parameter",
     "Sequential",
+    "Stream",
+    "Tape",
+    "WeightGrads",
     "compare",
     "from_keras",
     "from_torch",

@@ -50,6 +50,9 @@ cdef class Stream:
         self.saved_c = self.saved_h + h
         self.plan = _c.cylstm_plan_init(&ctx, &dims.c, self.N, self.memory.start)
 
+    def __repr__(self):
+        return f"Stream({self.owner!r}, batch_size={self.batch_size})"
+
     @property
     def batch_size(self):
         """The number of streams, or None for a single one without a batch axis."""

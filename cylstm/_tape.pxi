@@ -21,6 +21,11 @@ class Gradients:
     def __init__(self, x, h_0, c_0, weights):
         self.x, self.h_0, self.c_0, self.weights = x, h_0, c_0, weights
 
+    def __repr__(self):
+        shapes = ", ".join(f"{name}={getattr(self, name).shape}" for name in ("x", "h_0", "c_0")
+                           if getattr(self, name) is not None)
+        return f"Gradients({shapes}, weights={list(self.weights)})"
+
 
 cdef class Tape:
     """One forward pass, kept for its backward: outputs, gates and cells.
@@ -75,6 +80,10 @@ cdef class Tape:
         self.y, self.h_n = _frozen(p.y), _frozen(p.states_n[0])
         if dims.cell.states > 1:
             self.cells, self.c_n = view[..., vectors - 1, :], _frozen(p.states_n[1])
+
+    def __repr__(self):
+        states = "" if self.c_n is None else f", c_n={self.c_n.shape}"
+        return f"Tape(y={self.y.shape}, h_n={self.h_n.shape}{states})"
 
     def backward(self, dy=None, dh_n=None, dc_n=None, *, threads=None, bint need_x=True):
         """Return the exact gradients of a loss, given those with respect to y, h_n and c_n.

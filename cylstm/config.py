@@ -41,6 +41,11 @@ def _available_cpus() -> int:
 def _first_threads() -> int:
     text = os.environ.get("CYLSTM_NUM_THREADS", "")
     if not text:
+        # Of OpenMP's list the first number is for the outermost level; what else it may hold is
+        # for OpenMP to judge.
+        others = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+        if others.isdecimal() and int(others):
+            return min(256, int(others))
         return min(256, _available_cpus())
     if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise ValueError(f"CYLSTM_NUM_THREADS={text!r}: expected an integer from 1 to 256")
@@ -61,8 +66,8 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """Return the default number of threads per call.
 
-    Initially CYLSTM_NUM_THREADS, or the CPUs available to the process (affinity mask, cgroup
-    limit).
+    Initially CYLSTM_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs available to the process
+    (affinity mask, cgroup limit).
     """
     return _core._get_default_threads()
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import cylstm
@@ -136,6 +137,7 @@ def test_systems_without_affinity_masks(monkeypatch: pytest.MonkeyPatch) -> None
 def test_first_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "_available_cpus", lambda: 1000)
     monkeypatch.delenv("CYLSTM_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert config._first_threads() == 256
     for text, n in {"": 256, "1": 1, "7": 7, "256": 256, "003": 3}.items():
         monkeypatch.setenv("CYLSTM_NUM_THREADS", text)
@@ -233,3 +235,39 @@ def test_an_import_that_is_refused() -> None:
         done = run_python("-c", "import cylstm", **{name: text})
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith(f"ValueError: {name}={text!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "want"), [("3", 3), (" 5,2", 5), ("999", 256), ("0", None), ("x", None), ("", None)]
+)
+def test_openmps_variable_comes_second(
+    text: str, want: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "_available_cpus", lambda: 11)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    monkeypatch.setenv("CYLSTM_NUM_THREADS", "7")
+    assert config._first_threads() == 7
+    monkeypatch.setenv("CYLSTM_NUM_THREADS", "")
+    assert config._first_threads() == (want or 11)
+
+
+def test_results_have_names_and_say_what_they_are() -> None:
+    lstm = cylstm.LSTM(1, 2)
+    tape = lstm.forward(np.ones((3, 4, 1), np.float32))
+    grads, stream = tape.backward(tape.y), lstm.stream(4)
+    head = cylstm.Linear(2, 1).forward(tape.y)
+    for value, kind in (
+        (tape, cylstm.Tape),
+        (grads, cylstm.Gradients),
+        (grads.weights, cylstm.WeightGrads),
+        (stream, cylstm.Stream),
+        (head, cylstm.LinearTape),
+        (head.backward(head.y), cylstm.LinearGrads),
+    ):
+        assert type(value) is kind
+    assert repr(tape) == "Tape(y=(3, 4, 2), h_n=(1, 4, 2), c_n=(1, 4, 2))"
+    assert repr(stream) == f"Stream({lstm!r}, batch_size=4)"
+    assert repr(grads).startswith("Gradients(x=(3, 4, 1), h_0=(1, 4, 2), c_0=(1, 4, 2), weights=[")
+    assert repr(tape.backward(tape.y, need_x=False)).startswith("Gradients(h_0=")
+    gru = cylstm.GRU(1, 2).forward(np.ones((3, 1), np.float32))
+    assert repr(gru) == "Tape(y=(3, 2), h_n=(1, 2))"

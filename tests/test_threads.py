@@ -257,11 +257,13 @@ def test_the_default_is_what_the_affinity_mask_leaves() -> None:
     code = "import os; os.sched_setaffinity(0, {int(cpu) for cpu in os.sys.argv[1:]})\n"
     code += SAY_THREADS
     cpus = sorted(os.sched_getaffinity(0))
-    everything = int(output(SAY_THREADS, CYLSTM_NUM_THREADS=""))
+    everything = int(output(SAY_THREADS, CYLSTM_NUM_THREADS="", OMP_NUM_THREADS=""))
     assert 1 <= everything <= len(cpus)
     for count in {1, len(cpus)}:
         given = map(str, cpus[-count:])
-        assert output(code, *given, CYLSTM_NUM_THREADS="") == str(min(count, everything))
+        assert output(code, *given, CYLSTM_NUM_THREADS="", OMP_NUM_THREADS="") == str(
+            min(count, everything)
+        )
 
 
 ONE_CPU = """
