@@ -367,7 +367,7 @@ def test_threads_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = module.forward
 
     def spy(*args: Any, **kwargs: Any) -> Any:
-        seen.append(args[4])
+        seen.append(kwargs["threads"])
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(module, "forward", spy)
