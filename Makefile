@@ -14,6 +14,8 @@
 # make inner-loops   what compilers make of the kernels' innermost loops, and how fast CPUs could run them
 # make kernels       every kernel against plain loops in long double, plain and under ASan; ARGS=--bench
 # make coverage      lines of C, Cython and Python that the light suite runs, with a floor for each
+# make fuzz          random calls of the core, of Python and of load, and memory that runs out; MINUTES=1 of each
+# make soak          random work beside a curve of memory; MINUTES=60
 # make tsan          the thread pool's stress test under ThreadSanitizer
 # make ulp           the error of sigmoid and tanh over all float32 inputs; ARGS='--sample 20' for fewer
 # make check-wheel   sdist -> wheel -> clean environment -> light suite
@@ -42,7 +44,7 @@ ANY_KERNELS = $(ANY_BUILD) --ignore=tests/test_embed.py
 
 .DELETE_ON_ERROR:
 .PHONY: test timing docs demo longterm test-oracles conformance test-models bench instructions bench-kernels lint inner-loops format asan \
-        coverage kernels tsan ulp footprint check-wheel cross wheels clean
+        coverage kernels fuzz soak tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
@@ -172,6 +174,37 @@ kernels: build/c-plain/kernels build/c-asan/kernels build/c-asan/calls
 	build/c-plain/kernels $(ARGS)
 	build/c-asan/kernels $(ARGS)
 	build/c-asan/calls
+
+# --- random work, for MINUTES of each kind
+# The kernels are not instrumented, which takes clang many minutes: guard pages watch them (guarded.h).
+
+FUZZ_FLAGS = -std=c11 -ffp-contract=off -O1 -g1 -fno-omit-frame-pointer -pthread -Isrc_c -DCYLSTM_DEBUG
+FUZZ_KERNELS = $(patsubst src_c/%.c,build/c-fuzz/core/%.o,$(wildcard src_c/kernels/*.c))
+
+build/c-fuzz/core/%.o: src_c/%.c $(C_HEADERS)
+	@mkdir -p $(@D)
+	clang $(FUZZ_FLAGS) -c -o $@ $<
+
+build/c-fuzz/calls: tests/calls.c tests/guarded.h $(wildcard src_c/*.c) $(FUZZ_KERNELS)
+	clang $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	    -DCYLSTM_FUZZ -o $@ $(filter-out %.h,$^) -lm
+
+build/libfaults.so: tests/faults.c
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -O1 -shared -fPIC -o $@ $<
+
+fuzz: MINUTES = 1
+fuzz: $(STAMPS)/cylstm $(STAMPS)/group-test build/libfaults.so
+	@if command -v clang >/dev/null; then set -ex; $(MAKE) build/c-fuzz/calls; mkdir -p build/c-fuzz/corpus; \
+	build/c-fuzz/calls -max_total_time=$$((60 * $(MINUTES))) -max_len=256 -print_final_stats=1 \
+	    -artifact_prefix=build/c-fuzz/ build/c-fuzz/corpus tests/fuzz/calls; \
+	else echo "*** SKIPPED: clang is not installed; the core was not fuzzed ***"; fi
+	$(PY) -W ignore tests/fuzz/python.py $(MINUTES)
+	cd tests && LD_PRELOAD=../build/libfaults.so PYTHONMALLOC=malloc ../$(PY) faults.py
+
+soak: MINUTES = 60
+soak: $(STAMPS)/cylstm $(STAMPS)/group-test
+	$(PY) tests/soak.py $(MINUTES)
 
 tsan: build/c-tsan/threads
 	build/c-tsan/threads

@@ -86,6 +86,15 @@ cdef class Problem:
             self.states_0 = dims.check_states(states, "states", "_0", self.state_outer())
         return 0
 
+    cdef int replace_states(self, replaced) except -1:
+        """Each in its place: where a list that grows finds no memory, a comprehension of Cython 3.3
+        frees an item twice."""
+        cdef Py_ssize_t k
+        if self.states_0 is not None:
+            for k in range(len(self.states_0)):
+                self.states_0[k] = replaced(self.states_0[k])
+        return 0
+
     cdef int allocate(self, object out=None) except -1:
         """Outputs, and the struct that points to everything."""
         cdef Dims dims = self.dims
@@ -95,8 +104,7 @@ cdef class Problem:
         else:
             self.y = _check_out(out, dims, shape)
             self.x = _apart(self.x, self.y)
-            if self.states_0 is not None:
-                self.states_0 = [_apart(state, self.y) for state in self.states_0]
+            self.replace_states(lambda state: _apart(state, self.y))
         self.states_n = dims.new_states(self.state_outer())
         self.seq.T, self.seq.B = self.T, self.B
         self.seq.lengths = NULL

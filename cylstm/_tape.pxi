@@ -54,8 +54,7 @@ cdef class Tape:
         cdef int n = _threads(threads)
         p.check(packed, x, states, lengths, batch_first)
         p.x = np.array(p.x, order="C", subok=False)
-        if p.states_0 is not None:
-            p.states_0 = [state.copy() for state in p.states_0]
+        p.replace_states(np.copy)
         p.allocate()
         cdef Dims dims = p.dims
         cdef size_t cells = _c.cylstm_tape_cells_size(&dims.c, p.T, p.B)

@@ -98,7 +98,8 @@ static void place_weights(const struct cylstm_kernels *k, struct cylstm_job *job
     g->narrow = narrow;
     g->w_k = (ptrdiff_t)((narrow ? NARROW_VECTORS : PANEL_VECTORS) * k->lanes);
     g->w_panel = (ptrdiff_t)(m->format == CYLSTM_AS_COMPUTED ? m->panel_weights : m->panel);
-    for (int t = 0; t < 2; t++) g->term[t].w = panels + cylstm_panel_row(k, m, narrow, job->k[t]);
+    for (int t = 0; t < 2; t++)
+        g->term[t].w = cylstm_at(panels, 1, (ptrdiff_t)cylstm_panel_row(k, m, narrow, job->k[t]));
     if (g->init) return;
     g->init = cylstm_zeros;
     if (m->type != CYLSTM_GATES) return;
@@ -182,7 +183,8 @@ void cylstm_multiply_weights(struct cylstm_call *call, int caller,
     g->compact = cylstm_compact_kernels(call->ctx, job->matrix->format);
     g->codes = own;
     if (weights->packed || g->term[0].K + g->term[1].K == 0)
-        multiply_panels(call, caller, job, (const char *)weights->packed + job->matrix->at);
+        multiply_panels(call, caller, job,
+                        cylstm_at(weights->packed, 1, (ptrdiff_t)job->matrix->at));
     else
         multiply_raw(call, caller, weights->raw, job, own);
 }

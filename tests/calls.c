@@ -4,13 +4,17 @@
  *     ./calls [seed [trials]]
  *
  * Sizes, strides and lengths are drawn from a seed. Forward and backward read the weights raw, then
- * packed: the bits must be the same, and nothing may be touched beyond the sizes that cylstm.h
- * states or the library itself asks for. What the numbers should be is shown elsewhere, against
- * other libraries.
+ * packed: the bits must be the same, those of the portable set nearly so, and nothing may be touched
+ * beyond the sizes that cylstm.h states or the library itself asks for. What the numbers should be
+ * is shown elsewhere, against other libraries.
+ *
+ * With CYLSTM_FUZZ this is a target of libFuzzer (`make fuzz`), whose bytes stand for the draws.
  */
 #define _DEFAULT_SOURCE
 #include "cylstm.h"
 #include "guarded.h"
+
+#include <math.h>
 
 enum { TRIALS = 300, MAX_BATCH = 9 };
 
@@ -150,17 +154,37 @@ static void check_gaps(struct trial *t, const char *name, const struct rows *r, 
         }
 }
 
+/* Of two results, NaN where nothing was written. */
+static void check_close(struct trial *t, const char *name, const void *got, const void *want,
+                        size_t count)
+{
+    double largest = 0, error = 0;
+    for (size_t n = 0; n < count; n++) {
+        const double a = get(t, got, (ptrdiff_t)n), b = get(t, want, (ptrdiff_t)n);
+        if ((a != a) != (b != b)) fail(t, "%s[%zu] is %g, %g by the portable set", name, n, a, b);
+        if (fabs(b) > largest) largest = fabs(b);
+        if (fabs(a - b) > error) error = fabs(a - b);
+    }
+    if (error > (t->kernels->bits == 32 ? 1e-4 : 1e-11) * largest)
+        fail(t, "%s is off by %g of %g from the portable set", name, error, largest);
+}
+
 static void check_calls(struct trial *t)
 {
     struct problem p = {0};
-    void *raw[RESULTS], *packed[RESULTS];
+    void *raw[RESULTS], *packed[RESULTS], *portable[RESULTS];
     draw_problem(t, &p);
     ready(t);
     run(t, &p, 1, raw);
     run(t, &p, 0, packed);
-    for (int n = 0; n < RESULTS; n++)
+    p.ctx.kernels = cylstm_find_kernels("scalar", t->kernels->bits);
+    p.ctx.threads = 1;
+    run(t, &p, 0, portable);
+    for (int n = 0; n < RESULTS; n++) {
         if (memcmp(raw[n], packed[n], p.sizes[n]))
             fail(t, "%s differs between raw weights and packed ones", names[n]);
+        check_close(t, names[n], packed[n], portable[n], p.sizes[n] / real_size(t));
+    }
     check_gaps(t, "y", &p.y, raw[Y]);
     check_gaps(t, "dx", &p.x, raw[DX]);
     untouched(t);
@@ -221,6 +245,28 @@ static void check_plan(struct trial *t)
     untouched(t);
 }
 
+#ifdef CYLSTM_FUZZ
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+    enum { CHOICES = 4 }; /* the kernels, the type, the ends of blocks, the check */
+    if (size < CHOICES) return 0;
+    const char *isa = cylstm_isa_name(bytes[0] % cylstm_isa_count());
+    struct trial t = {.kernels = cylstm_find_kernels(isa, bytes[1] % 2 ? 64 : 32),
+                      .at_end = bytes[2] % 2,
+                      .bytes = bytes + CHOICES,
+                      .bytes_left = size - CHOICES};
+    if (!t.kernels) return 0; /* not on this CPU */
+    for (size_t n = 0; n < size; n++) t.state = t.state * 31 + bytes[n];
+    snprintf(t.title, sizeof t.title, "%s f%d", isa, t.kernels->bits);
+    (bytes[3] % 2 ? check_plan : check_calls)(&t);
+    if (t.failed) abort();
+    release(&t);
+    return 0;
+}
+
+#else
+
 int main(int argc, char **argv)
 {
     static void (*const checks[])(struct trial *) = {check_calls, check_plan};
@@ -246,3 +292,5 @@ int main(int argc, char **argv)
     printf("%llu trials on each set, %zu failed\n", (unsigned long long)trials, failures);
     return failures != 0 || !trials;
 }
+
+#endif

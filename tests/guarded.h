@@ -20,7 +20,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { MAX_BLOCKS = 40 };
+enum { MAX_BLOCKS = 60 };
 
 struct block {
     const char *name;
@@ -32,7 +32,10 @@ struct block {
 struct trial {
     const struct cylstm_kernels *kernels;
     uint64_t seed, state; /* of the generator */
-    char title[128];      /* how to run it again */
+    const uint8_t
+        *bytes; /* a fuzzer's: sizes and choices are drawn from them, while there are any */
+    size_t bytes_left;
+    char title[128]; /* how to run it again */
     char shape[400];
     int at_end; /* blocks end at a page that may not be touched; else they start at one */
     int failed;
@@ -51,7 +54,12 @@ static inline uint64_t draw(struct trial *t)
     return z ^ (z >> 31);
 }
 
-static inline size_t below(struct trial *t, size_t n) { return (size_t)((draw(t) >> 32) % n); }
+static inline size_t below(struct trial *t, size_t n)
+{
+    if (!t->bytes_left) return (size_t)((draw(t) >> 32) % n);
+    t->bytes_left--;
+    return *t->bytes++ % n;
+}
 
 /* In [-1, 1), a number of 23 bits, which every real holds. */
 static inline double fraction(struct trial *t) { return (double)(draw(t) >> 40) * 0x1p-23 - 1; }
