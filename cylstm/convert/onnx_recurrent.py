@@ -50,6 +50,11 @@ ACTIVATIONS: dict[str, tuple[str, tuple[float | None, ...]]] = {
     "Affine": ("affine", (None, None)),
     "ScaledTanh": ("scaled_tanh", (None, None)),
 }
+# Two hard sigmoids that have names here.
+NAMED = {
+    "hard_sigmoid_keras2": ("hard_sigmoid", 0.2, 0.5),
+    "hard_sigmoid_keras3": ("hard_sigmoid", 1 / 6, 0.5),
+}
 ANY_CASE = {name.lower(): value for name, value in ACTIVATIONS.items()}  # as ONNX Runtime reads it
 
 # Past this, sigmoid and tanh are 0, 1 or -1 to the last bit, and clipping before them does nothing.
@@ -219,7 +224,7 @@ class Operator:
                 if number is None:
                     raise self.error(f"activation {name!r} needs activation_{which}")
                 used.append(float(number))
-            functions.append((ours, *used) if used else ours)
+            functions.append(_named(ours, *used) if used else ours)
         for which, rest in numbers.items():
             # Some writers give one for every activation, 0 where it means nothing.
             if any(rest):
@@ -267,6 +272,14 @@ class Operator:
         """The module, of this layer alone; forward where it is `turned`."""
         options = {k: v for k, v in self.layer.options.items() if k != "reverse"}
         return build(replace(self.layer, options=options) if self.turned() else self.layer)
+
+
+def _named(function: str, *numbers: float) -> Any:
+    """(name, alpha[, beta]), or the one name of it; numbers of a file are float32."""
+    for name, (same, *wanted) in NAMED.items():
+        if function == same and np.array_equal(np.float32(numbers), np.float32(wanted)):
+            return name
+    return (function, *numbers)
 
 
 def find(graph: Graph) -> list[Recurrent]:

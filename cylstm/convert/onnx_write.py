@@ -11,7 +11,7 @@ import numpy as np
 from ..weights import Array, Module
 from .gates import from_own, peepholes_from_own
 from .onnx_file import import_onnx
-from .onnx_recurrent import ACTIVATIONS, BLOCKS
+from .onnx_recurrent import ACTIVATIONS, BLOCKS, NAMED
 
 OPSET, IR_VERSION = 17, 8  # of one age: an older file format, so that older runtimes read it
 
@@ -97,7 +97,8 @@ class _Writer:
         alpha: list[float] = []
         beta: list[float] = []
         for function in [f for functions in per_direction for f in functions]:
-            ours, *numbers = (function,) if isinstance(function, str) else function
+            function = NAMED.get(function, (function,)) if isinstance(function, str) else function
+            ours, *numbers = function
             if ours not in theirs:
                 raise ValueError(f"ONNX has no activation {ours!r}")
             name, takes = theirs[ours]

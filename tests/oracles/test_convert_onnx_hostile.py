@@ -290,7 +290,7 @@ def test_external_data_outside_of_the_folder(tmp_path: Path) -> None:
         ({"offset": "-8"}, "has 560"),
         ({"length": "561"}, "bytes 0 to 561 of 'w.bin', which has 560"),
         ({"length": "12"}, "tensor 'W' of shape .* is broken"),
-        ({"offset": "1e3"}, "no number"),
+        ({"offset": "1e3"}, "not a number"),
     ],
 )
 def test_external_data_of_a_wrong_size(more: dict[str, str], message: str, tmp_path: Path) -> None:
