@@ -277,7 +277,9 @@ class Operator:
 def _named(function: str, *numbers: float) -> Any:
     """(name, alpha[, beta]), or the one name of it; numbers of a file are float32."""
     for name, (same, *wanted) in NAMED.items():
-        if function == same and np.array_equal(np.float32(numbers), np.float32(wanted)):
+        if function == same and np.array_equal(
+            np.array(numbers, np.float32), np.array(wanted, np.float32)
+        ):
             return name
     return (function, *numbers)
 
