@@ -25,7 +25,7 @@ def sum_rows(rows: Array, values: Array) -> tuple[Array, Array]:
 class RowGrads(Mapping[str, Array]):
     """The gradient with respect to some rows of a table; that of all other rows is zero.
 
-    As a mapping it has the table's name and a dense, read-only array, made anew each time. An
+    As a mapping it has the table's name and a dense, read-only array, a new one each time. An
     optimiser's step moves the touched rows only: the others keep their weights and their state,
     decay and momentum included, as with torch.optim.SparseAdam.
 

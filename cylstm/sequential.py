@@ -338,7 +338,7 @@ class Stream:
         return np.stack([self.step(x_t) for x_t in np.asarray(block)])
 
     def reset(self, indices: ArrayLike | None = None) -> None:
-        """Begin anew, all sequences or those of `indices`."""
+        """Begin again, all sequences or those of `indices`."""
         for stream in self._streams.values():
             stream.reset(indices)
 

@@ -1,4 +1,4 @@
-"""Steps of a `Sequential` that are no modules of their own: what stands around recurrent layers.
+"""Steps of a `Sequential` that are no modules of their own: the layers around recurrent ones.
 
 All of them take x as (B, T, F), or as (B, F) where no time axis is left, compute in x's dtype with
 NumPy, and never change. They are for inference; what has weights takes them as arrays.

@@ -74,7 +74,7 @@ def bits(array: np.ndarray, dtype: str | None = None) -> tuple[str, np.ndarray]:
 
 
 class TorchFile:
-    """Tensors on their way into a file: `tensor` gives what stands for one in the value."""
+    """Tensors on their way into a file: `tensor` returns the placeholder of one in the value."""
 
     def __init__(self, order: str = "<") -> None:
         self.order = order

@@ -125,7 +125,7 @@ class Dataset:
         return str(self._dataset.name)
 
     def read(self) -> Array:
-        """The array, or ValueError for what is no array of floats in the file itself."""
+        """The array, or ValueError for what is not an array of floats in the file itself."""
         array: Array = _safely(self._read)
         return array
 

@@ -57,7 +57,7 @@ class _Plan:
 def plan(
     model: Model, found: Mapping[str, Recurrent]
 ) -> tuple[Callable[..., Sequential] | None, list[str]]:
-    """What builds the whole model, or None; and what stands in the way."""
+    """What builds the whole model, or None; and what prevents it."""
     wrong = [model.problem] if model.problem else []
     if len(model.outputs) != 1:
         wrong.append(f"{len(model.outputs)} outputs")
