@@ -347,6 +347,15 @@ def test_stack_traffic_is_seen(arch: str) -> None:
     assert len(loop.multiplications) == 2 and len(loop.spills) == 2
 
 
+@pytest.mark.parametrize(("set_up", "spills"), [("mov x29, sp", 4), ("mov x29, x0", 2)])
+def test_a_frame_pointer_may_be_any_register(set_up: str, spills: int) -> None:
+    listing = LISTINGS["aarch64"].replace("tile_2x1:", f"tile_2x1:\n    {set_up}", 1)
+    listing = listing.replace("fmla v8", "ldp q1, q2, [x29, -32]\n    ldr q3, [x29]\n    fmla v8")
+    lines = TOOL.function(listing.splitlines(), "aarch64", "tile_2x1")
+    (loop,) = TOOL.inner_loops(lines, "aarch64")
+    assert len(loop.spills) == spills
+
+
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize(
     "compiler, isa",

@@ -61,8 +61,12 @@ ARITHMETIC = {
 MULTIPLY = {"x86_64": r"v?(fmadd\w+|mul)p[sd]\b", "aarch64": r"(fmla|fmul)\b"}
 LOAD = {"x86_64": r".*\(", "aarch64": r"(ldr|ldp|ldur|ld1|ld1r)\b"}
 SPILL = {"x86_64": r".*[%][xyz]mm", "aarch64": r"(ldr|str|ldp|stp|ldur|stur)\s+[qdv]\d"}
-STACK = {"x86_64": r".*\(%rsp", "aarch64": r".*\[(sp|x29)"}
-FRAME = {"x86_64": r"movq\s+%rsp, %rbp", "aarch64": r"(?!)"}  # with it, the stack is at %rbp too
+STACK = {"x86_64": r".*\(%rsp", "aarch64": r".*\[sp"}
+# With the first, the stack is also where the second says; else that register is as any other.
+FRAME = {
+    "x86_64": (r"movq\s+%rsp, %rbp", r".*\(%r[sb]p"),
+    "aarch64": (r"(mov|add)\s+x29, sp", r".*\[(sp|x29)"),
+}
 JUMP = {"x86_64": r"j\w+\s+(\.?\w+)", "aarch64": r"(?:b\.?(?:\w\w)?|cbn?z\s+\w+,)\s+(\.?\w+)\s*$"}
 
 
@@ -119,9 +123,9 @@ def loops(lines: list[str], arch: str) -> Iterator[list[str]]:
 
 def inner_loops(lines: list[str], arch: str) -> Iterator[Loop]:
     """Yield those loops of a function that multiply."""
-    stack = STACK[arch]
-    if any(re.match(FRAME[arch], line) for line in lines):
-        stack = stack.replace("%rsp", "%r[sb]p")
+    sets_frame, with_frame = FRAME[arch]
+    has_frame = any(re.match(sets_frame, line) for line in lines)
+    stack = with_frame if has_frame else STACK[arch]
 
     def those(body: list[str], *patterns: str) -> list[str]:
         return [line for line in body if all(re.match(pattern, line) for pattern in patterns)]
