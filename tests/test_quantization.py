@@ -65,7 +65,9 @@ def test_bfloat16_is_float32_of_the_rounded_weights(name: str, shape: str, isa: 
     T, B = SHAPES[shape]
     x, states = inputs(lstm, T, B)
     lengths = np.random.default_rng(1).integers(0, T + 1, B)
-    assert same_bits(flat(narrow(x, states, lengths)), flat(rounded(x, states, lengths)))
+    assert same_bits(
+        flat(narrow(x, states, lengths=lengths)), flat(rounded(x, states, lengths=lengths))
+    )
     assert not same_bits(flat(narrow(x, states)), flat(lstm(x, states)))
 
 
@@ -313,7 +315,7 @@ def test_empty_batches_and_lengths(weights: str) -> None:
     lstm = cylstm.quantize(cylstm.LSTM(3, 4, 2), weights)
     assert lstm(np.empty((5, 0, 3), np.float32))[0].shape == (5, 0, 4)
     x, states = inputs(lstm, 5, 2)
-    y, (h_n, c_n) = lstm(x, states, [0, 0])
+    y, (h_n, c_n) = lstm(x, states, lengths=[0, 0])
     assert not y.any() and same_bits([h_n, c_n], list(states))
 
 
