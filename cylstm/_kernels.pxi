@@ -36,15 +36,15 @@ def _choose_int8():
     name = os.environ.get("CYLSTM_INT8", "")
     usable = _usable_int8(ISA)
     if name and name not in usable:
-        raise ValueError(f"CYLSTM_INT8={name!r}: expected one of {', '.join(usable)}, which can run "
-                         f"here beside the kernels {ISA!r}")
+        raise ValueError(f"CYLSTM_INT8={name!r}: expected one of {', '.join(usable)}, which can "
+                         f"run here beside the kernels {ISA!r}")
     return name or _c.cylstm_int8_kernels_name(
         _c.cylstm_find_int8(NULL, _c.cylstm_find_kernels(ISA.encode(), 32))).decode()
 
 
 cdef const _c.cylstm_compact_kernels *_find_int8(const _c.cylstm_kernels *kernels,
                                                  name) except NULL:
-    """Those of a name; or the chosen ones, or the best ones of another kernel set than the chosen."""
+    """Those of a name; or the chosen ones, or the best ones beside another kernel set."""
     cdef const _c.cylstm_compact_kernels *found = NULL
     if name is None and _c.cylstm_kernels_isa(kernels).decode() == ISA:
         name = INT8

@@ -44,7 +44,7 @@ def adam_step(cnp.ndarray old not None, cnp.ndarray grad not None, cnp.ndarray n
 def sgd_step(cnp.ndarray old not None, cnp.ndarray grad not None, cnp.ndarray new not None,
              cnp.ndarray buffer, cnp.ndarray new_buffer, int threads, *, double lr, double momentum,
              double dampening, double weight_decay, bint nesterov, unsigned long long step):
-    """Write the new arrays, of which there is one without a momentum; the others stay as they are."""
+    """Write the new arrays, one of them without a momentum; the others stay as they are."""
     cdef _c.cylstm_context ctx
     cdef _c.cylstm_sgd sgd = _c.cylstm_sgd(lr, momentum, dampening, weight_decay, nesterov, step)
     cdef size_t n = cnp.PyArray_SIZE(old)

@@ -19,7 +19,8 @@ cdef enum:
 cdef void *cylstm_stream_enter(object stream, int version, int bits, Py_ssize_t rows,
                                Py_ssize_t inputs, Py_ssize_t outputs) except NULL
 
-# T steps, none where T is 0 or less: x (T, rows, inputs) -> y (T, rows, outputs), contiguous and apart. Allocates nothing,
+# T steps, none where T is 0 or less: x (T, rows, inputs) -> y (T, rows, outputs), contiguous and
+# apart. Allocates nothing,
 # can't fail, and the bits are those of `Stream.step`. It uses as many threads as the stream was
 # made with, which starts or wakes the pool: make it with threads=1 for real time. One thread at a
 # time may call it on one handle.

@@ -9,12 +9,18 @@
  */
 
 /* Activations of r and z, and of n, and their derivatives: those of the equations, or of options. */
-ALWAYS_INLINE vf gate(const struct cylstm_options *o, vf a) { return o ? v_gate(o, 0, a) : v_sigmoid(a); }
+ALWAYS_INLINE vf gate(const struct cylstm_options *o, vf a)
+{
+    return o ? v_gate(o, 0, a) : v_sigmoid(a);
+}
 ALWAYS_INLINE vf gate_slope(const struct cylstm_options *o, vf y)
 {
     return o ? v_gate_slope(o, 0, y) : v_mul(y, v_sub(v_set1(1), y));
 }
-ALWAYS_INLINE vf blend(const struct cylstm_options *o, vf a) { return o ? v_gate(o, 1, a) : v_tanh(a); }
+ALWAYS_INLINE vf blend(const struct cylstm_options *o, vf a)
+{
+    return o ? v_gate(o, 1, a) : v_tanh(a);
+}
 ALWAYS_INLINE vf blend_slope(const struct cylstm_options *o, vf y)
 {
     return o ? v_gate_slope(o, 1, y) : v_fnma(y, y, v_set1(1));
@@ -23,7 +29,7 @@ ALWAYS_INLINE vf blend_slope(const struct cylstm_options *o, vf y)
 /* One panel: preact (rows, 4, VL) = a_n, a_r, a_z, q of units panel * VL and on; overwritten. Several
  * rows take two loops, as in the LSTM cell. */
 ALWAYS_INLINE void gru_forward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
-                              size_t rows, void *sums, const struct cylstm_options *o)
+                                  size_t rows, void *sums, const struct cylstm_options *o)
 {
     real *const preact = sums;
     const size_t u = panel * VL, H = cell->H, n = valid(u, H), width = PANEL_VECTORS * VL;
@@ -56,7 +62,7 @@ ALWAYS_INLINE void gru_forward_by(const struct cylstm_cell *cell, size_t panel, 
  *     dh_{t-1} = dh * z, and what W_hh adds to it
  */
 ALWAYS_INLINE void gru_backward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
-                              size_t rows, void *sums, const struct cylstm_options *o)
+                                   size_t rows, void *sums, const struct cylstm_options *o)
 {
     const real *dh_rows = sums;
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
@@ -92,7 +98,7 @@ ALWAYS_INLINE void gru_backward_by(const struct cylstm_cell *cell, size_t panel,
 /* One panel of the first product: preact (rows, 2, 2, VL) = a_r, a_z of units panel * 2 VL and on, VL
  * at a time. `h` gets r * h_{t-1}. */
 ALWAYS_INLINE void gru_gates_forward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
-                              size_t rows, void *sums, const struct cylstm_options *o)
+                                        size_t rows, void *sums, const struct cylstm_options *o)
 {
     const real *preact = sums;
     const size_t first = panel * 2 * VL, H = cell->H;
@@ -112,7 +118,7 @@ ALWAYS_INLINE void gru_gates_forward_by(const struct cylstm_cell *cell, size_t p
  *     da_r = dm * h_{t-1} * r (1 - r)      dh_{t-1} += dm * r
  * `h` gets m again, which the gradient of W_hn is a product with. */
 ALWAYS_INLINE void gru_gates_backward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
-                              size_t rows, void *sums, const struct cylstm_options *o)
+                                         size_t rows, void *sums, const struct cylstm_options *o)
 {
     const real *dm_rows = sums;
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
@@ -132,8 +138,9 @@ ALWAYS_INLINE void gru_gates_backward_by(const struct cylstm_cell *cell, size_t 
 }
 
 /* One panel of the second product: preact (rows, 4 VL) = a_n of units panel * 4 VL and on. */
-ALWAYS_INLINE void gru_candidate_forward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
-                              size_t rows, void *sums, const struct cylstm_options *o)
+ALWAYS_INLINE void gru_candidate_forward_by(const struct cylstm_cell *cell, size_t panel,
+                                            size_t row, size_t rows, void *sums,
+                                            const struct cylstm_options *o)
 {
     const real *preact = sums;
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
@@ -151,8 +158,9 @@ ALWAYS_INLINE void gru_candidate_forward_by(const struct cylstm_cell *cell, size
  *     da_n = dh * (1 - z) * (1 - n^2)      da_z = dh * (h_{t-1} - n) * z (1 - z)
  *     dh_{t-1} = dh * z, and what both products add to it
  */
-ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
-                              size_t rows, void *sums, const struct cylstm_options *o)
+ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, size_t panel,
+                                             size_t row, size_t rows, void *sums,
+                                             const struct cylstm_options *o)
 {
     const real *dh_rows = sums;
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
@@ -174,10 +182,16 @@ ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, siz
 }
 
 #define GRU(NAME) \
-    static void NAME(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, void *sums) \
-    { NAME##_by(cell, panel, row, rows, sums, NULL); } \
-    static void NAME##_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, void *sums) \
-    { NAME##_by(cell, panel, row, rows, sums, cell->options); }
-GRU(gru_forward) GRU(gru_backward)
-GRU(gru_gates_forward) GRU(gru_gates_backward)
-GRU(gru_candidate_forward) GRU(gru_candidate_backward)
+    static void NAME(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, \
+                     void *sums) \
+    { \
+        NAME##_by(cell, panel, row, rows, sums, NULL); \
+    } \
+    static void NAME##_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, \
+                           void *sums) \
+    { \
+        NAME##_by(cell, panel, row, rows, sums, cell->options); \
+    }
+GRU(gru_forward)
+GRU(gru_backward) GRU(gru_gates_forward) GRU(gru_gates_backward) GRU(gru_candidate_forward)
+    GRU(gru_candidate_backward)

@@ -24,8 +24,7 @@ ALWAYS_INLINE void rnn_forward_by(const struct cylstm_cell *cell, size_t panel, 
 
 /* One panel: dh (rows, 4 VL) of the same units, with da = dh * f'(a), of which h_t = f(a) tells. */
 ALWAYS_INLINE void rnn_backward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
-                                   size_t rows, const real *dh_rows,
-                                   const struct cylstm_options *o)
+                                   size_t rows, const real *dh_rows, const struct cylstm_options *o)
 {
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
     for (size_t k = row; k < row + rows; k++, dh_rows += PANEL_VECTORS * VL) {
@@ -40,8 +39,14 @@ ALWAYS_INLINE void rnn_backward_by(const struct cylstm_cell *cell, size_t panel,
 }
 
 #define RNN(NAME) \
-    static void NAME(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, void *sums) \
-    { NAME##_by(cell, panel, row, rows, sums, NULL); } \
-    static void NAME##_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, void *sums) \
-    { NAME##_by(cell, panel, row, rows, sums, cell->options); }
+    static void NAME(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, \
+                     void *sums) \
+    { \
+        NAME##_by(cell, panel, row, rows, sums, NULL); \
+    } \
+    static void NAME##_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, \
+                           void *sums) \
+    { \
+        NAME##_by(cell, panel, row, rows, sums, cell->options); \
+    }
 RNN(rnn_forward) RNN(rnn_backward)

@@ -174,8 +174,8 @@ struct cylstm_product {
     /* Of weights with fewer bits than a real: who multiplies by them, and memory for codes. */
     const struct cylstm_compact_kernels *compact;
     void *codes;
-    cylstm_cell_fn *finish;    /* with the operands in `cell`; NULL: the sums are stored to `out` */
-    struct cylstm_rows out;    /* row r of panel p at out + p * out_panel */
+    cylstm_cell_fn *finish; /* with the operands in `cell`; NULL: the sums are stored to `out` */
+    struct cylstm_rows out; /* row r of panel p at out + p * out_panel */
     ptrdiff_t out_panel;
     struct cylstm_cell cell;
 };
