@@ -133,12 +133,12 @@ CYLSTM_API const char *cylstm_kernels_isa(const struct cylstm_kernels *kernels);
 
 /* The ways of multiplying int8, best first: 0 <= n < cylstm_int8_count(). One serves the kernel sets
  * of its vector width ("avx512vnni" and "avx512" the set "avx512") where this CPU can run it. */
-size_t cylstm_int8_count(void);
-const char *cylstm_int8_name(size_t n);
+CYLSTM_API size_t cylstm_int8_count(void);
+CYLSTM_API const char *cylstm_int8_name(size_t n);
 /* That of a name, or NULL for the best one, for a float32 kernel set; NULL if there is none. */
-const struct cylstm_compact_kernels *cylstm_find_int8(const char *name,
-                                                      const struct cylstm_kernels *kernels);
-const char *cylstm_int8_kernels_name(const struct cylstm_compact_kernels *kernels);
+CYLSTM_API const struct cylstm_compact_kernels *cylstm_find_int8(
+    const char *name, const struct cylstm_kernels *kernels);
+CYLSTM_API const char *cylstm_int8_kernels_name(const struct cylstm_compact_kernels *kernels);
 
 /* The kernels' own sigmoid and tanh of n reals, for tests of their accuracy. */
 CYLSTM_API void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh,
