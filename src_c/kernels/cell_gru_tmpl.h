@@ -192,6 +192,8 @@ ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, siz
     { \
         NAME##_by(cell, panel, row, rows, sums, cell->options); \
     }
-GRU(gru_forward)
-GRU(gru_backward) GRU(gru_gates_forward) GRU(gru_gates_backward) GRU(gru_candidate_forward)
-    GRU(gru_candidate_backward)
+/* clang-format off */
+GRU(gru_forward) GRU(gru_backward)
+GRU(gru_gates_forward) GRU(gru_gates_backward)
+GRU(gru_candidate_forward) GRU(gru_candidate_backward)
+/* clang-format on */
