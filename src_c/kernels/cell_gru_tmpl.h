@@ -196,4 +196,3 @@ ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, siz
 GRU(gru_forward) GRU(gru_backward)
 GRU(gru_gates_forward) GRU(gru_gates_backward)
 GRU(gru_candidate_forward) GRU(gru_candidate_backward)
-/* clang-format on */
