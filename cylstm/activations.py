@@ -23,23 +23,22 @@ ACTIVATIONS: dict[str, tuple[str, float, float]] = {
     "scaled_tanh": ("scaled_tanh", 1, 1),
     "elu": ("elu", 1, 0),
 }
-Activation = str | tuple[str, float, float]
+Activation = str | tuple[str, float] | tuple[str, float, float]
 Resolved = tuple[tuple[str, float, float], ...]
 
 
 def resolve(name: str, value: Any) -> tuple[str, float, float]:
-    """One activation, a name or (name, alpha, beta), as `_core` takes it."""
+    """One activation, a name, (name, alpha) or (name, alpha, beta), as `_core` takes it."""
     given = (value,) if isinstance(value, str) else value
-    if not isinstance(given, (tuple, list)) or len(given) not in (1, 3):
-        raise TypeError(f"{name} is {value!r}, expected a name or (name, alpha, beta)")
+    if not isinstance(given, (tuple, list)) or not 1 <= len(given) <= 3:
+        raise TypeError(
+            f"{name} is {value!r}, expected a name, (name, alpha) or (name, alpha, beta)"
+        )
     if given[0] not in ACTIVATIONS:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(ACTIVATIONS)}")
     function, *defaults = ACTIVATIONS[given[0]]
-    alpha, beta = (
-        (_checks.number(f"{name}[{n}]", given[n], -inf) for n in (1, 2))
-        if len(given) == 3
-        else defaults
-    )
+    numbers = [_checks.number(f"{name}[{n}]", given[n], -inf) for n in range(1, len(given))]
+    alpha, beta = numbers + defaults[len(numbers) :]
     return function, float(alpha), float(beta)
 
 

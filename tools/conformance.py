@@ -229,6 +229,8 @@ def make(cell: str, config: Mapping[str, Any], weights: Mapping[str, Array]) -> 
     known = signature(CLASSES[cell]).parameters
     if missing := [f"{name}={value!r}" for name, value in config.items() if name not in known]:
         raise Refused(f"this version's {cell} has no {', '.join(missing)}")
+    if config.get("peephole") and config.get("coupled"):
+        raise Refused(f"this version's {cell} has no peephole together with coupled gates")
     layer: Any = CLASSES[cell](**config)
     layer.load_state_dict({name: np.asarray(a, np.float32) for name, a in weights.items()})
     return layer

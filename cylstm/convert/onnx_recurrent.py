@@ -247,7 +247,8 @@ class Operator:
         if self.cell == "RNN" and set(functions) == {("relu",)}:
             options["nonlinearity"] = "relu"
         elif set(functions) != {DEFAULT_ACTIVATIONS[self.cell]}:
-            options["activations"] = functions[0] if len(set(functions)) == 1 else functions
+            same = len(set(functions)) == 1
+            options["activations"] = functions[0] if same else sum(functions, ())
         clip = self._given.get("clip")
         if clip is not None:
             if not clip > 0:

@@ -11,7 +11,7 @@ import numpy as np
 from ..weights import Array, Module
 from .gates import from_own, peepholes_from_own
 from .onnx_file import import_onnx
-from .onnx_recurrent import ACTIVATIONS, BLOCKS, NAMED
+from .onnx_recurrent import ACTIVATIONS, BLOCKS, DEFAULT_ACTIVATIONS, NAMED
 
 OPSET, IR_VERSION = 17, 8  # of one age: an older file format, so that older runtimes read it
 
@@ -87,16 +87,13 @@ class _Writer:
         return found
 
     def _activations(self, activations: Any) -> dict[str, Any]:
-        per_direction = (
-            list(activations)
-            if activations and not isinstance(activations[0], str) and not _is_pair(activations[0])
-            else [activations] * self.D
-        )
+        each = len(DEFAULT_ACTIVATIONS[self.cell])
+        all_of_them = list(activations) * (self.D if len(activations) == each else 1)
         theirs = {ours: (name, len(numbers)) for name, (ours, numbers) in ACTIVATIONS.items()}
         names: list[str] = []
         alpha: list[float] = []
         beta: list[float] = []
-        for function in [f for functions in per_direction for f in functions]:
+        for function in all_of_them:
             function = NAMED.get(function, (function,)) if isinstance(function, str) else function
             ours, *numbers = function
             if ours not in theirs:
@@ -199,8 +196,3 @@ class _Writer:
         return self.onnx.helper.make_graph(
             self.nodes, f"cylstm.{self.cell}", inputs, outputs, self.initializers
         )
-
-
-def _is_pair(function: Any) -> bool:
-    """Whether it is (name, alpha[, beta]) rather than a direction's functions."""
-    return len(function) > 1 and not isinstance(function[1], (str, tuple, list))
