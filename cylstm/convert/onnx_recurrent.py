@@ -44,7 +44,7 @@ ACTIVATIONS: dict[str, tuple[str, tuple[float | None, ...]]] = {
     "Softsign": ("softsign", ()),
     "Softplus": ("softplus", ()),
     "LeakyRelu": ("leaky_relu", (0.01,)),
-    "ThresholdedRelu": ("thresholded_relu", (1.0,)),
+    "ThresholdedRelu": ("thresholded_relu", (None,)),  # 1 in ONNX's text, 0 in ONNX Runtime
     "Elu": ("elu", (1.0,)),
     "HardSigmoid": ("hard_sigmoid", (0.2, 0.5)),
     "Affine": ("affine", (None, None)),
@@ -222,7 +222,7 @@ class Operator:
                 if numbers[which]:  # only functions that have such a number take one
                     number = numbers[which].pop(0)
                 if number is None:
-                    raise self.error(f"activation {name!r} needs activation_{which}")
+                    raise self.error(f"activation {name!r} ({ours}) needs activation_{which}")
                 used.append(float(number))
             functions.append(_named(ours, *used) if used else ours)
         for which, rest in numbers.items():
@@ -282,7 +282,7 @@ def _named(function: str, *numbers: float) -> Any:
             np.array(numbers, np.float32), np.array(wanted, np.float32)
         ):
             return name
-    return (function, *numbers)
+    return ("hard_sigmoid_keras2" if function == "hard_sigmoid" else function, *numbers)
 
 
 def find(graph: Graph) -> list[Recurrent]:

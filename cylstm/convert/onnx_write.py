@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..activations import resolve
 from ..weights import Array, Module
 from .gates import from_own, peepholes_from_own
 from .onnx_file import import_onnx
-from .onnx_recurrent import ACTIVATIONS, BLOCKS, DEFAULT_ACTIVATIONS, NAMED
+from .onnx_recurrent import ACTIVATIONS, BLOCKS, DEFAULT_ACTIVATIONS
 
 OPSET, IR_VERSION = 17, 8  # of one age: an older file format, so that older runtimes read it
 
@@ -94,16 +95,13 @@ class _Writer:
         alpha: list[float] = []
         beta: list[float] = []
         for function in all_of_them:
-            function = NAMED.get(function, (function,)) if isinstance(function, str) else function
-            ours, *numbers = function
+            ours, first, second = resolve("activations", function)
             if ours not in theirs:
                 raise ValueError(f"ONNX has no activation {ours!r}")
             name, takes = theirs[ours]
             names.append(name)
-            defaults = ACTIVATIONS[name][1]
-            numbers = numbers or [float(n) for n in defaults if n is not None]
-            alpha += numbers[:1] if takes else []
-            beta += numbers[1:2] if takes > 1 else []
+            alpha += [first] * (takes > 0)
+            beta += [second] * (takes > 1)
         found: dict[str, Any] = {"activations": names}
         if alpha:
             found["activation_alpha"] = alpha

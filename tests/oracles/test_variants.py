@@ -175,7 +175,7 @@ def test_finite_differences(variant: str, isa: str) -> None:
     R = options.get("proj_size", 5)
     states = [numbers("h_0", 4, B, R), numbers("c_0", 4, B, 5)][: 2 if cls == "LSTM" else 1]
     state = tuple(states) if cls == "LSTM" else states[0]
-    tape = net.forward(x, state, lengths)
+    tape = net.forward(x, state, lengths=lengths)
     dy, last = numbers("dy", *tape.y.shape), [tape.h_n, tape.c_n][: len(states)]
     dlast = [numbers(f"d{n}", *a.shape) for n, a in enumerate(last)]
     grads = tape.backward(dy, *dlast)
@@ -184,7 +184,8 @@ def test_finite_differences(variant: str, isa: str) -> None:
     def loss(**changed: Array) -> float:
         net.load_state_dict({**weights, **{k: a for k, a in changed.items() if k in weights}})
         given = [changed.get(name, s) for name, s in zip(("h_0", "c_0"), states)]
-        y, out = net(changed.get("x", x), tuple(given) if cls == "LSTM" else given[0], lengths)
+        given_state = tuple(given) if cls == "LSTM" else given[0]
+        y, out = net(changed.get("x", x), given_state, lengths=lengths)
         outs = out if isinstance(out, tuple) else (out,)
         return float((y * dy).sum() + sum((a * d).sum() for a, d in zip(outs, dlast)))
 
