@@ -340,7 +340,7 @@ def test_saving_to_no_folder(tmp_path: Path) -> None:
 def test_what_can_be_saved(tmp_path: Path) -> None:
     own = type("Linear", (Linear,), {})(3, 2)  # not a Linear, whatever its name
     for module in (None, {"weight": np.zeros(3)}, own):
-        with pytest.raises(TypeError, match="can't save <class .*>, only LSTM, Linear"):
+        with pytest.raises(TypeError, match="can't save <class .*>, only GRU, LSTM, RNN, Linear"):
             cylstm.save(module, tmp_path / "a")  # type: ignore[arg-type]
     assert os.listdir(tmp_path) == []
 
@@ -353,8 +353,8 @@ def test_what_can_be_saved(tmp_path: Path) -> None:
     [
         ({"format": None}, {}, "no recurrent layer in this safetensors file"),
         ({"format": "2"}, {}, "format '2', this version reads '1'"),
-        ({"class": "Conv"}, {}, "class 'Conv', expected one of LSTM, Linear"),
-        ({"class": None}, {}, "class '', expected one of LSTM, Linear"),
+        ({"class": "Conv"}, {}, "class 'Conv', expected one of GRU, LSTM, RNN, Linear"),
+        ({"class": None}, {}, "class '', expected one of GRU, LSTM, RNN, Linear"),
         ({"class": "LSTM"}, {}, "missing: hidden_size; unexpected: in_features"),
         ({"config": None}, {}, "its configuration: Expecting value"),
         ({"config": "{"}, {}, "its configuration: Expecting property name"),

@@ -111,7 +111,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "missing alpha": (
         lambda: model(activations=["Sigmoid", "Affine", "Tanh"]),
-        "activation 'Affine' needs activation_alpha",
+        r"activation 'Affine' \(affine\) needs activation_alpha",
     ),
 }
 
