@@ -40,7 +40,10 @@ SOURCES   := $(wildcard cylstm/*.pyx cylstm/*.pxd cylstm/*.pxi) $(C_SOURCES) $(C
 LIGHT = $(PY) -m pytest tests -m "not timing" --ignore=tests/oracles
 # What reads sources is the same on all builds, what compiles them on all kernels: once, in `make test`, is enough.
 ANY_BUILD   = $(addprefix --ignore=tests/test_,architecture.py docs.py import.py kernels.py)
-ANY_KERNELS = $(ANY_BUILD) --ignore=tests/test_embed.py
+# Files, processes and what surrounds the kernels are the same on every set, and some tests go through all sets themselves.
+ANY_KERNELS = $(ANY_BUILD) --ignore=tests/convert $(addprefix --ignore=tests/test_,activation.py cli.py digests.py \
+              embed.py example_forecast.py faults.py files.py forks.py header.py interrupts.py optim_sequences.py \
+              pool.py quantization.py tensors.py whole_steps.py)
 
 .DELETE_ON_ERROR:
 .PHONY: test timing docs demo longterm test-oracles conformance test-models bench instructions bench-kernels lint inner-loops format asan \
