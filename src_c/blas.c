@@ -22,7 +22,9 @@ static void blas_gemm(const struct cylstm_call *call, int transposed, size_t row
                       void *sums, size_t ldc)
 {
     const int m = (int)columns, n = (int)rows, k = (int)K;
-    const int ld_w = (int)ldw, ld_a = (int)lda, ld_c = (int)ldc;
+    /* Where there is one k, no step leads to the next; BLAS still wants a row's length. */
+    const int ld_w = k > 1 ? (int)ldw : m, ld_c = (int)ldc,
+              ld_a = k > 1 || !transposed ? (int)lda : n;
     const char *trans = transposed ? "T" : "N";
     if (call->kernels->bits == 32) {
         const float one = 1;

@@ -27,6 +27,7 @@ from cylstm.steps import (
     Repeat,
     Reverse,
 )
+from helpers import bits_promised
 
 rng = np.random.default_rng(0)
 
@@ -233,7 +234,9 @@ def test_predict_in_batches() -> None:
     x, lengths = data(7, 6, 3), np.array([6, 1, 2, 3, 4, 5, 6])
     seen: list[Any] = []
     y = model.predict(x, lengths, batch_size=3, progress=lambda *a: seen.append(a))
-    np.testing.assert_array_equal(y, model(x, lengths))
+    if bits_promised():
+        np.testing.assert_array_equal(y, model(x, lengths))
+    np.testing.assert_allclose(y, model(x, lengths), rtol=1e-14, atol=1e-14)
     assert seen == [(3, 7), (6, 7), (7, 7)]
     assert model.predict(x[:0]).shape == (0, 6, 2)
     windows = Sequential([Conv1d(data(4, 3, 2)), lstm(4, 5)])
