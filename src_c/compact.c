@@ -36,14 +36,18 @@ static void quantize_rows(const struct cylstm_compact_kernels *k, const struct c
     }
 }
 
-/* The sums of a tile before its terms: `used` columns, of rows `width` apart. */
+/* The sums of a tile before its terms, of rows `width` apart; 0 in what a last panel does not use. */
 static void start_sums(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
-                       size_t used, size_t width, float *sums)
+                       size_t lanes, size_t width, float *sums)
 {
     const float *init =
         (const float *)p->init + (ptrdiff_t)panel * p->init_panel + (ptrdiff_t)row * p->init_row;
-    for (size_t r = 0; r < rows; r++, init += p->init_row, sums += width)
+    const size_t left = p->columns - panel * width,
+                 used = left < width ? cylstm_round_up(left, lanes) : width;
+    for (size_t r = 0; r < rows; r++, init += p->init_row, sums += width) {
         memcpy(sums, init, used * sizeof *sums);
+        memset(sums + used, 0, (width - used) * sizeof *sums);
+    }
 }
 
 const struct cylstm_compact_kernels *cylstm_compact_kernels(const struct cylstm_context *ctx,
@@ -68,16 +72,13 @@ void cylstm_multiply_compact(const struct cylstm_call *call, const struct cylstm
         const size_t base = k->quantize ? first : 0;
         for (size_t i = 0, panels; i < count; i += panels) {
             panels = count - i < together ? count - i : together;
-            const size_t panel = p->descending ? p->panel_end - i - panels : p->panel_begin + i,
-                         left = p->columns - (panel + panels - 1) * width,
-                         vectors = left < width ? (left + k->lanes - 1) / k->lanes : PANEL_VECTORS;
+            const size_t panel = p->descending ? p->panel_end - i - panels : p->panel_begin + i;
             size_t tiles = (end - first + k->tile_rows - 1) / k->tile_rows;
             for (size_t row = first, rows; row < end; row += rows, tiles--) {
                 rows = (end - row + tiles - 1) / tiles; /* nearly equal heights */
                 for (size_t n = 0; n < panels; n++)
-                    start_sums(p, panel + n, row, rows, n + 1 < panels ? width : vectors * k->lanes,
-                               width, sums + n * width);
-                k->add_terms(p, codes, panel, panels, vectors, row - base, rows, sums);
+                    start_sums(p, panel + n, row, rows, k->lanes, width, sums + n * width);
+                k->add_terms(p, codes, panel, panels, row - base, rows, sums);
                 for (size_t n = 0; n < panels; n++)
                     call->kernels->finish(p, panel + n, row, rows, sums + n * width);
             }

@@ -763,8 +763,7 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
                  rows = size_between(t, 1, k->tile_rows, k->tile_rows),
                  row = size_between(t, 0, 3, 0),
                  panels = rows == 1 ? size_between(t, 1, k->row_panels, k->row_panels) : 1,
-                 panel = size_between(t, 0, 2, 0), vectors = size_between(t, 1, PANEL_VECTORS, 4),
-                 columns = (panels - 1) * width_of(t) + vectors * VL;
+                 panel = size_between(t, 0, 2, 0), columns = panels * width_of(t);
     struct cylstm_product p = {.compact = k};
     struct cylstm_codes codes[2] = {{0}};
     size_t K[2], longer = 0;
@@ -786,7 +785,7 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
                     j == r % K[n] ? 127 : (double)below(t, 255) - 127);
         unsigned char *w = guarded(t, "w",
                                    (panel + panels - 1) * (size_t)p.w_panel +
-                                       (groups + extra - 1) * line + vectors * VL * WORD);
+                                       (groups + extra) * line);
         term->w = w;
         for (size_t c = 0; c < columns; c++) {
             unsigned char *lane =
@@ -810,13 +809,12 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
             codes[n].scales[r] =
                 k->quantize(row_of(t, &term->a, r), K[n], codes[n].codes + r * groups * group);
     }
-    float *sums = guarded(t, "sums",
-                          ((rows > 1 ? rows - 1 : panels - 1) * width_of(t) + vectors * VL) * WORD);
+    float *sums = guarded(t, "sums", (rows > 1 ? rows : panels) * line);
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < columns; c++) sums[r * width_of(t) + c] = (float)number(t, 1);
-    describe(t, "%s: %zu rows from %zu, %zu panels from %zu, %zu vectors, K %zu + %zu", k->name,
-             rows, row, panels, panel, vectors, K[0], K[1]);
-    CALL(t, k->add_terms(&p, codes, panel, panels, vectors, row, rows, sums));
+    describe(t, "%s: %zu rows from %zu, %zu panels from %zu, K %zu + %zu", k->name, rows, row, panels,
+             panel, K[0], K[1]);
+    CALL(t, k->add_terms(&p, codes, panel, panels, row, rows, sums));
     for (size_t r = 0; r < rows && !bench; r++)
         for (size_t c = 0; c < columns; c++) {
             const ptrdiff_t at = (ptrdiff_t)(r * width_of(t) + c);

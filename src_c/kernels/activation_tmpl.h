@@ -89,7 +89,7 @@ ALWAYS_INLINE vf product_of(struct ratio sigmoid, struct ratio tanh)
 ALWAYS_INLINE vf v_sigmoid(vf x) { return divided(sigmoid_ratio(x)); }
 ALWAYS_INLINE vf v_tanh(vf x) { return divided(tanh_ratio(x)); }
 
-/* --- activations chosen at run time */
+/* --- activations chosen at run time: functions of their own, for a cell has up to five */
 
 /* 1 where x is positive, else 0. The smallest normal number times V_HUGE is 1. */
 ALWAYS_INLINE vf v_is_positive(vf x)
@@ -98,7 +98,7 @@ ALWAYS_INLINE vf v_is_positive(vf x)
 }
 
 /* e^x - 1 of x <= 0, by t = tanh(x / 2). */
-ALWAYS_INLINE vf v_expm1_negative(vf x)
+NEVER_INLINE vf v_expm1_negative(vf x)
 {
     const vf t = v_tanh(v_mul(x, v_set1((real)0.5)));
     return v_div(v_add(t, t), v_sub(v_set1(1), t));
@@ -115,7 +115,7 @@ ALWAYS_INLINE vf v_softplus(vf x)
     return v_fma(v_add(z, z), sum, v_max(v_zero(), x));
 }
 
-ALWAYS_INLINE vf v_activate(const struct cylstm_function *f, vf x)
+NEVER_INLINE vf v_activate(const struct cylstm_function *f, vf x)
 {
     const vf a = v_set1((real)f->alpha), b = v_set1((real)f->beta), zero = v_zero();
     switch (f->type) {
@@ -134,7 +134,7 @@ ALWAYS_INLINE vf v_activate(const struct cylstm_function *f, vf x)
 }
 
 /* Its derivative, of its result y. */
-ALWAYS_INLINE vf v_slope(const struct cylstm_function *f, vf y)
+NEVER_INLINE vf v_slope(const struct cylstm_function *f, vf y)
 {
     const vf a = v_set1((real)f->alpha), b = v_set1((real)f->beta), one = v_set1(1);
     const vf positive = v_is_positive(y), negative = v_sub(one, positive);

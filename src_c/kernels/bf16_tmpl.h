@@ -46,21 +46,20 @@ ALWAYS_INLINE void bf16_tile(const struct cylstm_product *p, size_t panel, size_
 }
 
 typedef void bf16_tile_fn(const struct cylstm_product *p, size_t panel, size_t row, real *sums);
-#define BF16_TILE(R, N) \
-    static void bf16_tile_##R##x##N(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
+#define BF16_TILE(NAME, R, N) \
+    static void NAME(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
     { bf16_tile(p, panel, row, sums, R, N); }
-#define BF16_TILES(R) BF16_TILE(R, 1) BF16_TILE(R, 2) BF16_TILE(R, 3) BF16_TILE(R, 4)
-#define BF16_NAMES(R) { bf16_tile_##R##x1, bf16_tile_##R##x2, bf16_tile_##R##x3, bf16_tile_##R##x4 },
-EVERY_HEIGHT(TILE_ROWS, BF16_TILES)
-BF16_TILE(1, 5) BF16_TILE(1, 6) BF16_TILE(1, 7) BF16_TILE(1, 8)
-static bf16_tile_fn *const bf16_tiles[TILE_ROWS][PANEL_VECTORS] = { EVERY_HEIGHT(TILE_ROWS, BF16_NAMES) };
-static bf16_tile_fn *const bf16_tile_pairs[PANEL_VECTORS] = {bf16_tile_1x5, bf16_tile_1x6, bf16_tile_1x7, bf16_tile_1x8};
+#define BF16_HEIGHT(R) BF16_TILE(bf16_tile_##R, R, PANEL_VECTORS)
+#define BF16_NAME(R) bf16_tile_##R,
+EVERY_HEIGHT(TILE_ROWS, BF16_HEIGHT)
+BF16_TILE(bf16_tile_pair, 1, 2 * PANEL_VECTORS)
+static bf16_tile_fn *const bf16_tiles[TILE_ROWS] = { EVERY_HEIGHT(TILE_ROWS, BF16_NAME) };
 
 static void bf16_add_terms(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
-                           size_t panels, size_t vectors, size_t row, size_t rows, float *sums)
+                           size_t panels, size_t row, size_t rows, float *sums)
 {
     (void)codes;
-    (panels == 2 ? bf16_tile_pairs[vectors - 1] : bf16_tiles[rows - 1][vectors - 1])(p, panel, row, sums);
+    (panels == 2 ? bf16_tile_pair : bf16_tiles[rows - 1])(p, panel, row, sums);
 }
 
 static const struct cylstm_compact_kernels bf16_kernels = {

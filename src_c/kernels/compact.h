@@ -39,11 +39,10 @@ struct cylstm_compact_kernels {
      * infinity gets the scale NaN, and so do its sums; one whose largest value is less than 2^-119
      * is zero. bfloat16: NULL. */
     float (*quantize)(const float *x, size_t n, uint8_t *codes);
-    /* sums (rows, 4 VL) += both terms, of rows from `row` on. Of a lone row, sums (panels, 4 VL). The
-     * last panel has `vectors` vectors. `codes`, with int8: of each term's rows. */
+    /* sums (rows, 4 VL) += both terms, of rows from `row` on. Of a lone row, sums (panels, 4 VL).
+     * `codes`, with int8: of each term's rows. */
     void (*add_terms)(const struct cylstm_product *p, const struct cylstm_codes codes[2],
-                      size_t panel, size_t panels, size_t vectors, size_t row, size_t rows,
-                      float *sums);
+                      size_t panel, size_t panels, size_t row, size_t rows, float *sums);
 };
 
 #if CYLSTM_X86

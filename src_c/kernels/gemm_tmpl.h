@@ -131,28 +131,18 @@ ALWAYS_INLINE void tile_pair(const struct cylstm_product *p, size_t panel, real 
     UNROLL for (int v = 0; v < N; v++) v_store(sums + v * VL, acc[v]);
 }
 
-/* One instance of the tile per height and width, and for what it meets; those of narrow products are
- * four vectors wide. */
+/* One instance of the tile per height and width, and of whole panels for what they meet; those of narrow
+ * products are four vectors wide. */
 typedef void tile_fn(const struct cylstm_product *p, size_t panel, size_t row, real *sums);
 #define TILE(NAME, R, NV, PREFETCH, NARROW) \
     static void NAME(const struct cylstm_product *p, size_t panel, size_t row, real *sums) \
     { tile(p, panel, row, sums, R, NV, PREFETCH, NARROW); }
 #define TILES(R) \
-    TILE(tile_##R##x1, R, 1, 0, 0) TILE(prefetch_tile_##R##x1, R, 1, 1, 0) \
-    TILE(tile_##R##x2, R, 2, 0, 0) TILE(prefetch_tile_##R##x2, R, 2, 1, 0) \
-    TILE(tile_##R##x3, R, 3, 0, 0) TILE(prefetch_tile_##R##x3, R, 3, 1, 0) \
+    TILE(tile_##R##x1, R, 1, 0, 0) TILE(tile_##R##x2, R, 2, 0, 0) TILE(tile_##R##x3, R, 3, 0, 0) \
     TILE(tile_##R##x4, R, 4, 0, 0) TILE(prefetch_tile_##R##x4, R, 4, 1, 0) \
     TILE(narrow_tile_##R##x4, R, 4, 0, 1) TILE(narrow_prefetch_tile_##R##x4, R, 4, 1, 1)
 #define NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, tile_##R##x4, narrow_tile_##R##x4 },
-#define PREFETCH_NAMES(R) { prefetch_tile_##R##x1, prefetch_tile_##R##x2, prefetch_tile_##R##x3, \
-    prefetch_tile_##R##x4, narrow_prefetch_tile_##R##x4 },
-#define UP_TO_2(M) M(1) M(2)
-#define UP_TO_3(M) UP_TO_2(M) M(3)
-#define UP_TO_5(M) UP_TO_3(M) M(4) M(5)
-#define UP_TO_6(M) UP_TO_5(M) M(6)
-#define UP_TO(rows) UP_TO_##rows
-#define EVERY_HEIGHT(rows, M) UP_TO(rows)(M)
-
+#define PREFETCH_NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, prefetch_tile_##R##x4, narrow_prefetch_tile_##R##x4 },
 EVERY_HEIGHT(TILE_ROWS, TILES)
 static tile_fn *const tiles[2][TILE_ROWS][PANEL_VECTORS + 1] = {
     { EVERY_HEIGHT(TILE_ROWS, NAMES) },

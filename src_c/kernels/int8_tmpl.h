@@ -57,9 +57,9 @@ ALWAYS_INLINE int32_t group_of(const uint8_t *codes, size_t g)
     return four;
 }
 
-/* One term of R rows and NV vectors; a lone row as CHAINS chains over k. */
+/* One term of R rows of a panel; a lone row as CHAINS chains over k. */
 ALWAYS_INLINE void int8_term(const struct cylstm_codes *c, const char *w, size_t groups, size_t row,
-                             float *sums, const int R, const int NV, const int CHAINS)
+                             float *sums, const int R, const int CHAINS)
 {
     const ptrdiff_t vector = VL * sizeof(int32_t), line = PANEL_VECTORS * vector;
     const float *scale = (const float *)(w + (ptrdiff_t)groups * line);
@@ -68,74 +68,51 @@ ALWAYS_INLINE void int8_term(const struct cylstm_codes *c, const char *w, size_t
     vi acc[MAX_TILE_ROWS * PANEL_VECTORS];
     UNROLL for (int r = 0; r < R; r++) codes[r] = c->codes + (row + (size_t)r) * c->stride;
     UNROLL for (int n = 0; n < R * CHAINS; n++)
-        UNROLL for (int v = 0; v < NV; v++)
-            acc[n * NV + v] = CODE_OF_ZERO && n % CHAINS == 0 ? v_load_i(correction + v * vector) : v_set1_i(0);
+        UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
+            acc[n * PANEL_VECTORS + v] = CODE_OF_ZERO && n % CHAINS == 0 ? v_load_i(correction + v * vector) : v_set1_i(0);
     size_t g = 0;
     for (; groups - g >= (size_t)CHAINS; g += (size_t)CHAINS, w += CHAINS * line)
         UNROLL for (int n = 0; n < CHAINS; n++) {
             vi a[MAX_TILE_ROWS];
             UNROLL for (int r = 0; r < R; r++) a[r] = v_set1_i(group_of(codes[r], g + (size_t)n));
-            UNROLL for (int v = 0; v < NV; v++) {
+            UNROLL for (int v = 0; v < PANEL_VECTORS; v++) {
                 const vi wv = v_load_i(w + n * line + v * vector);
                 UNROLL for (int r = 0; r < R; r++)
-                    acc[(r * CHAINS + n) * NV + v] = v_dot(a[r], wv, acc[(r * CHAINS + n) * NV + v]);
+                    acc[(r * CHAINS + n) * PANEL_VECTORS + v] = v_dot(a[r], wv, acc[(r * CHAINS + n) * PANEL_VECTORS + v]);
             }
         }
     for (; CHAINS > 1 && g < groups; g++, w += line)
-        UNROLL for (int v = 0; v < NV; v++)
+        UNROLL for (int v = 0; v < PANEL_VECTORS; v++)
             acc[v] = v_dot(v_set1_i(group_of(codes[0], g)), v_load_i(w + v * vector), acc[v]);
     UNROLL for (int r = 0; r < R; r++) {
         const vf by = v_set1(c->scales[row + (size_t)r]);
-        UNROLL for (int v = 0; v < NV; v++) {
-            vi sum = acc[r * CHAINS * NV + v];
-            UNROLL for (int n = 1; n < CHAINS; n++) sum = v_add_i(sum, acc[(r * CHAINS + n) * NV + v]);
+        UNROLL for (int v = 0; v < PANEL_VECTORS; v++) {
+            vi sum = acc[r * CHAINS * PANEL_VECTORS + v];
+            UNROLL for (int n = 1; n < CHAINS; n++) sum = v_add_i(sum, acc[(r * CHAINS + n) * PANEL_VECTORS + v]);
             float *out = sums + (r * PANEL_VECTORS + v) * VL;
             v_store(out, v_fma(v_from_i(sum), v_mul(by, v_load(scale + v * VL)), v_load(out)));
         }
     }
 }
 
-/* One instance per height and width. */
-#define INT8_TILE(R, NV, CHAINS) \
-    static void int8_tile_##R##x##NV(const struct cylstm_codes *c, const char *w, size_t groups, size_t row, float *sums) \
-    { int8_term(c, w, groups, row, sums, R, NV, CHAINS); }
-#define INT8_TILES(R, CHAINS) INT8_TILE(R, 1, CHAINS) INT8_TILE(R, 2, CHAINS) INT8_TILE(R, 3, CHAINS) INT8_TILE(R, 4, CHAINS)
-#define INT8_NAMES(R) { int8_tile_##R##x1, int8_tile_##R##x2, int8_tile_##R##x3, int8_tile_##R##x4 },
+/* One instance per height. */
 typedef void int8_tile_fn(const struct cylstm_codes *c, const char *w, size_t groups, size_t row, float *sums);
-INT8_TILES(1, INT8_ROWS)
-INT8_TILES(2, 1)
-#if INT8_ROWS > 2
-INT8_TILES(3, 1)
-#endif
-#if INT8_ROWS > 3
-INT8_TILES(4, 1)
-#endif
-#if INT8_ROWS > 4
-INT8_TILES(5, 1)
-INT8_TILES(6, 1)
-#endif
-static int8_tile_fn *const int8_tiles[INT8_ROWS][PANEL_VECTORS] = {
-    INT8_NAMES(1) INT8_NAMES(2)
-#if INT8_ROWS > 2
-    INT8_NAMES(3)
-#endif
-#if INT8_ROWS > 3
-    INT8_NAMES(4)
-#endif
-#if INT8_ROWS > 4
-    INT8_NAMES(5) INT8_NAMES(6)
-#endif
-};
+#define INT8_TILE(R) \
+    static void int8_tile_##R(const struct cylstm_codes *c, const char *w, size_t groups, size_t row, float *sums) \
+    { int8_term(c, w, groups, row, sums, R, R == 1 ? INT8_ROWS : 1); }
+#define INT8_NAME_OF(R) int8_tile_##R,
+EVERY_HEIGHT(INT8_ROWS, INT8_TILE)
+static int8_tile_fn *const int8_tiles[INT8_ROWS] = { EVERY_HEIGHT(INT8_ROWS, INT8_NAME_OF) };
 
 static void add_terms(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
-                      size_t panels, size_t vectors, size_t row, size_t rows, float *sums)
+                      size_t panels, size_t row, size_t rows, float *sums)
 {
     (void)panels; /* one */
     for (int n = 0; n < 2; n++) {
         const struct cylstm_term *t = &p->term[n];
         if (t->K)
-            int8_tiles[rows - 1][vectors - 1](&codes[n], (const char *)t->w + (ptrdiff_t)panel * p->w_panel,
-                                              (t->K + INT8_GROUP - 1) / INT8_GROUP, row, sums);
+            int8_tiles[rows - 1](&codes[n], (const char *)t->w + (ptrdiff_t)panel * p->w_panel,
+                                 (t->K + INT8_GROUP - 1) / INT8_GROUP, row, sums);
     }
 }
 

@@ -24,8 +24,10 @@
 
 #if defined(__GNUC__)
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define NEVER_INLINE static __attribute__((noinline))
 #else
 #define ALWAYS_INLINE static inline
+#define NEVER_INLINE static
 #endif
 
 /* Ask for a cache line that will soon be read, or written. */
@@ -58,6 +60,15 @@
 #else
 #define UNROLL
 #endif
+
+/* M(1) M(2) ... M(rows): an instance for each height of a tile. */
+#define UP_TO_2(M) M(1) M(2)
+#define UP_TO_3(M) UP_TO_2(M) M(3)
+#define UP_TO_4(M) UP_TO_3(M) M(4)
+#define UP_TO_5(M) UP_TO_4(M) M(5)
+#define UP_TO_6(M) UP_TO_5(M) M(6)
+#define UP_TO(rows) UP_TO_##rows
+#define EVERY_HEIGHT(rows, M) UP_TO(rows)(M)
 
 enum {
     PANEL_VECTORS = 4,  /* a panel is always four vectors wide */
