@@ -8,24 +8,6 @@
  * Lanes past the last unit carry zero pre-activations and zero states, which give h = 0 again.
  */
 
-/* Activations of r and z, and of n, and their derivatives: those of the equations, or of options. */
-ALWAYS_INLINE vf gate(const struct cylstm_options *o, vf a)
-{
-    return o ? v_gate(o, 0, a) : v_sigmoid(a);
-}
-ALWAYS_INLINE vf gate_slope(const struct cylstm_options *o, vf y)
-{
-    return o ? v_gate_slope(o, 0, y) : v_mul(y, v_sub(v_set1(1), y));
-}
-ALWAYS_INLINE vf blend(const struct cylstm_options *o, vf a)
-{
-    return o ? v_gate(o, 1, a) : v_tanh(a);
-}
-ALWAYS_INLINE vf blend_slope(const struct cylstm_options *o, vf y)
-{
-    return o ? v_gate_slope(o, 1, y) : v_fnma(y, y, v_set1(1));
-}
-
 /* One panel: preact (rows, 4, VL) = a_n, a_r, a_z, q of units panel * VL and on; overwritten. Several
  * rows take two loops, as in the LSTM cell. */
 ALWAYS_INLINE void gru_forward_by(const struct cylstm_cell *cell, size_t panel, size_t row,
@@ -47,7 +29,7 @@ ALWAYS_INLINE void gru_forward_by(const struct cylstm_cell *cell, size_t panel, 
     }
     for (size_t k = 0; k < rows; k++) {
         const real *a = preact + k * width;
-        const vf candidate = blend(o, v_load(a)), z = v_load(a + 2 * VL);
+        const vf candidate = squash(o, 1, v_load(a)), z = v_load(a + 2 * VL);
         const vf h_prev = v_load(row_of(&cell->h_prev, row + k) + u);
         const vf h = v_fma(z, v_sub(h_prev, candidate), candidate);
         v_store(row_of(&cell->h, row + k) + u, h);
@@ -77,7 +59,7 @@ ALWAYS_INLINE void gru_backward_by(const struct cylstm_cell *cell, size_t panel,
             const vf n = v_load_n(tape_row + 2 * H + u, m), q = v_load_n(tape_row + 3 * H + u, m);
             const vf h_prev = h_prev_row ? v_load_n(h_prev_row + u, m) : v_zero();
             const vf dh = v_load(dh_rows + v * VL);
-            const vf da_n = v_mul(v_mul(dh, v_sub(one, z)), blend_slope(o, n));
+            const vf da_n = v_mul(v_mul(dh, v_sub(one, z)), squash_slope(o, 1, n));
             real *dgates = dgates_row + u;
             v_store_n(dgates, v_mul(v_mul(da_n, q), gate_slope(o, r)), m);
             v_store_n(dgates + H, v_mul(v_mul(dh, v_sub(h_prev, n)), gate_slope(o, z)), m);
@@ -146,7 +128,7 @@ ALWAYS_INLINE void gru_candidate_forward_by(const struct cylstm_cell *cell, size
     const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
     for (size_t k = row; k < row + rows; k++, preact += PANEL_VECTORS * VL)
         for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v++, u += VL) {
-            const vf n = blend(o, v_load(preact + v * VL)), z = v_load(row_of(&cell->z, k) + u);
+            const vf n = squash(o, 1, v_load(preact + v * VL)), z = v_load(row_of(&cell->z, k) + u);
             const vf h = v_fma(z, v_sub(v_load(row_of(&cell->h_prev, k) + u), n), n);
             v_store(row_of(&cell->h, k) + u, h);
             if (cell->y.base) v_store_n(row_of(&cell->y, k) + u, h, valid(u, H));
@@ -175,24 +157,14 @@ ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, siz
             const vf h_prev = h_prev_row ? v_load_n(h_prev_row + u, m) : v_zero();
             const vf dh = v_load(dh_rows + v * VL), dz = v_mul(dh, v_sub(h_prev, n));
             v_store_n(dgates + H + u, v_mul(dz, gate_slope(o, z)), m);
-            v_store_n(dgates + 2 * H + u, v_mul(v_mul(dh, v_sub(one, z)), blend_slope(o, n)), m);
+            v_store_n(dgates + 2 * H + u, v_mul(v_mul(dh, v_sub(one, z)), squash_slope(o, 1, n)),
+                      m);
             v_store(row_of(&cell->dh_prev, k) + u, v_mul(dh, z));
         }
     }
 }
 
-#define GRU(NAME) \
-    static void NAME(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, \
-                     void *sums) \
-    { \
-        NAME##_by(cell, panel, row, rows, sums, NULL); \
-    } \
-    static void NAME##_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, \
-                           void *sums) \
-    { \
-        NAME##_by(cell, panel, row, rows, sums, cell->options); \
-    }
 /* clang-format off */
-GRU(gru_forward) GRU(gru_backward)
-GRU(gru_gates_forward) GRU(gru_gates_backward)
-GRU(gru_candidate_forward) GRU(gru_candidate_backward)
+CELL(gru_forward) CELL(gru_backward)
+CELL(gru_gates_forward) CELL(gru_gates_backward)
+CELL(gru_candidate_forward) CELL(gru_candidate_backward)

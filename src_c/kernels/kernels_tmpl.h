@@ -9,6 +9,7 @@
 #include "rows_tmpl.h" /* which the others use */
 
 #include "activation_tmpl.h"
+#include "cell_tmpl.h"
 #include "cell_gru_tmpl.h"
 #include "cell_lstm_tmpl.h"
 #include "cell_lstm_any_tmpl.h"

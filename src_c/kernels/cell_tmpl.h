@@ -1,0 +1,37 @@
+/* cell_tmpl.h -- what cells share: activations, which options may replace, and their derivatives of
+ * their results; and how a cell's math, written once, becomes two functions.
+ */
+
+/* sigmoid, or function 0 of the options. */
+ALWAYS_INLINE vf gate(const struct cylstm_options *o, vf a)
+{
+    return o ? v_gate(o, 0, a) : v_sigmoid(a);
+}
+ALWAYS_INLINE vf gate_slope(const struct cylstm_options *o, vf y)
+{
+    return o ? v_gate_slope(o, 0, y) : v_mul(y, v_sub(v_set1(1), y));
+}
+
+/* tanh, or a function of the options. */
+ALWAYS_INLINE vf squash(const struct cylstm_options *o, int function, vf a)
+{
+    return o ? v_gate(o, function, a) : v_tanh(a);
+}
+ALWAYS_INLINE vf squash_slope(const struct cylstm_options *o, int function, vf y)
+{
+    return o ? v_gate_slope(o, function, y) : v_fnma(y, y, v_set1(1));
+}
+
+/* NAME_by(..., options) plain, without a trace of options, and as NAME_any, by the options of each
+ * call. */
+#define CELL(NAME) \
+    static void NAME(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, \
+                     void *sums) \
+    { \
+        NAME##_by(cell, panel, row, rows, sums, NULL); \
+    } \
+    static void NAME##_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows, \
+                           void *sums) \
+    { \
+        NAME##_by(cell, panel, row, rows, sums, cell->options); \
+    }
