@@ -2,7 +2,7 @@
 
 from . import losses, optim, steps
 from ._core import Gradients, Stream, Tape
-from .config import get_num_threads, set_num_threads, show_config
+from .config import get_num_threads, set_num_threads, show_config, threads
 from .convert import from_keras, from_torch, inspect, load
 from .convert.write import to_keras, to_onnx, to_torch
 from .embedding import Embedding
@@ -33,7 +33,6 @@ __all__ = [
     "compare",
     "from_keras",
     "from_torch",
-    "get_include",
     "get_num_threads",
     "inspect",
     "load",
@@ -44,12 +43,8 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "steps",
+    "threads",
     "to_keras",
     "to_onnx",
     "to_torch",
 ]
-
-
-def get_include() -> str:
-    """Return the folder of cylstm.h, the header of the C core, for a compiler's -I."""
-    return f"{__path__[0]}/include"

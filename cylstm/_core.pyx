@@ -6,6 +6,7 @@ All validation of arrays is here, before any memory is touched: the C core trust
 """
 cimport cython
 from cpython.exc cimport PyErr_Occurred
+from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport SIZE_MAX, uintptr_t
@@ -52,3 +53,7 @@ include "_linear.pxi"
 include "_optim.pxi"
 include "_stream.pxi"
 include "_api.pxi"
+
+# Where a user finds them; Cython would have it that they are of this module.
+(<PyTypeObject *>Tape).tp_name = "cylstm.Tape"
+(<PyTypeObject *>Stream).tp_name = "cylstm.Stream"

@@ -1,5 +1,17 @@
 """Which kernels and which BLAS: the process's choices, made at import. Part of `_core.pyx`."""
 
+cdef extern from *:
+    """
+    /* The one name that this extension exports beside its init function: by it threadpoolctl.py
+     * tells it from another package's _core. */
+    #if defined(__GNUC__)
+    __attribute__((visibility("default")))
+    #endif
+    extern const char cylstm_extension[];
+    const char cylstm_extension[] = CYLSTM_VERSION;
+    """
+
+
 cdef list _isas():
     return [_c.cylstm_isa_name(n).decode() for n in range(_c.cylstm_isa_count())]
 

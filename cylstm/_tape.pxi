@@ -16,6 +16,7 @@ class Gradients:
     weights : mapping with the names, shapes and order of `LSTM.state_dict()`
     """
 
+    __module__ = "cylstm"
     __slots__ = ("c_0", "h_0", "weights", "x")
 
     def __init__(self, x, h_0, c_0, weights):

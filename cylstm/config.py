@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from . import _checks, _core
@@ -70,6 +72,33 @@ def get_num_threads() -> int:
     (affinity mask, cgroup limit).
     """
     return _core._get_default_threads()
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Within the `with` statement, `n` is the default number of threads per call.
+
+    It is the default of the process, so that it holds for calls in other threads as well; where
+    that is not meant, give a call its `threads=`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `set_num_threads`.
+
+    Examples
+    --------
+    >>> import cylstm
+    >>> with cylstm.threads(1):
+    ...     print(cylstm.get_num_threads())
+    1
+    """
+    before = get_num_threads()
+    set_num_threads(n)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
 
 
 class Config(dict[str, Any]):

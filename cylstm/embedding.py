@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks
-from .weights import Array, Fixed, LeafGrads, Module, Spec
+from .weights import Array, Fixed, LeafGrads, Module, Shown, Spec
 
 
 def sum_rows(rows: Array, values: Array) -> tuple[Array, Array]:
@@ -65,6 +65,10 @@ class RowGrads(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self.spec)
 
+    def __repr__(self) -> str:
+        ((name, shape),) = self.spec
+        return f"RowGrads({self.rows.size} rows of {name}={shape}, dtype={self.of_rows.dtype})"
+
     def __add__(self, other: RowGrads) -> RowGrads:
         """Return the gradients of two batches together."""
         if not isinstance(other, RowGrads):
@@ -75,7 +79,7 @@ class RowGrads(Mapping[str, Array]):
         return RowGrads(self.spec, *sum_rows(rows, np.concatenate([self.of_rows, other.of_rows])))
 
 
-class EmbeddingTape:
+class EmbeddingTape(Shown):
     """One look-up, kept for its backward.
 
     Attributes
@@ -84,6 +88,8 @@ class EmbeddingTape:
     """
 
     __slots__ = ("_padding", "_rows", "_spec", "y")
+
+    _shows = ("y",)
 
     def __init__(self, spec: Spec, rows: Array, padding: int | None, y: Array) -> None:
         y.flags.writeable = False

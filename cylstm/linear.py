@@ -9,7 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks, _core
-from .weights import BFLOAT16, INT8, Array, Fixed, Module, Spec, WeightGrads, Weights, uniform
+from .weights import (
+    BFLOAT16,
+    INT8,
+    Array,
+    Fixed,
+    Module,
+    Shown,
+    Spec,
+    WeightGrads,
+    Weights,
+    uniform,
+)
 
 
 def _rows(array: Array, width: int) -> Array:
@@ -19,7 +30,7 @@ def _rows(array: Array, width: int) -> Array:
     return array.reshape(-1, width)
 
 
-class LinearGrads:
+class LinearGrads(Shown):
     """The gradients of one backward pass.
 
     Attributes
@@ -30,12 +41,14 @@ class LinearGrads:
 
     __slots__ = ("weights", "x")
 
+    _shows = ("x",)
+
     def __init__(self, x: Array | Any, weights: WeightGrads) -> None:
         self.x = x
         self.weights = weights
 
 
-class LinearTape:
+class LinearTape(Shown):
     """One forward pass of a Linear, kept for its backward: its own copy of x, and its weights.
 
     Attributes
@@ -44,6 +57,8 @@ class LinearTape:
     """
 
     __slots__ = ("_weights", "_x", "y")
+
+    _shows = ("y",)
 
     def __init__(self, x: Array, weights: Weights, y: Array) -> None:
         y.flags.writeable = False

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 from . import _checks, _core
 from .weights import Array
 
+__all__ = ["cross_entropy", "mse"]
+
 REDUCTIONS = ("mean", "sum", "none")
 
 

@@ -124,6 +124,11 @@ class Optimizer:
 
     # What the user sees.
 
+    def __repr__(self) -> str:
+        names = ", ".join(type(module).__name__ for module in self._modules)
+        hyper = ", ".join(f"{name}={value!r}" for name, value in self._hyper.items())
+        return f"{type(self).__name__}([{names}], {hyper}, steps={self._progress.value.step})"
+
     @property
     def lr(self) -> float:
         """The learning rate, from the next step on."""

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks, _core
-from .weights import Array, Fixed, LeafGrads, Module, Spec, WeightGrads
+from .weights import Array, Fixed, LeafGrads, Module, Shown, Spec, WeightGrads
 
 Shape = tuple[int, ...]
 
 
-class ParameterTape:
+class ParameterTape(Shown):
     """One use of a parameter, kept for its backward.
 
     Attributes
@@ -23,6 +23,8 @@ class ParameterTape:
     """
 
     __slots__ = ("_spec", "y")
+
+    _shows = ("y",)
 
     def __init__(self, spec: Spec, y: Array) -> None:
         self._spec, self.y = spec, y

@@ -92,6 +92,24 @@ class Weights:
         return split(self.spec, self.flat, self.stored)
 
 
+class Shown:
+    """What shows its arrays by their shapes, since their values would hide all else."""
+
+    __slots__ = ()
+
+    _shows: ClassVar[tuple[str, ...]]  # the names of those attributes
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{name}={value.shape}"
+            for name in self._shows
+            if (value := getattr(self, name)) is not None
+        ]
+        if hasattr(self, "weights"):
+            parts.append(f"weights={list(self.weights)}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
 class WeightGrads(dict[str, Array]):
     """The gradients of a module's weights, {name: array}, all views of one array `flat`.
 
@@ -135,6 +153,10 @@ class WeightGrads(dict[str, Array]):
 
     __delitem__ = pop = popitem = clear = setdefault = _fixed
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name}={shape}" for name, shape in self.spec)
+        return f"WeightGrads({shapes}, dtype={self._flat.dtype})"
+
     def __reduce__(self) -> Any:
         return WeightGrads, (self.spec, self._flat)
 
@@ -143,10 +165,12 @@ class WeightGrads(dict[str, Array]):
         return WeightGrads(self.spec, self._flat.copy())
 
 
-class LeafGrads:
+class LeafGrads(Shown):
     """The gradients of a module that has no input to go back to: `weights`, as for any module."""
 
     __slots__ = ("weights",)
+
+    _shows = ()
 
     def __init__(self, weights: Mapping[str, Array]) -> None:
         self.weights: Any = weights

@@ -27,7 +27,7 @@ PYTHON_LEVELS = [
     {"layers", "linear", "embedding", "parameter"},
     {"steps"},
     {"sequential"},
-    {"losses", "optimizer", "files", "quantization", "torch"},
+    {"losses", "optimizer", "files", "quantization", "threadpoolctl", "torch"},
     {"optim"},
     {"convert"},
     {"cli"},
@@ -52,7 +52,7 @@ PUBLIC_HEADER = "cylstm.h"  # the words that all C files above the kernels share
 IMPORTED = {"numpy"}
 IMPORTED_LAZILY = {"scipy", "h5py", "keras", "matplotlib", "onnx", "torch", "tqdm"}
 # Modules that `import cylstm` leaves alone, for users of a package which they import at the top.
-OF_ANOTHER_PACKAGE = {"torch": {"torch"}}
+OF_ANOTHER_PACKAGE = {"threadpoolctl": {"threadpoolctl"}, "torch": {"torch"}}
 
 
 def level(levels: list[set[str]], name: str) -> int:

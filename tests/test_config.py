@@ -271,3 +271,61 @@ def test_results_have_names_and_say_what_they_are() -> None:
     assert repr(tape.backward(tape.y, need_x=False)).startswith("Gradients(h_0=")
     gru = cylstm.GRU(1, 2).forward(np.ones((3, 1), np.float32))
     assert repr(gru) == "Tape(y=(3, 2), h_n=(1, 2))"
+
+
+# ---------------------------------------------------------------------------------------------
+# for a while
+# ---------------------------------------------------------------------------------------------
+
+
+def test_threads_within_a_statement() -> None:
+    before = cylstm.get_num_threads()
+    with cylstm.threads(3):
+        assert cylstm.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError), cylstm.threads(1):
+            assert cylstm.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert cylstm.get_num_threads() == 3
+        wrong: Any
+        for wrong, error in [(0, ValueError), (257, ValueError), (1.5, TypeError)]:
+            with pytest.raises(error, match="n is"), cylstm.threads(wrong):
+                raise AssertionError
+        assert cylstm.get_num_threads() == 3
+    assert cylstm.get_num_threads() == before
+
+
+THREADPOOLCTL = """
+import os, threadpoolctl
+import cylstm.threadpoolctl
+
+def ours():
+    return [entry for entry in threadpoolctl.threadpool_info() if entry["user_api"] == "cylstm"]
+
+with cylstm.threads(3):
+    (entry,) = ours()
+    assert entry["internal_api"] == "cylstm"
+    assert entry["filepath"] == os.path.realpath(cylstm._core.__file__)
+    assert entry["version"] == cylstm.__version__
+    assert entry["num_threads"] == 3
+    assert entry["architecture"] == cylstm.show_config()["isa"]
+    for limits in (2, {"cylstm": 2}):
+        with threadpoolctl.threadpool_limits(limits):
+            assert cylstm.get_num_threads() == ours()[0]["num_threads"] == 2
+        assert cylstm.get_num_threads() == 3
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        assert cylstm.get_num_threads() == 3
+    with threadpoolctl.threadpool_limits(1000, user_api="cylstm"):
+        assert cylstm.get_num_threads() == 256
+"""
+
+
+def test_threadpoolctl_knows_the_library() -> None:
+    pytest.importorskip("threadpoolctl")
+    done = run_python("-c", THREADPOOLCTL)
+    assert done.returncode == 0, done.stderr
+
+
+def test_threadpoolctl_is_not_told_unless_asked() -> None:
+    pytest.importorskip("threadpoolctl")
+    done = run_python("-c", "import cylstm, threadpoolctl; print(threadpoolctl.threadpool_info())")
+    assert done.returncode == 0 and "cylstm" not in done.stdout, done

@@ -253,12 +253,6 @@ def test_api_refuses(api: Api) -> None:
 
 
 @needs_sources
-def test_header_is_installed() -> None:
-    text = Path(cylstm.get_include(), "cylstm.h").read_text()
-    assert text == (ROOT / "src_c" / "cylstm.h").read_text()
-
-
-@needs_sources
 def test_cython_package(tmp_path: Path) -> None:
     """examples/embed_cython, built against the cylstm that is installed; then its own test."""
     for needed in ("Cython", "setuptools"):

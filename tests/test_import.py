@@ -10,6 +10,7 @@ from helpers import run_python
 
 # Optional, or needed by some calls only; `import cylstm` must not load them.
 LAZY = {"scipy", "safetensors", "torch", "tqdm", "matplotlib", "onnx", "onnxruntime", "keras"}
+LAZY |= {"threadpoolctl"}
 
 CODE = """
 import json, sys

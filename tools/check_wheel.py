@@ -82,7 +82,7 @@ def check_wheel(wheel: Path) -> None:
             stripped = not {b".symtab", b".debug_info"} & set(archive.read(name).split(b"\0"))
             check(stripped, f"{name} in {wheel.name} is not stripped")
     metadata = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
-    for name in ["__init__.py", "_core.pyi", "embed.pxd", "include/cylstm.h", "py.typed"]:
+    for name in ["__init__.py", "_core.pyi", "embed.pxd", "py.typed"]:
         check(f"cylstm/{name}" in sizes, f"{wheel.name} lacks {name}")
     check(f"{metadata}/licenses/LICENSE" in sizes, f"{wheel.name} lacks the licence")
     for name, size in sizes.items():

@@ -1,1 +1,0 @@
-../../src_c/cylstm.h
