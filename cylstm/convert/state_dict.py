@@ -25,6 +25,7 @@ OWN_NAME = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(_l\d{1,5
 NORMED = re.compile(
     r"(?P<name>\w+?)_(?P<part>[gv])|parametrizations\.(?P<new>\w+)\.original(?P<number>[01])"
 )
+SHORT = re.compile(r"(?:(?P<prefix>.*)_)?(?P<kind>[wb])_(?P<of>ih|hh)")  # enc_w_ih, b_hh
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -99,8 +100,14 @@ def _placed(arrays: Mapping[str, Unread]) -> Iterator[tuple[str, str, Unread]]:
 
 
 def _split(full: str) -> tuple[str, str]:
-    """Split a name before its last part, or before the parts of a parametrization."""
+    """Split a name before its last part, or before the parts of a parametrization.
+
+    A short name, as of a program that runs a cell in plain NumPy, is one of a cell's.
+    """
     before, dot, name = full.rpartition(".")
+    if short := SHORT.fullmatch(name):
+        prefix = ".".join(filter(None, (before, short["prefix"])))
+        return prefix, f"{'weight' if short['kind'] == 'w' else 'bias'}_{short['of']}"
     at = before.find("parametrizations.") if "parametrizations." in before else -1
     if at == 0 or (at > 0 and before[at - 1] == "."):
         return before[: max(at - 1, 0)], full[at:]

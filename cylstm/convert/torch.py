@@ -216,7 +216,9 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         for name, item in state.items():
             if name in ("_parameters", "_buffers", "_modules"):
                 yield "", item
-            elif isinstance(name, str) and isinstance(item, (Unread, PickledArray, Stub, dict)):
+            elif isinstance(name, str) and isinstance(
+                item, (Unread, PickledArray, Stub, dict, list)
+            ):
                 yield name, item
 
 

@@ -8,6 +8,7 @@ it can be made to take any amount of memory by a file of ten bytes, or time by a
 
 from __future__ import annotations
 
+import codecs
 import os
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,9 @@ from ..tensors import shown
 MAX_OPCODES = 2_000_000
 MAX_LINE = 2**20  # bytes, of a value in protocol 0
 MAX_COPIED = 2**30  # bytes, about, that makers may be given: one may copy the same list many times
+
+
+_BY_CODE = {opcode.code: opcode for opcode in pickletools.opcodes}
 
 
 class Name(NamedTuple):
@@ -80,11 +84,30 @@ def unpickle(file: BinaryIO, makers: Makers, persistent: Callable[[Any], Any] | 
 
 
 def _opcodes(file: BinaryIO) -> Iterator[Any]:
-    opcodes = pickletools.genops(_Lines(file))  # type: ignore[arg-type]
-    for count, opcode in enumerate(opcodes):
-        if count == MAX_OPCODES:
-            raise ValueError(f"a pickle of more than {MAX_OPCODES} steps")
-        yield opcode
+    """Yield (opcode, argument), as pickletools.genops does but for strings of Python 2."""
+    lines: Any = _Lines(file)
+    for _ in range(MAX_OPCODES):
+        opcode = _BY_CODE.get(lines.read(1).decode("latin-1"))
+        if opcode is None:
+            raise ValueError("not a whole pickle: it does not end, or has an unknown opcode")
+        if opcode.arg is None:
+            yield opcode, None
+        elif opcode.name == "STRING":
+            yield opcode, _python2_string(lines.readline())
+        else:
+            yield opcode, opcode.arg.reader(lines)
+        if opcode.name == "STOP":
+            return
+    raise ValueError(f"a pickle of more than {MAX_OPCODES} steps")
+
+
+def _python2_string(line: bytes) -> str:
+    """A quoted string of bytes as text, a character for each: it may be what an array holds."""
+    quoted = line.strip()
+    if len(quoted) < 2 or quoted[:1] not in (b"'", b'"') or quoted[-1:] != quoted[:1]:
+        raise ValueError("not a whole pickle: a string without quotes")
+    content: bytes = codecs.escape_decode(quoted[1:-1])[0]
+    return content.decode("latin-1")
 
 
 class _Lines:
@@ -120,7 +143,7 @@ class _Machine:
     def run(self, opcodes: Iterator[Any]) -> Any:
         push = self.stack.append
         methods: dict[str, Callable[[Any], None]] = {name: push for name in _LITERALS}
-        for opcode, argument, _ in opcodes:
+        for opcode, argument in opcodes:
             name = opcode.name
             if name == "STOP":
                 return self.pop()

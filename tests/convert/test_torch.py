@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 import cylstm
-from cylstm import LSTM
+from cylstm import GRU, LSTM
 from cylstm.convert.found import Contents, Recurrent
 from helpers import run_python, same_bits
 from pickled import Call, Global, Persistent, TorchFile, dumped, numpy_array
@@ -117,6 +117,17 @@ def test_a_cell(write: Callable[..., None], path: Path) -> None:
     state = LSTM(3, 5, seed=1).state_dict()
     write(path, {f"decoder.{name.removesuffix('_l0')}": array for name, array in state.items()})
     assert same_bits(cylstm.load(path).state_dict().values(), state.values())
+
+
+def test_short_names(write: Callable[..., None], path: Path) -> None:
+    """As programs have them that run a cell in plain NumPy."""
+    short = {name: f"{name[0]}_{name.split('_')[1]}" for name in GRU(3, 5).state_dict()}
+    names = ("enc_", "model.my_dec_", "")
+    states = {name: GRU(3, 5, seed=len(name)).state_dict() for name in names}
+    write(path, {p + short[name]: a for p, state in states.items() for name, a in state.items()})
+    assert {layer.path for layer in cylstm.inspect(path).layers} == {"enc", "model.my_dec", ""}
+    for inside, state in zip(("enc", "my_dec", ""), states.values()):
+        assert same_bits(cylstm.load(path, inside).state_dict().values(), state.values())
 
 
 def test_one_of_several(write: Callable[..., None], path: Path) -> None:

@@ -132,6 +132,12 @@ def test_broken_pickles(content: bytes) -> None:
         unpickle.unpickle(io.BytesIO(content), unpickle.PLAIN)
 
 
+def test_strings_of_python_2() -> None:
+    """Quoted, in bytes that are no text: what an array of Python 2 holds."""
+    content = b"(S'a\\x91\\n\x91\"'\nS\"it's\"\nt."
+    assert loads(content) == ('a\x91\n\x91"', "it's")
+
+
 def nested_key(depth: int) -> bytes:
     """{t: None}, t = (t, t) many times over: its hash takes 2**depth steps."""
     return b"\x80\x02}" + b")" + b"2\x86" * depth + b"Ns."
