@@ -37,7 +37,8 @@ C_SOURCES := $(wildcard src_c/*.c src_c/kernels/*.c)
 C_HEADERS := $(wildcard src_c/*.h src_c/kernels/*.h)
 SOURCES   := $(wildcard cylstm/*.pyx cylstm/*.pxd cylstm/*.pxi) $(C_SOURCES) $(C_HEADERS)
 
-LIGHT = $(PY) -m pytest tests -m "not timing" --ignore=tests/oracles
+PARALLEL = -n auto --maxprocesses 8 --dist loadgroup
+LIGHT    = $(PY) -m pytest $(PARALLEL) tests -m "not timing" --ignore=tests/oracles
 # What reads sources is the same on all builds, what compiles them on all kernels: once, in `make test`, is enough.
 ANY_BUILD   = $(addprefix --ignore=tests/test_,architecture.py docs.py import.py kernels.py)
 # Files, processes and what surrounds the kernels are the same on every set, and some tests go through all sets themselves.
@@ -65,7 +66,7 @@ demo: $(STAMPS)/cylstm $(STAMPS)/extra-examples
 	$(PY) examples/forecast/forecast.py $(if $(CSV),--csv "$(CSV)") $(if $(COLUMN),--column "$(COLUMN)")
 
 test-oracles: $(STAMPS)/cylstm $(STAMPS)/group-oracles
-	KERAS_BACKEND=torch $(PY) -m pytest tests/oracles
+	KERAS_BACKEND=torch $(PY) -m pytest $(PARALLEL) tests/oracles
 	@set -e; isas=$$($(PY) -c 'import cylstm; print(*cylstm.show_config()["isa_available"])'); \
 	for isa in $$isas; do echo "--- CYLSTM_ISA=$$isa"; CYLSTM_ISA=$$isa $(LIGHT) $(ANY_KERNELS); done
 	@echo "--- CYLSTM_GEMM=blas"; CYLSTM_GEMM=blas $(LIGHT) $(ANY_KERNELS)

@@ -5,11 +5,15 @@ stand, that the C core compiles bare, and that the compiler keeps the product's 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -265,15 +269,39 @@ def compile_c(compiler: str, *arguments: str | Path) -> None:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
 
 
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[Path, Path]]:
+    """The object file of each source of the core, by compiler."""
+
+    @functools.cache
+    def compiled(compiler: str) -> dict[Path, Path]:
+        folder = tmp_path_factory.mktemp(compiler)
+        sources = sorted(SRC_C.rglob("*.c"))
+        of = {path: folder / f"{number}.o" for number, path in enumerate(sources)}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done in [
+                pool.submit(
+                    compile_c, compiler, "-O0", "-fPIC", "-pthread", "-c", "-o", output, path
+                )
+                for path, output in of.items()
+            ]:
+                done.result()
+        return of
+
+    return compiled
+
+
 @needs_compiler
+@pytest.mark.xdist_group("objects")
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_core_compiles_bare(compiler: str, tmp_path: Path) -> None:
+def test_core_compiles_bare(
+    compiler: str, objects: Callable[[str], dict[Path, Path]], tmp_path: Path
+) -> None:
     """No flags, no configure step, no Python: a shared object with nothing left undefined."""
-    sources = sorted(SRC_C.rglob("*.c"))
-    output = tmp_path / "core.so"
     no_undefined = [] if sys.platform == "darwin" else ["-Wl,--no-undefined"]
+    output = tmp_path / "core.so"
     compile_c(
-        compiler, "-O0", "-fPIC", "-shared", "-pthread", "-o", output, *sources, *no_undefined
+        compiler, "-shared", "-pthread", "-o", output, *objects(compiler).values(), *no_undefined
     )
     compile_c(compiler, "-fsyntax-only", "-Wall", "-x", "c", SRC_C / PUBLIC_HEADER)
 
@@ -286,13 +314,12 @@ def symbols(listing: str) -> tuple[set[str], set[str]]:
 
 
 @needs_compiler
+@pytest.mark.xdist_group("objects")
 @pytest.mark.skipif(not shutil.which("nm"), reason="nm is not installed")
-def test_calls_run_downward(tmp_path: Path) -> None:
+def test_calls_run_downward(objects: Callable[[str], dict[Path, Path]]) -> None:
     """What `#include`s do not show: a function that the public header declares may be anywhere."""
     defined, needed = dict[str, str](), dict[Path, set[str]]()
-    for number, path in enumerate(sorted(SRC_C.rglob("*.c"))):
-        output = tmp_path / f"{number}.o"
-        compile_c(COMPILERS[0], "-O0", "-c", "-o", output, path)
+    for path, output in objects(COMPILERS[0]).items():
         listing = subprocess.run(["nm", output], capture_output=True, text=True, check=True).stdout
         own, uses = symbols(listing)
         defined |= dict.fromkeys(own, c_name(path))

@@ -6,6 +6,7 @@ import copy
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -218,7 +219,8 @@ def test_a_handler_that_loads_weights_during_a_step() -> None:
 
     rng = np.random.default_rng(0)
     with signals(load):
-        for _ in range(500):
+        end = time.monotonic() + 60  # the luck of a busy machine
+        while (loads < 50 or refused < 5) and time.monotonic() < end:
             seen, steps = loads, optimizer.state_dict()["step"]
             signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 1e-3))
             try:
@@ -229,7 +231,7 @@ def test_a_handler_that_loads_weights_during_a_step() -> None:
                 assert (lstm._weights.flat == 0.25).all()
                 refused += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
-    assert loads > 50 and refused > 5
+    assert loads >= 50 and refused >= 5
 
 
 def test_a_second_module_that_fails_leaves_the_first() -> None:

@@ -35,7 +35,8 @@ SDIST_HAS = [
     "src_c/kernels/kernels.h",
     "tests/test_architecture.py",
 ]
-LIGHT_SUITE = ["tests", "-m", "not timing", "--ignore=tests/oracles"]
+LIGHT_SUITE = ["-n", "auto", "--dist", "loadgroup"]
+LIGHT_SUITE += ["tests", "-m", "not timing", "--ignore=tests/oracles"]
 LIGHT_SUITE += ["--ignore=tests/test_architecture.py"]
 
 
