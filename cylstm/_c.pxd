@@ -52,6 +52,7 @@ cdef extern from "cylstm.h" nogil:
         cylstm_activation[2][3] activation
         int peephole
         double clip, cell_clip
+        int reverse
 
     enum: CYLSTM_LSTM, CYLSTM_LSTM_COUPLED_F, CYLSTM_LSTM_COUPLED_I
     enum: CYLSTM_GRU, CYLSTM_GRU_RESET_BEFORE, CYLSTM_RNN

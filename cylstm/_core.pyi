@@ -103,6 +103,7 @@ class Dims:
         dtype: DTypeLike,
         isa: str | None = None,
         *,
+        reverse: bool = False,
         activations: tuple[tuple[str | None, float, float], ...] = (),
         format: str | None = None,
         int8: str | None = None,

@@ -44,6 +44,9 @@ class LSTM(_Recurrent[States]):
         D = 2: y holds the forward and the reverse direction side by side.
     proj_size : int
         P, 1 to H - 1, or 0 for no projection.
+    reverse : bool
+        The one direction reads each sequence from its last step (of its length) to its first; y
+        stays in the order of time, and h_n is the state after the first step.
     peephole : bool
         i and f see c_{t-1} and o sees c_t, each unit its own (Gers et al. 2002): weight_peep_l0
         (3H: i, f, o) times c is added to their pre-activations.
@@ -89,6 +92,7 @@ class LSTM(_Recurrent[States]):
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
+        reverse: bool = False,
         peephole: bool = False,
         coupled: str | None = None,
         activations: Sequence[Activation] | None = None,
@@ -105,6 +109,7 @@ class LSTM(_Recurrent[States]):
             "batch_first": batch_first,
             "dropout": dropout,
             "bidirectional": bidirectional,
+            "reverse": reverse,
             "proj_size": proj_size,
             "peephole": peephole,
             "coupled": coupled,
@@ -183,7 +188,8 @@ class GRU(_Recurrent[Array]):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, seed
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype,
+    seed
         As those of `LSTM`.
     reset_after : bool
         True as in PyTorch, cuDNN and Keras from 2 on; False as in Keras 1 and by default in ONNX.
@@ -220,6 +226,7 @@ class GRU(_Recurrent[Array]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        reverse: bool = False,
         reset_after: bool = True,
         activations: Sequence[Activation] | None = None,
         clip: float | None = None,
@@ -234,6 +241,7 @@ class GRU(_Recurrent[Array]):
             "batch_first": batch_first,
             "dropout": dropout,
             "bidirectional": bidirectional,
+            "reverse": reverse,
             "reset_after": reset_after,
             "activations": activations,
             "clip": clip,
@@ -276,7 +284,8 @@ class RNN(_Recurrent[Array]):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype, seed
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype,
+    seed
         As those of `LSTM`.
     nonlinearity : "tanh" or "relu"
         f.
@@ -314,6 +323,7 @@ class RNN(_Recurrent[Array]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        reverse: bool = False,
         activations: Sequence[Activation] | None = None,
         clip: float | None = None,
         dtype: DTypeLike = "float32",
@@ -328,6 +338,7 @@ class RNN(_Recurrent[Array]):
             "batch_first": batch_first,
             "dropout": dropout,
             "bidirectional": bidirectional,
+            "reverse": reverse,
             "activations": activations,
             "clip": clip,
             "dtype": dtype,

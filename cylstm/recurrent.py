@@ -38,6 +38,7 @@ class _Recurrent(Module, Generic[S]):
     bias = Fixed[bool]()
     batch_first = Fixed[bool]()
     bidirectional = Fixed[bool]()
+    reverse = Fixed[bool]()
 
     _calls: itertools.count[int]
     _dims: _core.Dims
@@ -69,6 +70,7 @@ class _Recurrent(Module, Generic[S]):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        reverse: bool = False,
         dtype: DTypeLike = "float32",
         weights: str | None = None,
         **more: Any,
@@ -81,9 +83,12 @@ class _Recurrent(Module, Generic[S]):
             "batch_first": _checks.flag("batch_first", batch_first),
             "dropout": _checks.number("dropout", dropout, most=1),
             "bidirectional": _checks.flag("bidirectional", bidirectional),
+            "reverse": _checks.flag("reverse", reverse),
             **self._configure_cell(hidden_size, bool(bidirectional), **more),
             "dtype": _checks.float_dtype(dtype),
         }
+        if arguments["bidirectional"] and arguments["reverse"]:
+            raise ValueError("bidirectional and reverse were both given: expected one of them")
         if weights is not None:
             arguments["weights"] = _checks.compact("weights", weights, arguments["dtype"])
         I, H, L = arguments["input_size"], arguments["hidden_size"], arguments["num_layers"]
@@ -98,6 +103,7 @@ class _Recurrent(Module, Generic[S]):
             arguments["bias"],
             arguments["dtype"],
             self._isa,
+            reverse=arguments["reverse"],
             **self._options(arguments),
             format=weights,
             int8=self._int8,
@@ -213,11 +219,12 @@ class _Recurrent(Module, Generic[S]):
         Raises
         ------
         ValueError
-            The layers are bidirectional: its reverse direction starts at the end.
+            The layers are bidirectional or reversed: a reverse direction starts at the end.
         """
-        if self.bidirectional:
+        if self.bidirectional or self.reverse:
+            kind = "bidirectional" if self.bidirectional else "reversed"
             raise ValueError(
-                f"a bidirectional {type(self).__name__} can't stream: its reverse direction starts "
+                f"a {kind} {type(self).__name__} can't stream: its reverse direction starts "
                 "at the end of the sequence"
             )
         if batch_size is not None:

@@ -354,6 +354,7 @@ class Tape(NamedTuple):
     states_0: list[Array]
     lengths: Array  # (B,)
     dropout: Sequence[Array] | None
+    reverse: bool
     batch_first: bool
     batched: bool
 
@@ -374,6 +375,7 @@ def forward(
     lengths: ArrayLike | None = None,
     *,
     cell: Cell | None = None,
+    reverse: bool = False,
     batch_first: bool = False,
     dropout: Sequence[Array] | None = None,
 ) -> Tape:
@@ -390,6 +392,7 @@ def forward(
         Steps from there on are not looked at: y is 0, and h_n, c_n are those of the last step
         before (h_0, c_0 where the length is 0).
     cell : of which kind the cells are; None for an `LSTM`
+    reverse : whether the only direction reads each sequence from its last step on
     dropout : arrays (T, B, D*P), one for each layer but the last, or None
         What that layer's output is multiplied by: 0 or 1 / (1 - p).
     """
@@ -410,17 +413,17 @@ def forward(
     for layer in range(L):
         inputs.append(x)
         for d in range(D):
-            k = layer * D + d
+            k, way = layer * D + d, 1 if reverse else d
             steps, state, gates = layer_forward(
                 cell,
                 pick(weights, layer, d),
-                along(d, x, n),
+                along(way, x, n),
                 tuple(s[k] for s in states_0),
                 valid,
             )
-            all_states.append([along(d, s, n) for s in steps])
+            all_states.append([along(way, s, n) for s in steps])
             last.append(state)
-            all_gates.append(along(d, gates, n))
+            all_gates.append(along(way, gates, n))
         x = np.concatenate([s[0] for s in all_states[layer * D :]], axis=2)  # (T, B, D*P)
         if dropout is not None and layer < L - 1:
             x = x * dropout[layer]
@@ -440,6 +443,7 @@ def forward(
         states_0,
         n,
         dropout,
+        reverse,
         batch_first,
         batched,
     )
@@ -471,21 +475,21 @@ def backward(
         x = tape.inputs[layer]
         dys, dx = np.split(dx, D, axis=2), np.zeros_like(x)
         for d in range(D):
-            k = layer * D + d
+            k, way = layer * D + d, 1 if tape.reverse else d
             dx_d, dstate, dw = layer_backward(
                 tape.cell,
                 pick(tape.weights, layer, d),
-                along(d, x, n),
+                along(way, x, n),
                 tuple(s[k] for s in tape.states_0),
                 valid,
-                [along(d, s, n) for s in tape.states[k]],
-                along(d, tape.gates[k], n),
-                along(d, dys[d], n),
+                [along(way, s, n) for s in tape.states[k]],
+                along(way, tape.gates[k], n),
+                along(way, dys[d], n),
                 tuple(s[k] for s in dstates_n),
             )
             for ds_0, ds in zip(dstates_0, dstate, strict=True):
                 ds_0[k] = ds
-            dx += along(d, dx_d, n)  # both directions read the same x
+            dx += along(way, dx_d, n)  # both directions read the same x
             dweights.update(
                 (k, a) for k, a in zip(names(layer, d), dw, strict=True) if a is not None
             )

@@ -409,8 +409,9 @@ def _recurrent(
         return y
     # Back to their places; at a masked step stands what was computed last in that direction.
     place = np.cumsum(mask, axis=1) - 1
+    places = [place + ~mask] if module.reverse else [place, place + ~mask]
     halves = []
-    for half, at in zip(np.split(y, directions, axis=-1), (place, place + ~mask)):
+    for half, at in zip(np.split(y, directions, axis=-1), places):
         known = (at >= 0) & (at < lengths[:, None]) & (mask | valid.repeats)
         found = np.take_along_axis(half, np.clip(at, 0, mask.shape[1] - 1)[..., None], axis=1)
         halves.append(np.where(known[..., None], found, 0))
@@ -440,7 +441,7 @@ def _mixes_time(layer: Module | Step) -> bool:
 def _streams(layer: Module | Step) -> bool:
     module = _inner(layer)
     if _is_recurrent(module):
-        return not module.bidirectional
+        return not (module.bidirectional or module.reverse)
     return not isinstance(layer, Step) or layer.by_time
 
 

@@ -216,7 +216,8 @@ static struct cylstm_walk walk(const struct backward *b, size_t direction, int a
                                const void *base, ptrdiff_t column, ptrdiff_t t, ptrdiff_t row)
 {
     void *first = base ? cylstm_at(base, b->call.real_size, column) : NULL;
-    return cylstm_make_walk(&b->order, b->call.real_size, (int)direction, first, t, row,
+    const int reverse = array == INNER ? (int)direction : cylstm_is_reverse(b->dims, direction);
+    return cylstm_make_walk(&b->order, b->call.real_size, reverse, first, t, row,
                             b->offset[direction][array]);
 }
 

@@ -65,7 +65,7 @@ void cylstm_check_dims(const struct cylstm_context *ctx, const struct cylstm_dim
 {
     check_context(ctx);
     ASSERT(dims->layers >= 1 && dims->input >= 1 && dims->hidden >= 1);
-    ASSERT(dims->directions == 1 || dims->directions == 2);
+    ASSERT(dims->directions == 1 || (dims->directions == 2 && !dims->reverse));
     ASSERT(dims->bits == ctx->kernels->bits);
     ASSERT(dims->cell >= 0 && dims->cell < CYLSTM_CELLS);
     ASSERT(dims->format >= 0 && dims->format < CYLSTM_FORMATS);
@@ -140,7 +140,7 @@ void cylstm_check_plan(const struct cylstm_context *ctx, const struct cylstm_con
 {
     check_sizes(ctx, dims);
     ASSERT(ctx->kernels == made->kernels);
-    ASSERT(dims->directions == 1);
+    ASSERT(dims->directions == 1 && !dims->reverse);
     ASSERT(B >= 1 && is_memory(plan));
 }
 

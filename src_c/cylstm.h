@@ -167,6 +167,7 @@ struct cylstm_dims {
     int peephole;     /* LSTM: i and f see c_{t-1}, o sees c_t, each unit its own */
     double clip;      /* pre-activations are clipped to [-clip, clip]; 0: not */
     double cell_clip; /* LSTM: so is c_t */
+    int reverse;      /* of one direction: it begins with each sequence's last step */
 };
 
 /* ONNX's list, with its alpha and beta. */
@@ -266,7 +267,8 @@ CYLSTM_API void cylstm_pack_backward(const struct cylstm_context *ctx,
 struct cylstm_tape {
     /* (L*D, T, B, tape_vectors, H) of every step, set to 0 past each length */
     void *cells;
-    /* (L-1, T, B, D*R): outputs of the layers below the last, before dropout */
+    /* (L-1, T, B, D*R): outputs of the layers below the last, before dropout; with `reverse` in the
+     * order in which they were computed */
     void *hidden;
     double dropout;       /* of the outputs between layers; 0: none */
     uint64_t dropout_key; /* a different key draws a different mask */
@@ -382,7 +384,7 @@ CYLSTM_API void cylstm_sgd_step(const struct cylstm_context *ctx, const struct c
 /* ------------------------------------------------------------------------ plans */
 
 /* A plan is a forward pass prepared for many short calls: B streams whose states stay
- * inside it, in the kernels' own layout, from call to call. One direction only. A step
+ * inside it, in the kernels' own layout, from call to call. One direction only, not `reverse`. A step
  * on a plan allocates nothing, and is bit for bit the step of a whole sequence.
  *
  * `mem` holds everything, the states included: copy the states out before you move it.

@@ -366,16 +366,17 @@ static void place_walks(struct forward *f, const struct cylstm_sequence *seq)
     for (size_t n = 0; n < L * D; n++) {
         struct forward_pass *p = &f->pass[n];
         const size_t layer = n / D, d = n % D;
+        const int reverse = cylstm_is_reverse(f->dims, d);
         const ptrdiff_t column = (ptrdiff_t)(d * p->l.R);
         if (!layer)
-            p->x = cylstm_make_walk(&f->order, size, (int)d, (void *)(uintptr_t)seq->x, seq->x_t,
+            p->x = cylstm_make_walk(&f->order, size, reverse, (void *)(uintptr_t)seq->x, seq->x_t,
                                     seq->x_b, f->x_offset[d]);
         if (layer + 1 == L)
-            p->y = cylstm_make_walk(&f->order, size, (int)d, cylstm_at(seq->y, size, column),
+            p->y = cylstm_make_walk(&f->order, size, reverse, cylstm_at(seq->y, size, column),
                                     seq->y_t, seq->y_b, f->y_offset[d]);
         if (!seq->tape) continue;
         p->tape =
-            cylstm_make_walk(&f->order, size, (int)d,
+            cylstm_make_walk(&f->order, size, reverse,
                              cylstm_at(seq->tape->cells, size, (ptrdiff_t)(n * seq->T * B * cells)),
                              (ptrdiff_t)(B * cells), (ptrdiff_t)cells, f->tape_offset[d]);
         if (layer + 1 < L)

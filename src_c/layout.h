@@ -88,6 +88,13 @@ static inline size_t cylstm_hidden_width(const struct cylstm_dims *dims)
     return dims->proj ? dims->proj : dims->hidden;
 }
 
+/* Whether a direction begins with the last step of the arrays outside. What lies between layers that
+ * look one way is in the order of their steps. */
+static inline int cylstm_is_reverse(const struct cylstm_dims *dims, size_t direction)
+{
+    return direction == 1 || dims->reverse;
+}
+
 /* Reals of a row of packed peepholes: one for each gate that has some. */
 enum { CYLSTM_PEEPHOLES = 3 };
 static inline size_t cylstm_peep_row(const struct cylstm_kernels *k, size_t H)

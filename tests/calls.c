@@ -69,14 +69,16 @@ static void draw_problem(struct trial *t, struct problem *p)
                                    .bias = (int)below(t, 2),
                                    .bits = t->kernels->bits};
     if (!below(t, 3)) p->dims.proj = between(t, 1, p->dims.hidden);
+    if (p->dims.directions == 1) p->dims.reverse = (int)below(t, 2);
     cylstm_init_context(&p->ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
     p->ctx.threads = (int)between(t, 1, 3);
     const size_t T = below(t, 2) ? 1 : between(t, 1, 9), B = between(t, 1, MAX_BATCH),
                  I = p->dims.input, H = p->dims.hidden, R = p->dims.proj ? p->dims.proj : H,
                  DR = p->dims.directions * R, LD = p->dims.layers * p->dims.directions;
     snprintf(t->shape, sizeof t->shape,
-             "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, %d threads", T, B, I, H,
-             p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias, p->ctx.threads);
+             "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, %s%d threads", T, B, I, H,
+             p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias,
+             p->dims.reverse ? "reverse, " : "", p->ctx.threads);
     p->x = (struct rows){T, B, I, I + below(t, 3)};
     p->y = (struct rows){T, B, DR, DR + below(t, 3)};
     p->raw = noise(t, "raw", cylstm_raw_count(&p->dims));
@@ -198,6 +200,7 @@ static void check_plan(struct trial *t)
     struct problem p = {0};
     draw_problem(t, &p);
     p.dims.directions = 1;
+    p.dims.reverse = 0;
     const size_t T = p.seq.T, B = p.seq.B, I = p.dims.input, H = p.dims.hidden,
                  R = p.dims.proj ? p.dims.proj : H, L = p.dims.layers, size = real_size(t),
                  turn = below(t, B);

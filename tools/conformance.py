@@ -254,6 +254,7 @@ def keras_layer(kind: str, config: Record, weights: Mapping[str, Array]) -> Any:
         state["bias_ih_l0"] = blocks(bias[0])
         state["bias_hh_l0"] = blocks(bias[1]) if len(bias) > 1 else np.zeros(len(order) * H)
     arguments: Record = {"bias": config["use_bias"], "batch_first": True}
+    arguments["reverse"] = config["go_backwards"]
     if kind == "GRU" and not config["reset_after"]:
         arguments["reset_after"] = False
     usual = {"LSTM": "sigmoid", "GRU": "sigmoid"}.get(kind)
@@ -262,9 +263,17 @@ def keras_layer(kind: str, config: Record, weights: Mapping[str, Array]) -> Any:
     return make(KERAS_CELLS[kind], {"input_size": I, "hidden_size": H, **arguments}, state)
 
 
+def turned(y: Array, lengths: Array | None) -> Array:
+    """y (B, T, R) with the valid steps of every sequence backwards."""
+    if lengths is None:
+        return y[:, ::-1]
+    return np.stack([np.concatenate([row[:n][::-1], row[n:]]) for row, n in zip(y, lengths)])
+
+
 def run_direction(kind: str, config: Record, weights: Mapping[str, Array], calls: Any) -> Any:
     """(output, states) of a layer's last call."""
     layer = keras_layer(kind, config, weights)
+    backwards = config["go_backwards"]
     states: Any = None
     for call in calls:
         x, mask = call["sequence"].astype(np.float32), call["mask"]
@@ -273,8 +282,6 @@ def run_direction(kind: str, config: Record, weights: Mapping[str, Array], calls
             states = tuple(given[:, None]) if kind == "LSTM" else given[None]
         elif not config["stateful"]:
             states = None
-        if config["go_backwards"]:
-            x, mask = x[:, ::-1], None if mask is None else mask[:, ::-1]
         lengths = None
         if mask is not None:
             # Steps may be left out anywhere: the others move together.
@@ -286,6 +293,8 @@ def run_direction(kind: str, config: Record, weights: Mapping[str, Array], calls
     finals = states if kind == "LSTM" else (states,)
     if not config["return_sequences"]:
         return finals[0][0], [s[0] for s in finals]
+    if backwards:  # in the order in which it was computed
+        y, mask = turned(y, lengths), None if mask is None else mask[:, ::-1]
     if mask is not None:
         # A step that was left out has the output before it, or zeros.
         rank = mask.cumsum(1) - 1

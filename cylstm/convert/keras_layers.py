@@ -15,7 +15,7 @@ from ..sequential import MODULES, Sequential
 from ..steps import FinalState, Step
 from ..weights import Array, Module
 from .found import Recurrent, build, no_options
-from .keras_recurrent import BACKWARDS, MERGED, NOT_THERE, RECURRENT, Layer, Model, function_name
+from .keras_recurrent import MERGED, NOT_THERE, RECURRENT, TURNED, Layer, Model, function_name
 
 Make = Callable[[np.dtype[Any]], Module | Step]  # reads the arrays, in this dtype
 
@@ -184,8 +184,8 @@ def _recurrent(plan: _Plan, layer: Layer, sources: list[str]) -> str:
     mode = config.get("merge_mode", "concat") if found.directions == 2 else "concat"
     if found.directions == 2:
         config = config["layer"]["config"]
-    backwards = found.problem == BACKWARDS
-    if found.problem in (BACKWARDS, MERGED):
+    turned = found.problem == TURNED  # Keras' y is in the order in which it was computed
+    if found.problem in (TURNED, MERGED):
         found = replace(found, problem=None)
     if obstacle := found.obstacle():
         raise Unsupported(obstacle)
@@ -193,9 +193,6 @@ def _recurrent(plan: _Plan, layer: Layer, sources: list[str]) -> str:
     if mode not in merges:
         raise Unsupported(f"merge_mode {mode!r}")
     every = bool(config.get("return_sequences"))
-    if backwards:
-        reverse = plan.add(f"{layer.name}.reverse", lambda dtype: steps.Reverse(), sources)
-        sources = [reverse]
 
     def make(dtype: np.dtype[Any]) -> Module | Step:
         module = build(found, dtype=dtype.name)
@@ -205,6 +202,8 @@ def _recurrent(plan: _Plan, layer: Layer, sources: list[str]) -> str:
     plan.masked[name] = every and plan.masked[name]
     if plan.masked[name] and config.get("zero_output_for_mask"):
         name = plan.add(f"{name}.zero", lambda dtype: steps.ZeroMasked(), [name])
+    if turned:
+        name = plan.add(f"{layer.name}.reverse", lambda dtype: steps.Reverse(), [name])
     if how := merges[mode]:
         name = plan.add(f"{name}.merge", lambda dtype: steps.MergeDirections(how), [name])
     return name

@@ -30,7 +30,10 @@ MEANING = (  # the arguments of a recurrent layer that say what it computes
     "units activation recurrent_activation use_bias reset_after return_sequences return_state "
     "time_major zero_output_for_mask".split()
 )
-BACKWARDS = "go_backwards: loads in a whole model, behind a step that turns time around"
+TURNED = (
+    "go_backwards with return_sequences: loads in a whole model, before a step that turns time "
+    "around"
+)
 MERGED = "merge_mode other than concat: loads in a whole model, before a step that merges"
 NOT_THERE = frozenset(  # at inference
     "Dropout SpatialDropout1D GaussianNoise GaussianDropout AlphaDropout ActivityRegularization "
@@ -134,6 +137,8 @@ def recurrent(layer: Layer, model: Model, chosen: Mapping[str, str]) -> Recurren
         if kind not in CELLS:
             problem = f"its layer is a {kind}"
     options: dict[str, Any] = {"batch_first": True}
+    if config.get("go_backwards") and directions == 1:
+        options["reverse"] = True
     bias = len(layer.weights) % 3 == 0 if not _keras1(layer) else True
     inputs, hidden = _sizes(layer, cell, directions)
     if not hidden:
@@ -210,7 +215,8 @@ def _not_ours(config: Mapping[str, Any], directions: int) -> str | None:
     """An argument that changes results and that a module alone has no counterpart of."""
     if config.get("time_major"):
         return "time_major"
-    return BACKWARDS if config.get("go_backwards") and directions == 1 else None
+    turned = config.get("go_backwards") and config.get("return_sequences") and directions == 1
+    return TURNED if turned else None
 
 
 def _reset_after(layer: Layer, config: Mapping[str, Any], cudnn: bool, model: Model) -> bool | None:

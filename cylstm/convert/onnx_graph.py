@@ -461,7 +461,6 @@ def _operator(layer: Operator, module: Any) -> Callable[..., tuple[Array, ...]]:
     swapped = layer.layout == 1
     dtype = layer.dtype
     is_lstm = layer.cell == "LSTM"
-    flipped = layer.turned()
 
     def operator(X: Array, lengths: Any, h: Any, c: Any) -> tuple[Array, ...]:
         narrow = X.dtype == np.float16 and dtype == np.float32
@@ -470,15 +469,11 @@ def _operator(layer: Operator, module: Any) -> Callable[..., tuple[Array, ...]]:
             h, c = (None if a is None else a.astype(dtype) for a in (h, c))
         if swapped:
             h, c = (None if a is None else a.swapaxes(0, 1) for a in (h, c))
-        if flipped:
-            X = turn(X, lengths, module.batch_first)
         states: Any = h
         if is_lstm and not (h is None and c is None):
             zeros = np.zeros((D, X.shape[0 if swapped else 1], H), dtype)
             states = zeros if h is None else h, zeros if c is None else c
         y, states = module(X, states, lengths=lengths)
-        if flipped:
-            y = turn(y, lengths, module.batch_first)
         finals = states if is_lstm else (states,)
         if lengths is not None and not np.all(lengths):
             # The specification is silent; ONNX Runtime gives such a sequence states of zero.
@@ -493,14 +488,3 @@ def _operator(layer: Operator, module: Any) -> Callable[..., tuple[Array, ...]]:
         return tuple(a.astype(np.float16) for a in results) if narrow else results
 
     return operator
-
-
-def turn(x: Array, lengths: Any, batch_first: bool) -> Array:
-    """Return x with the valid part of every sequence backwards."""
-    axis = 1 if batch_first else 0
-    if lengths is None:
-        return np.flip(x, axis)
-    steps = np.arange(x.shape[axis])
-    order = np.asarray(lengths)[:, None] - 1 - steps
-    order = np.where(order < 0, steps, order)  # (B, T)
-    return np.take_along_axis(x, (order if batch_first else order.T)[:, :, None], axis)

@@ -6,13 +6,11 @@ whose weights are taken as the floats they stand for. An attribute is honoured o
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files import CLASSES
 from ..weights import Array, Module
 from .found import Recurrent, build
 from .gates import peepholes_to_own, to_own
@@ -263,16 +261,9 @@ class Operator:
         options = {k: v for k, v in self.layer.options.items() if k != "batch_first"}
         return self.cell, self.hidden_size, self.directions, self.dtype, options
 
-    def turned(self) -> bool:
-        """Whether our module has to run forward on sequences turned round."""
-        cls = CLASSES.get(self.cell)
-        known = inspect.signature(cls).parameters if cls else ()
-        return self.direction == "reverse" and "reverse" not in known
-
     def module(self) -> Module:
-        """The module, of this layer alone; forward where it is `turned`."""
-        options = {k: v for k, v in self.layer.options.items() if k != "reverse"}
-        return build(replace(self.layer, options=options) if self.turned() else self.layer)
+        """The module, of this layer alone."""
+        return build(self.layer)
 
 
 def _named(function: str, *numbers: float) -> Any:

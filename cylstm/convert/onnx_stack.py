@@ -49,8 +49,6 @@ def find_stack(graph: Graph) -> Recurrent | None:
         operators = [Operator(graph, node) for node in nodes]
     except ValueError:
         return None
-    if any(operator.turned() for operator in operators):
-        return None
     try:
         return _Stack(graph, operators).layer()
     except _Other:

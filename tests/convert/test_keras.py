@@ -240,7 +240,7 @@ def test_rows_that_follow_are_a_stack_and_stay_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes, why",
     [
-        ({"go_backwards": True}, "go_backwards"),
+        ({"go_backwards": True, "return_sequences": True}, "go_backwards"),
         ({"time_major": True}, "time_major"),
         ({"activation": "no such"}, "no such"),
         ({"activation": {"class_name": "Mine"}}, "its activation is"),

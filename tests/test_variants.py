@@ -1,0 +1,152 @@
+"""Variants of the cells, against the equations in reference.py and finite differences.
+
+What ONNX Runtime, PyTorch and published cases say of them is in tests/oracles.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cylstm
+from cylstm import reference
+from helpers import TOLERANCES, assert_close, bits_promised, rel, same_bits
+from make_digests import network, numbers
+
+ISAS = list(cylstm.show_config()["isa_available"])
+
+# --- one direction that runs backwards
+
+CELLS: dict[str, Any] = {
+    "LSTM": (dict(cell="LSTM"), reference.LSTM()),
+    "projection": (dict(cell="LSTM", proj_size=5), reference.LSTM()),
+    "GRU": (dict(cell="GRU"), reference.GRU()),
+    "GRU, reset before": (dict(cell="GRU", reset_after=False), reference.GRU(False)),
+    "RNN": (dict(cell="RNN"), reference.RNN()),
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "smallest": dict(T=1, B=1, input_size=1, hidden_size=7, lengths=None),
+    "layers": dict(T=9, B=3, input_size=7, hidden_size=17, num_layers=3, lengths=None),
+    "lengths": dict(T=9, B=5, input_size=5, hidden_size=33, num_layers=2, lengths=[9, 0, 4, 9, 1]),
+    "batch first": dict(T=6, B=4, input_size=4, hidden_size=9, lengths=[6, 2, 0, 5], num_layers=2)
+    | dict(batch_first=True),
+}
+
+
+def states_of(net: Any, B: int, prefix: str) -> tuple[Any, ...]:
+    L, R = net.num_layers, getattr(net, "proj_size", 0) or net.hidden_size
+    widths = (R, net.hidden_size) if isinstance(net, cylstm.LSTM) else (R,)
+    return tuple(
+        numbers(f"{prefix}{name}", L, B, width).astype(net.dtype)
+        for name, width in zip("hc", widths, strict=False)
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_reverse(cell: str, shape: str, isa: str, dtype: str) -> None:
+    check_reverse(cell, SHAPES[shape], isa, dtype)
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU, reset before"])
+def test_reverse_in_blocks(cell: str) -> None:
+    """So long that layers take turns, block by block and chunk by chunk."""
+    config = dict(T=700, B=1, input_size=3, hidden_size=50, num_layers=2, lengths=[690])
+    check_reverse(cell, config, ISAS[0], "float64")
+
+
+def check_reverse(cell: str, shape: dict[str, Any], isa: str, dtype: str) -> None:
+    options, equations = CELLS[cell]
+    config = shape | options
+    lengths, T, B = config.pop("lengths"), config.pop("T"), config.pop("B")
+    net = network({**config, "reverse": True, "dtype": dtype}, isa)
+    outer = (B, T) if net.batch_first else (T, B)
+    x = numbers("x", *outer, net.input_size, scale=1.5).astype(dtype)
+    h_0 = states_of(net, B, "0")
+    given = h_0 if len(h_0) > 1 else h_0[0]
+    y, last = net(x, given, lengths=lengths)
+    tape = net.forward(x, given, lengths=lengths)
+    dy, dlast = numbers("dy", *y.shape).astype(dtype), states_of(net, B, "d")
+    grads = tape.backward(dy, *dlast)
+    lasts = last if isinstance(last, tuple) else (last,)
+    assert same_bits([y, lasts[0]], [tape.y, tape.h_n]) or not bits_promised()
+
+    wide = {name: a.astype(np.float64) for name, a in net.state_dict().items()}
+    first = tuple(a.astype(np.float64) for a in h_0)
+    want = reference.forward(
+        wide,
+        x.astype(np.float64),
+        first if len(first) > 1 else first[0],
+        lengths,
+        cell=equations,
+        reverse=True,
+        batch_first=net.batch_first,
+    )
+    want_grads = reference.backward(want, dy.astype(np.float64), *dlast)
+    results, gradients = TOLERANCES[dtype]
+    found = {"y": rel(tape.y, want.y), "h_n": rel(tape.h_n, want.h_n)}
+    found["gates"] = rel(tape.gates, want.gates)
+    assert_close(found, 4 * results)
+    found = {name: rel(grads.weights[name], a) for name, a in want_grads.weights.items()}
+    found |= {"x": rel(grads.x, want_grads.x), "h_0": rel(grads.h_0, want_grads.h_0)}
+    if len(h_0) > 1:
+        found["c_0"] = rel(grads.c_0, want_grads.c_0)
+    assert_close(found, 8 * gradients)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_reverse_is_the_second_half_of_two_directions(isa: str) -> None:
+    """To the bit, with lengths, and for one thread and two."""
+    both = network(dict(input_size=5, hidden_size=33, bidirectional=True), isa)
+    one = network(dict(input_size=5, hidden_size=33, reverse=True), isa)
+    own = {n.replace("_reverse", ""): a for n, a in both.state_dict().items() if "_reverse" in n}
+    one.load_state_dict(own)
+    x = numbers("x", 9, 7, 5).astype(np.float32)
+    states = tuple(numbers(n, 2, 7, 33).astype(np.float32) for n in "hc")
+    lengths = [9, 0, 1, 9, 4, 8, 2]
+    for threads in (1, 2):
+        y, (h_n, c_n) = both(x, states, lengths=lengths, threads=threads)
+        half, (h, c) = one(x, tuple(s[1:] for s in states), lengths=lengths, threads=threads)
+        assert same_bits([half, h, c], [y[..., 33:], h_n[1:], c_n[1:]]) or not bits_promised()
+
+
+def test_reverse_with_dropout_is_what_it_was_without_the_option() -> None:
+    """A stack of reversed layers is one whose input and output are turned round."""
+    plain, turned = (
+        network(dict(input_size=5, hidden_size=9, num_layers=3, dropout=0.4, reverse=reverse), None)
+        for reverse in (False, True)
+    )
+    x, dy = (numbers(name, 6, 4, n).astype(np.float32) for name, n in (("x", 5), ("dy", 9)))
+    tapes = plain.forward(x), turned.forward(x[::-1])
+    assert np.array_equal(tapes[1].y[::-1], tapes[0].y)
+    grads = tapes[0].backward(dy), tapes[1].backward(dy[::-1])
+    assert np.array_equal(grads[1].x[::-1], grads[0].x)
+    assert np.array_equal(grads[1].weights.flat, grads[0].weights.flat)
+
+
+def test_reverse_is_an_argument_like_others(tmp_path: Path) -> None:
+    for cls in (cylstm.LSTM, cylstm.GRU, cylstm.RNN):
+        net = cls(3, 5, reverse=True, seed=1)
+        assert net.reverse and "reverse=True" in repr(net) and "_reverse" not in str(net.state_dict)
+        x = numbers("x", 4, 2, 3).astype(np.float32)
+        cylstm.save(net, tmp_path / "net")
+        for other in (
+            copy.copy(net),
+            pickle.loads(pickle.dumps(net)),
+            cylstm.load(tmp_path / "net"),
+            cylstm.quantize(net, "bfloat16"),
+        ):
+            assert other.reverse
+            assert rel(other(x)[0], net(x)[0]) < 1e-2
+        with pytest.raises(ValueError, match=f"a reversed {cls.__name__} can't stream"):
+            net.stream()
+        with pytest.raises(ValueError, match="bidirectional and reverse"):
+            cls(3, 5, reverse=True, bidirectional=True)
+        with pytest.raises(TypeError, match="reverse is 1"):
+            cls(3, 5, reverse=1)  # type: ignore[arg-type]
