@@ -173,6 +173,7 @@ build/c-$(1)/%: tests/%.c tests/guarded.h $(C_SOURCES:src_c/%.c=build/c-$(1)/cor
 	$(CC) -std=c11 -ffp-contract=off -pthread $(C_FLAGS_$(1)) -Isrc_c -o $$@ $$(filter-out %.h,$$^) -lm
 endef
 $(foreach kind,plain asan tsan,$(eval $(call PROGRAMS,$(kind))))
+$(foreach kind,plain asan,build/c-$(kind)/kernels): $(wildcard tests/kernels_*.[ch]) # one program
 .SECONDARY: # else make would delete the objects
 
 kernels: build/c-plain/kernels build/c-asan/kernels build/c-asan/calls

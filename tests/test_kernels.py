@@ -1,4 +1,4 @@
-"""The core without Python: single kernels (tests/kernels.c), whole calls (tests/calls.c) and calls
+"""The core without Python: single kernels (tests/kernels*.c), whole calls (tests/calls.c) and calls
 that must not be (tests/breaches.c)."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ISAS = list(cylstm.show_config()["isa_available"])
 
 @pytest.fixture(scope="module")
 def kernels(build_c: Callable[..., Path]) -> Path:
-    return build_c("kernels", HERE / "kernels.c")
+    return build_c("kernels", *sorted(HERE.glob("kernels*.c")))
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,175 @@
+/* kernels_compact.c -- products with weights of fewer bits than a real, and the codes of their rows. */
+#define _DEFAULT_SOURCE
+#include "kernels_check.h"
+
+/* Store a weight: one of the values of k that share a lane. */
+static void put_compact(const struct cylstm_compact_kernels *k, unsigned char *lane, size_t n,
+                        int q)
+{
+    if (k->quantize) {
+        lane[n] = (unsigned char)q;
+        return;
+    }
+    const float value = (float)q; /* of 7 bits, all of which bfloat16 keeps */
+    uint32_t bits, both;
+    memcpy(&bits, &value, sizeof bits);
+    memcpy(&both, lane, sizeof both);
+    both = n ? (both & 0xffff) | (bits & 0xffff0000) : (both & 0xffff0000) | bits >> 16;
+    memcpy(lane, &both, sizeof both);
+}
+
+/* sums += both terms, of some rows of one panel, or of a lone row of as many as go together. All
+ * numbers are whole and scales powers of two, so that the sums are exact: each row holds a 127,
+ * which makes its scale 1. */
+static void check_compact(struct trial *t, const struct cylstm_compact_kernels *k)
+{
+    if (!k) return; /* none of this type */
+    enum { WORD = 4 };
+    const size_t group = k->quantize ? INT8_GROUP : BF16_GROUP, VL = k->lanes,
+                 line = PANEL_VECTORS * VL * WORD, extra = k->quantize ? INT8_EXTRA_ROWS : 0,
+                 rows = size_between(t, 1, k->tile_rows, k->tile_rows),
+                 row = size_between(t, 0, 3, 0),
+                 panels = rows == 1 ? size_between(t, 1, k->row_panels, k->row_panels) : 1,
+                 panel = size_between(t, 0, 2, 0), columns = panels * width_of(t);
+    struct cylstm_product p = {.compact = k};
+    struct cylstm_codes codes[2] = {{0}};
+    size_t K[2], longer = 0;
+    for (int n = 0; n < 2; n++) {
+        K[n] = chance(t, 5) ? 0 : size_between(t, 1, 40, 64);
+        longer = K[n] > longer ? K[n] : longer;
+    }
+    p.w_panel = (ptrdiff_t)((round_up(longer, group) / group + extra) * line + gap(t) * WORD);
+    for (int n = 0; n < 2; n++) {
+        struct cylstm_term *term = &p.term[n];
+        if (!K[n]) continue;
+        const size_t groups = round_up(K[n], group) / group, all = row + rows;
+        term->K = K[n];
+        term->a_k = 1;
+        term->a = place(t, "a", all, K[n]);
+        for (size_t r = 0; r < all; r++)
+            for (size_t j = 0; j < K[n]; j++)
+                put(t, row_of(t, &term->a, r), (ptrdiff_t)j,
+                    j == r % K[n] ? 127 : (double)below(t, 255) - 127);
+        unsigned char *w =
+            guarded(t, "w", (panel + panels - 1) * (size_t)p.w_panel + (groups + extra) * line);
+        term->w = w;
+        for (size_t c = 0; c < columns; c++) {
+            unsigned char *lane =
+                w + (panel + c / width_of(t)) * (size_t)p.w_panel + c % width_of(t) * WORD;
+            int32_t sum = 0;
+            for (size_t j = 0; j < groups * group; j++) {
+                const int q = j < K[n] ? (int)below(t, 255) - 127 : 0;
+                put_compact(k, lane + j / group * line, j % group, q);
+                sum += q;
+            }
+            if (!k->quantize) continue;
+            const float scale = (float)ldexp(1, -(int)below(t, 3));
+            sum *= -128;
+            memcpy(lane + groups * line, &scale, sizeof scale);
+            memcpy(lane + (groups + 1) * line, &sum, sizeof sum);
+        }
+        if (!k->quantize) continue;
+        codes[n] = (struct cylstm_codes){guarded(t, "codes", all * groups * group), groups * group,
+                                         guarded(t, "scales", all * sizeof(float))};
+        for (size_t r = 0; r < all; r++)
+            codes[n].scales[r] =
+                k->quantize(row_of(t, &term->a, r), K[n], codes[n].codes + r * groups * group);
+    }
+    float *sums = guarded(t, "sums", (rows > 1 ? rows : panels) * line);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < columns; c++) sums[r * width_of(t) + c] = (float)number(t, 1);
+    describe(t, "%s: %zu rows from %zu, %zu panels from %zu, K %zu + %zu", k->name, rows, row,
+             panels, panel, K[0], K[1]);
+    CALL(t, k->add_terms(&p, codes, panel, panels, row, rows, sums));
+    for (size_t r = 0; r < rows && !bench; r++)
+        for (size_t c = 0; c < columns; c++) {
+            const ptrdiff_t at = (ptrdiff_t)(r * width_of(t) + c);
+            long double want = get(t, before(t, sums), at);
+            for (int n = 0; n < 2; n++) {
+                const unsigned char *lane = (const unsigned char *)p.term[n].w +
+                                            (panel + c / width_of(t)) * (size_t)p.w_panel +
+                                            c % width_of(t) * WORD;
+                long double sum = 0;
+                float scale = 1;
+                for (size_t j = 0; j < K[n]; j++) {
+                    uint32_t both;
+                    memcpy(&both, lane + j / group * line, sizeof both);
+                    both = j % group ? both & 0xffff0000 : both << 16;
+                    float value;
+                    memcpy(&value, &both, sizeof value);
+                    if (k->quantize) value = (float)(signed char)lane[j / group * line + j % group];
+                    sum +=
+                        get(t, row_of(t, &p.term[n].a, row + r), (ptrdiff_t)j) * (long double)value;
+                }
+                if (k->quantize && K[n])
+                    memcpy(&scale, lane + round_up(K[n], group) / group * line, sizeof scale);
+                want += sum * scale;
+            }
+            expect(t, "sums", r, c, sums, at, want, 0);
+        }
+}
+
+void check_bf16(const struct check *check, struct trial *t)
+{
+    (void)check;
+    check_compact(t, t->kernels->bf16);
+}
+
+/* Every way of multiplying int8 that serves a set, by turns. */
+static const struct cylstm_compact_kernels *int8_of(const struct trial *t)
+{
+    const struct cylstm_compact_kernels *ways[MAX_SETS];
+    size_t count = 0;
+    for (size_t n = 0; n < cylstm_int8_count() && count < MAX_SETS; n++)
+        if ((ways[count] = cylstm_find_int8(cylstm_int8_name(n), t->kernels))) count++;
+    return count ? ways[t->seed % count] : NULL;
+}
+
+void check_int8(const struct check *check, struct trial *t)
+{
+    (void)check;
+    check_compact(t, int8_of(t));
+}
+
+/* What a set of kernels writes for 0: some of them take bytes without a sign. */
+static int code_of_zero(const struct cylstm_compact_kernels *k)
+{
+    const float zero = 0;
+    uint8_t codes[INT8_GROUP];
+    k->quantize(&zero, 1, codes);
+    return codes[0];
+}
+
+/* Codes of a row: whole numbers from -127 to 127 times its scale, to nearest even in float32. */
+void check_quantize(const struct check *check, struct trial *t)
+{
+    (void)check;
+    const struct cylstm_compact_kernels *k = int8_of(t);
+    if (!k) return;
+    const size_t n = size_between(t, 1, 80, 64), all = round_up(n, INT8_GROUP),
+                 kind = size_between(t, 0, 9, 9); /* zeros, almost zeros, NaN, infinite; numbers */
+    float *x = guarded(t, "x", n * sizeof *x), most = 0;
+    uint8_t *codes = guarded(t, "codes", all);
+    const int zero = code_of_zero(k);
+    for (size_t j = 0; j < n; j++)
+        x[j] = (float)(fraction(t) * (kind == 0 ? 0 : kind == 1 ? 0x1p-121 : 4));
+    if (kind == 2) x[below(t, n)] = NAN;
+    if (kind == 3) x[below(t, n)] = -INFINITY;
+    for (size_t j = 0; j < n; j++) most = fmaxf(most, fabsf(x[j]));
+    describe(t, "%s: %zu numbers up to %g, kind %zu", k->name, n, most, kind);
+    float scale = 0;
+    CALL(t, scale = k->quantize(x, n, codes));
+    if (bench) return;
+    const int none = kind < 4;
+    const float by = none ? 0 : 127 / most, want = kind == 2 || kind == 3 ? NAN
+                                                   : none                 ? 0
+                                                                          : most / 127;
+    if (memcmp(&scale, &want, sizeof scale) && !(scale != scale && want != want))
+        fail(t, "the scale is %g, but should be %g", scale, want);
+    for (size_t j = 0; j < all; j++) {
+        const int code = (int)(signed char)(codes[j] - zero),
+                  truth = j < n && !none ? (int)lrintf(x[j] * by) : 0;
+        if (code != truth) fail(t, "code %zu is %d, but should be %d", j, code, truth);
+    }
+    memcpy(codes, before(t, codes), all);
+}

@@ -1,0 +1,136 @@
+/* kernels_lstm.c -- the LSTM cell, plain and by options, forward and backward. */
+#define _DEFAULT_SOURCE
+#include "kernels_truth.h"
+
+enum { LSTM_TAPE = 5, PEEPHOLES = 3, COUPLED_F = 1, COUPLED_I = 2 };
+
+/* Options, and weights of peepholes. */
+static void place_options(struct trial *t, struct cylstm_cell *cell)
+{
+    cell->options = draw_options(t, 1);
+    if (!cell->options || !chance(t, 2)) return;
+    cell->peep_row = cell->H + gap(t);
+    void *peep = guarded_reals(t, "peep", (PEEPHOLES - 1) * cell->peep_row + cell->H);
+    for (size_t gate = 0; gate < PEEPHOLES; gate++)
+        for (size_t u = 0; u < cell->H; u++)
+            put(t, peep, (ptrdiff_t)(gate * cell->peep_row + u), number(t, 0.25));
+    cell->peep = peep;
+}
+
+/* What gate `n` of i, f, o sees of c. */
+static struct near peephole(const struct trial *t, const struct cylstm_cell *cell, size_t n,
+                            size_t unit)
+{
+    const size_t at = n * cell->peep_row + unit;
+    return exactly(cell->peep && unit < cell->H ? get(t, cell->peep, (ptrdiff_t)at) : 0);
+}
+
+static void place_lstm(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const size_t padded = round_up(units, t->kernels->lanes);
+    p->columns = round_up(4 * units, t->kernels->lanes);
+    p->finish = t->kernels->cell[CYLSTM_LSTM_MATH][by_options(t)].forward;
+    p->cell = (struct cylstm_cell){.H = units,
+                                   .unit_vectors = PANEL_VECTORS,
+                                   .tape_vectors = LSTM_TAPE,
+                                   .c = place(t, "c", p->rows, padded),
+                                   .h = place(t, "h", p->rows, padded)};
+    fill(t, &p->cell.c, p->rows, units, padded, -2, 2);
+    if (below(t, 2)) p->cell.y = place(t, "y", p->rows, units);
+    if (below(t, 2)) p->cell.tape = place(t, "tape", p->rows, LSTM_TAPE * units);
+    place_options(t, &p->cell);
+}
+
+static void judge_lstm(struct trial *t, const struct cylstm_product *p, size_t row, size_t unit,
+                       const struct near *a)
+{
+    const struct cylstm_cell *cell = &p->cell;
+    const struct cylstm_options *o = cell->options ? cell->options : &plain_lstm;
+    const struct near c_prev =
+        exactly(get(t, before(t, row_of(t, &cell->c, row)), (ptrdiff_t)unit));
+    struct near a_i = a[0], a_f = a[1], a_o = a[3];
+    if (cell->peep) {
+        a_i = plus(t, a_i, times(t, peephole(t, cell, 0, unit), c_prev));
+        a_f = plus(t, a_f, times(t, peephole(t, cell, 1, unit), c_prev));
+    }
+    struct near i = gate_of(t, o, 0, a_i), f = gate_of(t, o, 0, a_f);
+    if (o->coupled == COUPLED_F) f = rest(t, i);
+    if (o->coupled == COUPLED_I) i = rest(t, f);
+    const struct near g = gate_of(t, o, 1, a[2]);
+    struct near c = plus(t, times(t, f, c_prev), times(t, i, g));
+    if (o->cell_clip != 0) c.is = clipped(c.is, -o->cell_clip, o->cell_clip);
+    if (cell->peep) a_o = plus(t, a_o, times(t, peephole(t, cell, 2, unit), c));
+    const struct near shows = gate_of(t, o, 0, a_o);
+    expect_unit(t, "c", &cell->c, row, unit, (ptrdiff_t)unit, c);
+    expect_h(t, cell, row, unit, times(t, shows, apply(t, &o->function[2], c)));
+    expect_vectors(t, "tape", &cell->tape, row, unit, cell->H,
+                   (const struct near[]){i, f, g, shows, c}, LSTM_TAPE);
+}
+
+static void place_lstm_back(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const size_t padded = round_up(units, t->kernels->lanes);
+    p->columns = units;
+    p->finish = t->kernels->cell[CYLSTM_LSTM_MATH][by_options(t)].backward;
+    p->cell = (struct cylstm_cell){.H = units,
+                                   .tape_vectors = LSTM_TAPE,
+                                   .tape = place(t, "tape", p->rows, LSTM_TAPE * units),
+                                   .dc = place(t, "dc", p->rows, padded),
+                                   .dgates = place(t, "dgates", p->rows, 4 * units)};
+    place_options(t, &p->cell);
+    const struct cylstm_options *o = p->cell.options ? p->cell.options : &plain_lstm;
+    fill(t, &p->cell.tape, p->rows, LSTM_TAPE * units, LSTM_TAPE * units, -2, 2); /* c */
+    for (size_t n = 0; n < 4; n++) fill_gates(t, p, n, o, n == 2);
+    for (size_t r = 0; r < p->rows && o->cell_clip != 0; r += 3) /* a cell that was clipped */
+        put(t, row_of(t, &p->cell.tape, r), (ptrdiff_t)(4 * units),
+            r % 2 ? o->cell_clip : -o->cell_clip);
+    fill(t, &p->cell.dc, p->rows, units, padded, -2, 2);
+    if (below(t, 2)) {
+        p->cell.c_prev = place(t, "c_prev", p->rows, units);
+        fill(t, &p->cell.c_prev, p->rows, units, units, -2, 2);
+    }
+    if (below(t, 2)) p->cell.h = place(t, "h", p->rows, padded);
+}
+
+static void judge_lstm_back(struct trial *t, const struct cylstm_product *p, size_t row,
+                            size_t unit, const struct near *sum)
+{
+    const struct cylstm_cell *cell = &p->cell;
+    const struct cylstm_options *options = cell->options ? cell->options : &plain_lstm;
+    const ptrdiff_t u = (ptrdiff_t)unit, H = (ptrdiff_t)cell->H;
+    struct near v[LSTM_TAPE];
+    for (ptrdiff_t n = 0; n < LSTM_TAPE; n++)
+        v[n] = exactly(u < H ? get(t, row_of(t, &cell->tape, row), n * H + u) : 0);
+    const struct near i = v[0], f = v[1], g = v[2], o = v[3], c = v[4], dh = sum[0],
+                      c_prev = read_unit(t, &cell->c_prev, row, u, cell->H),
+                      shown = apply(t, &options->function[2], c),
+                      da_o = times(t, times(t, dh, shown), gate_slope(t, options, 0, o.is)),
+                      dc_after = exactly(get(t, before(t, row_of(t, &cell->dc, row)), u));
+    struct near dc =
+        plus(t, dc_after, times(t, times(t, dh, o), slope(t, &options->function[2], shown)));
+    dc = plus(t, dc, times(t, peephole(t, cell, 2, unit), da_o));
+    if (options->cell_clip != 0 && fabsl(c.is) >= options->cell_clip) dc = exactly(0);
+    struct near di = times(t, dc, g), df = times(t, dc, c_prev);
+    if (options->coupled == COUPLED_F) di = minus(t, di, df), df = exactly(0);
+    if (options->coupled == COUPLED_I) df = minus(t, df, di), di = exactly(0);
+    const struct near da_i = times(t, di, gate_slope(t, options, 0, i.is)),
+                      da_f = times(t, df, gate_slope(t, options, 0, f.is)),
+                      da_g = times(t, times(t, dc, i), gate_slope(t, options, 1, g.is));
+    struct near dc_prev = times(t, dc, f);
+    dc_prev = plus(t, dc_prev, times(t, peephole(t, cell, 0, unit), da_i));
+    dc_prev = plus(t, dc_prev, times(t, peephole(t, cell, 1, unit), da_f));
+    expect_unit(t, "dc", &cell->dc, row, unit, u, dc_prev);
+    if (cell->h.base) expect_unit(t, "h", &cell->h, row, unit, u, times(t, o, shown));
+    struct near want[4];
+    size_t count = 0; /* a coupled cell has three */
+    if (options->coupled != COUPLED_I) want[count++] = da_i;
+    if (options->coupled != COUPLED_F) want[count++] = da_f;
+    want[count++] = da_g;
+    want[count++] = da_o;
+    expect_vectors(t, "dgates", &cell->dgates, row, unit, cell->H, want, count);
+}
+
+const struct ending
+    lstm = {.gates = 4, .pads = 1, .grain = 0.125, .place = place_lstm, .judge = judge_lstm},
+    lstm_back = {
+        .gates = 1, .pads = 1, .grain = 0.125, .place = place_lstm_back, .judge = judge_lstm_back};

@@ -1,0 +1,225 @@
+/* kernels_truth.h -- the arithmetic of cells in long double, each number with what the kernel's may be
+ * off by: the checks of cells are their equations and nothing else.
+ *
+ * `within` follows from the kernels' roundings, each at most epsilon / 2 of its result, and from the
+ * three units in the last place that sigmoid and tanh may be off by. A fused multiply-add rounds less
+ * often than what is counted here.
+ */
+#ifndef KERNELS_TRUTH_H
+#define KERNELS_TRUTH_H
+
+#include "kernels_check.h"
+
+static inline struct near exactly(long double x) { return (struct near){x, 0}; }
+
+/* A result of one more rounding. */
+static inline struct near rounded(const struct trial *t, long double x, long double within)
+{
+    return (struct near){x, within + epsilon(t) / 2 * fabsl(x) + smallest(t)};
+}
+
+static inline struct near plus(const struct trial *t, struct near a, struct near b)
+{
+    return rounded(t, a.is + b.is, a.within + b.within);
+}
+
+static inline struct near minus(const struct trial *t, struct near a, struct near b)
+{
+    return rounded(t, a.is - b.is, a.within + b.within);
+}
+
+static inline struct near times(const struct trial *t, struct near a, struct near b)
+{
+    return rounded(t, a.is * b.is,
+                   fabsl(a.is) * b.within + fabsl(b.is) * a.within + a.within * b.within);
+}
+
+/* 1 - a */
+static inline struct near rest(const struct trial *t, struct near a)
+{
+    return minus(t, exactly(1), a);
+}
+
+/* ------------------------------------------------------------- activations and their slopes */
+
+static inline long double sigmoid(long double x) { return 1 / (1 + expl(-x)); }
+
+static inline long double clipped(long double x, long double low, long double high)
+{
+    return x < low ? low : x > high ? high : x;
+}
+
+static inline long double value_of(const struct cylstm_function *f, long double x)
+{
+    const long double a = f->alpha, b = f->beta;
+    switch (f->type) {
+    case FUNCTION_SIGMOID: return sigmoid(x);
+    case FUNCTION_RELU: return fmaxl(x, 0);
+    case FUNCTION_HARD_SIGMOID: return clipped(a * x + b, 0, 1);
+    case FUNCTION_SOFTSIGN: return x / (1 + fabsl(x));
+    case FUNCTION_SOFTPLUS: return log1pl(expl(x));
+    case FUNCTION_AFFINE: return a * x + b;
+    case FUNCTION_LEAKY_RELU: return x < 0 ? a * x : x;
+    case FUNCTION_THRESHOLDED_RELU: return x > a ? x : 0;
+    case FUNCTION_SCALED_TANH: return a * tanhl(b * x);
+    case FUNCTION_ELU: return x < 0 ? a * expm1l(x) : x;
+    default: return tanhl(x);
+    }
+}
+
+/* f(x). Its slope is nowhere more than `steepest`. */
+static inline struct near apply(const struct trial *t, const struct cylstm_function *f,
+                                struct near x)
+{
+    const long double a = f->alpha, b = f->beta, e = epsilon(t), y = value_of(f, x.is),
+                      line = a * x.is + b,
+                      line_in = fabsl(a) * x.within + e * (fabsl(line) + fabsl(b));
+    long double steepest = 1, own = 3 * e * fabsl(y) + smallest(t);
+    switch (f->type) {
+    case FUNCTION_SIGMOID: steepest = 0.25L; break;
+    case FUNCTION_RELU: own = 0; break;
+    case FUNCTION_HARD_SIGMOID:
+        if (line > 1 + line_in || line < -line_in) return exactly(y); /* at an end for sure */
+        return (struct near){y, line_in};
+    case FUNCTION_SOFTPLUS: own = 8 * e * (1 + fabsl(y)); break;
+    case FUNCTION_AFFINE: return (struct near){y, line_in + smallest(t)};
+    case FUNCTION_LEAKY_RELU: steepest = fmaxl(1, a); break;
+    case FUNCTION_THRESHOLDED_RELU: /* steps from 0 to a */
+        own = fabsl(x.is - a) <= x.within ? a : 0;
+        break;
+    case FUNCTION_SCALED_TANH:
+        steepest = a * b;
+        own = 4 * e * fabsl(y) + smallest(t);
+        break;
+    case FUNCTION_ELU:
+        steepest = fmaxl(1, a);
+        own = 7 * e * fabsl(y) + smallest(t);
+        break;
+    default: break;
+    }
+    return (struct near){y, steepest * x.within + own};
+}
+
+/* f'(x) of y = f(x). */
+static inline struct near slope(const struct trial *t, const struct cylstm_function *f,
+                                struct near y)
+{
+    const long double e = epsilon(t);
+    const struct near one = exactly(1), a = exactly(f->alpha), size = {fabsl(y.is), y.within};
+    switch (f->type) {
+    case FUNCTION_SIGMOID: return times(t, y, rest(t, y));
+    case FUNCTION_RELU: return exactly(y.is > 0);
+    case FUNCTION_HARD_SIGMOID:
+        if (y.within > 0 && (fabsl(y.is) <= y.within || fabsl(y.is - 1) <= y.within))
+            return (struct near){a.is / 2, a.is / 2}; /* either */
+        return exactly(y.is > 0 && y.is < 1 ? a.is : 0);
+    case FUNCTION_SOFTSIGN: return times(t, rest(t, size), rest(t, size));
+    case FUNCTION_SOFTPLUS: return (struct near){-expm1l(-y.is), y.within + 7 * e};
+    case FUNCTION_AFFINE: return a;
+    case FUNCTION_LEAKY_RELU: return exactly(y.is > 0 ? 1 : a.is);
+    case FUNCTION_THRESHOLDED_RELU: return exactly(y.is != 0);
+    case FUNCTION_SCALED_TANH: {
+        const struct near square = times(t, y, y),
+                          share = rounded(t, square.is / a.is, square.within / a.is);
+        return times(t, exactly(f->beta), minus(t, a, share));
+    }
+    case FUNCTION_ELU: return y.is > 0 ? one : plus(t, y, a);
+    default: return rest(t, times(t, y, y));
+    }
+}
+
+/* --------------------------------------------------------------------------- options */
+
+static const struct cylstm_options plain_lstm = {
+    .function = {{FUNCTION_SIGMOID, 0, 0}, {FUNCTION_TANH, 0, 0}, {FUNCTION_TANH, 0, 0}}};
+
+/* Half of the trials are of the plain cell, which has none. */
+static inline int by_options(const struct trial *t) { return t->seed / 2 % 2 != 0; }
+
+/* `coupled` too: of an LSTM. NULL: none. */
+static inline const struct cylstm_options *draw_options(struct trial *t, int coupled)
+{
+    if (!by_options(t)) return NULL;
+    struct cylstm_options *o = guarded(t, "options", sizeof *o);
+    *o = (struct cylstm_options){0};
+    for (int n = 0; n < 3; n++) { /* numbers that float32 holds */
+        o->function[n].type = FUNCTION_SIGMOID + (int)below(t, FUNCTION_ELU);
+        o->function[n].alpha = (float)number_between(t, 0.25, 1.25);
+        o->function[n].beta = (float)number_between(t, 0.25, 1.25);
+    }
+    if (coupled) o->coupled = (int)below(t, 3);
+    if (chance(t, 2)) o->clip = 0.5 + 0.25 * (double)below(t, 4);
+    if (chance(t, 2)) o->cell_clip = 0.5 + 0.25 * (double)below(t, 4);
+    return o;
+}
+
+/* What a gate's activation makes of a pre-activation, and the slope of both behind the clip. */
+static inline struct near gate_of(const struct trial *t, const struct cylstm_options *o,
+                                  int function, struct near a)
+{
+    if (o->clip != 0) a.is = clipped(a.is, -o->clip, o->clip);
+    return apply(t, &o->function[function], a);
+}
+
+static inline struct near gate_slope(const struct trial *t, const struct cylstm_options *o,
+                                     int function, long double y)
+{
+    const struct cylstm_function *f = &o->function[function];
+    const struct near all = slope(t, f, exactly(y));
+    if (o->clip == 0) return all;
+    const struct near low = apply(t, f, exactly(-o->clip)), high = apply(t, f, exactly(o->clip));
+    for (int n = 0; n < 2; n++) { /* the kernel's own limit may be either side of y */
+        const struct near limit = n ? high : low;
+        if (limit.within > 0 && fabsl(y - limit.is) <= limit.within)
+            return (struct near){all.is / 2, fabsl(all.is) * (0.5L + epsilon(t)) + all.within};
+    }
+    return y > low.is && y < high.is ? all : exactly(0);
+}
+
+/* Results of an activation in vector `n` of the tape. */
+static inline void fill_gates(struct trial *t, const struct cylstm_product *p, size_t n,
+                              const struct cylstm_options *o, int function)
+{
+    const ptrdiff_t H = (ptrdiff_t)p->cell.H;
+    for (size_t r = 0; r < p->rows; r++)
+        for (ptrdiff_t u = 0; u < H; u++) {
+            const long double a = number_between(t, -2, 2);
+            const struct near y = gate_of(t, o, function, exactly(chance(t, 9) ? 0 : a));
+            put(t, row_of(t, &p->cell.tape, r), (ptrdiff_t)n * H + u, (double)y.is);
+        }
+}
+
+/* --------------------------------------------------------------------------- operands */
+
+/* An operand that is there, or NULL, which means zeros; and zero past the last unit. */
+static inline struct near read_unit(struct trial *t, const struct cylstm_rows *m, size_t row,
+                                    ptrdiff_t u, size_t H)
+{
+    return exactly(m->base && u < (ptrdiff_t)H ? get(t, row_of(t, m, row), u) : 0);
+}
+
+static inline void expect_unit(struct trial *t, const char *what, const struct cylstm_rows *m,
+                               size_t row, size_t unit, ptrdiff_t index, struct near truth)
+{
+    expect(t, what, row, unit, row_of(t, m, row), index, truth.is, truth.within);
+}
+
+/* h_t, and what it is copied to. */
+static inline void expect_h(struct trial *t, const struct cylstm_cell *cell, size_t row,
+                            size_t unit, struct near h)
+{
+    expect_unit(t, "h", &cell->h, row, unit, (ptrdiff_t)unit, h);
+    if (cell->y.base && unit < cell->H)
+        expect_unit(t, "y", &cell->y, row, unit, (ptrdiff_t)unit, h);
+}
+
+/* Vectors of H on a row of the tape, or of dgates. */
+static inline void expect_vectors(struct trial *t, const char *what, const struct cylstm_rows *m,
+                                  size_t row, size_t unit, size_t H, const struct near *truth,
+                                  size_t count)
+{
+    for (size_t n = 0; n < count && m->base && unit < H; n++)
+        expect_unit(t, what, m, row, unit, (ptrdiff_t)(n * H + unit), truth[n]);
+}
+
+#endif
