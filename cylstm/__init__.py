@@ -1,6 +1,6 @@
 """cylstm: recurrent layers on a CPU, NumPy arrays in and out, forward and backward."""
 
-from . import losses, optim, steps
+from . import losses, optim, plot, steps
 from ._core import Gradients, Stream, Tape
 from .config import get_num_threads, set_num_threads, show_config, threads
 from .convert import from_keras, from_torch, inspect, load
@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "losses",
     "optim",
+    "plot",
     "quantize",
     "save",
     "set_num_threads",

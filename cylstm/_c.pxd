@@ -115,6 +115,8 @@ cdef extern from "cylstm.h" nogil:
         ptrdiff_t dy_t, dy_b
         const void *dh_n
         const void *dc_n
+        const void *dcells
+        const void *dgates
         void *dx
         ptrdiff_t dx_t, dx_b
         void *dh_0

@@ -181,12 +181,16 @@ class Tape:
     def gates(self) -> _Array: ...
     @property
     def cells(self) -> _Array | Any: ...
+    @property
+    def directions(self) -> int: ...
     def backward(
         self,
         dy: ArrayLike | None = None,
         dh_n: ArrayLike | None = None,
         dc_n: ArrayLike | None = None,
         *,
+        dcells: ArrayLike | None = None,
+        dgates: ArrayLike | None = None,
         threads: int | None = None,
         need_x: bool = True,
     ) -> Gradients: ...

@@ -37,6 +37,7 @@ cdef class Tape:
     gates : read-only array (L*D, T, B, G, H), the gates of every step (of an LSTM i, f, g, o) after
         their activations; unbatched without B
     cells : read-only array (L*D, T, B, H), c of every step; None for a cell without it
+    directions : int, D
 
     gates and cells are time-major whatever `batch_first` says, and zero past each length.
     """
@@ -46,6 +47,7 @@ cdef class Tape:
     cdef Memory memory
     cdef object wrap
     cdef readonly object y, h_n, c_n, gates, cells
+    cdef readonly int directions
 
     def __cinit__(self, Packed packed not None, wrap, x, states, lengths, threads,
                   bint batch_first, double dropout, draw_key):
@@ -76,7 +78,7 @@ cdef class Tape:
                                          dims.typenum))
         if not p.batched:
             view = view[:, :, 0]
-        self.gates = view[..., :gates, :]
+        self.gates, self.directions = view[..., :gates, :], dims.D
         self.y, self.h_n = _frozen(p.y), _frozen(p.states_n[0])
         if dims.cell.states > 1:
             self.cells, self.c_n = view[..., vectors - 1, :], _frozen(p.states_n[1])
@@ -85,8 +87,10 @@ cdef class Tape:
         states = "" if self.c_n is None else f", c_n={self.c_n.shape}"
         return f"Tape(y={self.y.shape}, h_n={self.h_n.shape}{states})"
 
-    def backward(self, dy=None, dh_n=None, dc_n=None, *, threads=None, bint need_x=True):
-        """Return the exact gradients of a loss, given those with respect to y, h_n and c_n.
+    def backward(self, dy=None, dh_n=None, dc_n=None, *, dcells=None, dgates=None, threads=None,
+                 bint need_x=True):
+        """Return the exact gradients of a loss, given those with respect to y, h_n and c_n, and to
+        what the tape shows, cells and gates.
 
         May be called again, with the same or other gradients: the tape is not consumed. The weights
         are those that the forward pass ran with, whatever the LSTM holds by now.
@@ -95,6 +99,11 @@ cdef class Tape:
         ----------
         dy : array of the shape of y, or None for zeros. Values past a length are ignored.
         dh_n, dc_n : arrays of the shapes of h_n and c_n, or None for zeros
+        dcells : array of the shape of `cells`, or None for zeros
+            What the loss makes of c_t itself, beside what follows from it.
+        dgates : array of the shape of `gates`, or None for zeros
+            Likewise of the gates as `gates` shows them, after their activations; of a coupled pair
+            either may be given its part. Both are time-major, and ignored past a length.
         threads : int or None
         need_x : bool
             False leaves out the gradient of x, which then is None; it is a quarter to a third of
@@ -107,7 +116,8 @@ cdef class Tape:
         Raises
         ------
         ValueError
-            All three gradients are None, or one has the wrong shape.
+            All gradients are None, or one has the wrong shape, or belongs to a c that a cell
+            does not have.
         TypeError
             A gradient has the wrong dtype or byte order.
         """
@@ -117,13 +127,16 @@ cdef class Tape:
         cdef _c.cylstm_context ctx
         cdef int n = _threads(threads)
         cdef cnp.ndarray dy_rows, dh_whole = None, dc_whole = None, dx = None, dweights
-        if dy is None and dh_n is None and dc_n is None:
-            raise ValueError("backward was given no gradient: expected dy, dh_n or dc_n")
-        if dc_n is not None and dims.cell.states == 1:
-            raise ValueError(f"dc_n was given to the tape of a {dims.name}, which has no c; "
-                             "expected None")
+        cdef cnp.ndarray dcells_whole, dgates_whole
+        if dy is None and dh_n is None and dc_n is None and dcells is None and dgates is None:
+            raise ValueError("backward was given no gradient: expected dy, dh_n, dc_n, dcells or "
+                             "dgates")
+        for name, given in (("dc_n", dc_n), ("dcells", dcells)):
+            if given is not None and dims.cell.states == 1:
+                raise ValueError(f"{name} was given to the tape of a {dims.name}, which has no c; "
+                                 "expected None")
         cdef tuple outer = p.state_outer()
-        g.dy = g.dh_n = g.dc_n = g.dx = NULL
+        g.dy = g.dh_n = g.dc_n = g.dcells = g.dgates = g.dx = NULL
         g.dy_t = g.dy_b = g.dx_t = g.dx_b = 0
         if dy is not None:
             dy_rows = _check(dy, "dy", dims, p.outer(dims.D * dims.R))
@@ -135,6 +148,12 @@ cdef class Tape:
         if dc_n is not None:
             dc_whole = _check_whole(dc_n, "dc_n", dims, (*outer, dims.H))
             g.dc_n = cnp.PyArray_DATA(dc_whole)
+        if dcells is not None:
+            dcells_whole = _check_whole(dcells, "dcells", dims, self.cells.shape)
+            g.dcells = cnp.PyArray_DATA(dcells_whole)
+        if dgates is not None:
+            dgates_whole = _check_whole(dgates, "dgates", dims, self.gates.shape)
+            g.dgates = cnp.PyArray_DATA(dgates_whole)
         cdef list dstates = dims.new_states(outer)
         new = np.zeros if p.B == 0 or p.T == 0 else np.empty
         dweights = new(_c.cylstm_raw_count(&dims.c), dims.dtype)

@@ -88,12 +88,12 @@ class LSTM:
         return (h, c), np.stack([i, f, g, o], axis=1)
 
     def backward(
-        self, w: Weights, x: Array, state: State, gates: Array, dnew: State
+        self, w: Weights, x: Array, state: State, gates: Array, dnew: State, dgates: Array
     ) -> tuple[Array, State, Weights]:
         """The gradients with respect to x, the state and the weights, from that of the new state.
 
         x and the state are what the step was given and ``gates`` what it computed; its new c
-        follows from them.
+        follows from them. ``dgates`` (B, G, H) is what a loss says of the gates themselves.
         """
         (h, c), (dh_new, dc_new) = state, dnew
         i, f, g, o = (gates[:, k] for k in range(4))
@@ -104,12 +104,12 @@ class LSTM:
         else:  # h_new = W_hr (o * tanh(c_new))
             dhr, do_tanh_c = dh_new.T @ (o * tanh_c), dh_new @ w.hr
 
-        do = do_tanh_c * tanh_c
+        do = do_tanh_c * tanh_c + dgates[:, 3]
         dc_new = dc_new + do_tanh_c * o * (1 - tanh_c**2)  # tanh' = 1 - tanh^2
 
-        di = dc_new * g  # c_new = f * c + i * g
-        df = dc_new * c
-        dg = dc_new * i
+        di = dc_new * g + dgates[:, 0]  # c_new = f * c + i * g
+        df = dc_new * c + dgates[:, 1]
+        dg = dc_new * i + dgates[:, 2]
         dc = dc_new * f
 
         da = np.concatenate(  # sigmoid' = sigmoid * (1 - sigmoid)
@@ -150,7 +150,7 @@ class GRU:
         return ((1 - z) * n + z * h,), np.stack([r, z, n], axis=1)
 
     def backward(
-        self, w: Weights, x: Array, state: State, gates: Array, dnew: State
+        self, w: Weights, x: Array, state: State, gates: Array, dnew: State, dgates: Array
     ) -> tuple[Array, State, Weights]:
         """As of the LSTM."""
         (h,), (dh_new,) = state, dnew
@@ -158,17 +158,17 @@ class GRU:
         r, z, n = (gates[:, k] for k in range(3))
         hh_n = w.hh[2 * H :]
 
-        dz = dh_new * (h - n)  # h_new = (1 - z) * n + z * h
-        da_n = dh_new * (1 - z) * (1 - n**2)
+        dz = dh_new * (h - n) + dgates[:, 1]  # h_new = (1 - z) * n + z * h
+        da_n = (dh_new * (1 - z) + dgates[:, 2]) * (1 - n**2)
         dh = dh_new * z
         if self.reset_after:  # a_n = x_n + r * q
             dq = da_n * r
-            dr = da_n * (h @ hh_n.T + w.b_hh[2 * H :])
+            dr = da_n * (h @ hh_n.T + w.b_hh[2 * H :]) + dgates[:, 0]
             dh = dh + dq @ hh_n
             dhh_n, db_n = dq.T @ h, dq.sum(axis=0)
         else:  # a_n = x_n + W_hn (r * h) + b_hn
             dm = da_n @ hh_n
-            dr = dm * h
+            dr = dm * h + dgates[:, 0]
             dh = dh + dm * r
             dhh_n, db_n = da_n.T @ (r * h), da_n.sum(axis=0)
 
@@ -201,11 +201,11 @@ class RNN:
         return (h,), h[:, None]
 
     def backward(
-        self, w: Weights, x: Array, state: State, gates: Array, dnew: State
+        self, w: Weights, x: Array, state: State, gates: Array, dnew: State, dgates: Array
     ) -> tuple[Array, State, Weights]:
         """As of the LSTM."""
         (h,), (dh_new,), h_new = state, dnew, gates[:, 0]
-        da = dh_new * (h_new > 0 if self.relu else 1 - h_new**2)
+        da = (dh_new + dgates[:, 0]) * (h_new > 0 if self.relu else 1 - h_new**2)
         db = da.sum(axis=0)
         return da @ w.ih, (da @ w.hh,), Weights(da.T @ x, da.T @ h, db, db, None)
 
@@ -296,9 +296,11 @@ def layer_backward(
     gates: Array,
     dy: Array,
     dstate: State,
+    dcells: Array,
+    dgates: Array,
 ) -> tuple[Array, State, Weights]:
-    """The gradients with respect to x, the first state and the weights, from dy and that of the
-    last state.
+    """The gradients with respect to x, the first state and the weights, from dy, that of the last
+    state, and those of all c (T, B, H) and all gates (T, B, G, H).
 
     Time runs backwards, and dstate is the gradient of the state between two steps.
     """
@@ -310,8 +312,10 @@ def layer_backward(
         before = [s[t - 1] for s in states] if t > 0 else state_0
         dnew = [d[on] for d in dstate]
         dnew[0] = dnew[0] + dy[t, on]  # h_t went out as y_t and into the next step: both add
+        if cell.states > 1:
+            dnew[1] = dnew[1] + dcells[t, on]
         dx[t, on], dbefore, dw_t = cell.backward(
-            w, x[t, on], tuple(s[on] for s in before), gates[t, on], tuple(dnew)
+            w, x[t, on], tuple(s[on] for s in before), gates[t, on], tuple(dnew), dgates[t, on]
         )
         for d, new in zip(dstate, dbefore, strict=True):
             d[on] = new
@@ -450,10 +454,15 @@ def forward(
 
 
 def backward(
-    tape: Tape, dy: Array | None = None, dh_n: Array | None = None, dc_n: Array | None = None
+    tape: Tape,
+    dy: Array | None = None,
+    dh_n: Array | None = None,
+    dc_n: Array | None = None,
+    dcells: Array | None = None,
+    dgates: Array | None = None,
 ) -> Grads:
     """The gradients of a loss with respect to everything `forward` was given, from those with
-    respect to its results.
+    respect to its results, and to the cells and gates of its tape.
 
     A gradient left out is zero; one that is given has the shape of the result it belongs to.
     """
@@ -462,6 +471,8 @@ def backward(
         np.zeros_like(s) if d is None else d if tape.batched else d[:, None]
         for d, s in zip((dh_n, dc_n), tape.states_0, strict=False)
     ]
+    dcells = np.zeros_like(tape.gates[..., 0, :]) if dcells is None else dcells
+    dgates = np.zeros_like(tape.gates) if dgates is None else dgates
     dx = time_major(dy, tape.batch_first, tape.batched)  # of the output of the layer at hand
     L, D, _, _ = describe(tape.weights, tape.cell)
     n = tape.lengths
@@ -486,6 +497,8 @@ def backward(
                 along(way, tape.gates[k], n),
                 along(way, dys[d], n),
                 tuple(s[k] for s in dstates_n),
+                along(d, dcells[k], n),
+                along(d, dgates[k], n),
             )
             for ds_0, ds in zip(dstates_0, dstate, strict=True):
                 ds_0[k] = ds

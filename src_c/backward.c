@@ -246,6 +246,11 @@ static void place_walks(struct backward *b, const struct cylstm_gradients *grads
         }
         p->tape = walk(b, d, TAPE, seq->tape->cells, (ptrdiff_t)(n * seq->T * B) * cells,
                        (ptrdiff_t)B * cells, cells);
+        const ptrdiff_t gates = (ptrdiff_t)(p->l.kind->shape.tape_gates * H),
+                        before = (ptrdiff_t)(n * seq->T * B), units = (ptrdiff_t)H;
+        p->dcells = walk(b, d, DCELLS, grads->dcells, before * units, (ptrdiff_t)B * units, units);
+        p->dgates = walk(b, d, DGATES, grads->dgates, before * gates, (ptrdiff_t)B * gates, gates);
+        p->l.any |= grads->dcells || grads->dgates; /* the cells that know of them */
         if (seq->h_0) p->h_0 = cylstm_at(seq->h_0, (size_t)size, (ptrdiff_t)(n * B * p->l.R));
         if (seq->c_0) p->c_0 = cylstm_at(seq->c_0, (size_t)size, (ptrdiff_t)(n * B * H));
     }

@@ -11,6 +11,7 @@ struct backward_pass {
     struct cylstm_layer l;
     struct cylstm_walk x, h; /* inputs (T, B, I) and own outputs (T, B, D*R), as forward saw them */
     struct cylstm_walk tape; /* (T, B, tape) */
+    struct cylstm_walk dcells, dgates; /* (T, B, H), (T, B, gates), base may be NULL */
     struct cylstm_walk dy, dx; /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
     void *h_0, *c_0;           /* (B, R), (B, H), in batch order; may be NULL */
     void *dh;                  /* (B, R) padded: dh_n, then the cell's own part of the dh before */
@@ -19,7 +20,7 @@ struct backward_pass {
 };
 
 /* Arrays that have a walk; inner arrays are all alike. */
-enum { X, INNER, Y, TAPE, DY, DX, ARRAYS };
+enum { X, INNER, Y, TAPE, DY, DX, DCELLS, DGATES, ARRAYS };
 
 struct backward {
     struct cylstm_call call;

@@ -10,6 +10,8 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
     struct cylstm_cell cell = cylstm_start_cell(l, gates);
     cell.unit_vectors = 1; /* dh is one vector of each unit */
     cell.tape = cylstm_walk_rows(&p->tape, size, r0, s);
+    cell.given_gates = cylstm_walk_rows(&p->dgates, size, r0, s);
+    cell.given_c = cylstm_walk_rows(&p->dcells, size, r0, s);
     cell.dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat);
     if (p->dc) {
         cell.dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r0);

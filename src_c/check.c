@@ -128,6 +128,8 @@ void cylstm_check_backward(const struct cylstm_context *ctx, const struct cylstm
     ASSERT(!grads->dy || is_real(ctx, grads->dy));
     ASSERT(!grads->dh_n || is_real(ctx, grads->dh_n));
     ASSERT(!grads->dc_n || is_real(ctx, grads->dc_n));
+    ASSERT(!grads->dcells || is_real(ctx, grads->dcells));
+    ASSERT(!grads->dgates || is_real(ctx, grads->dgates));
     ASSERT(is_real(ctx, grads->dh_0) && is_real(ctx, grads->dweights));
     ASSERT(cylstm_find_cell(dims).states == 2 ? is_real(ctx, grads->dc_0) : !grads->dc_0);
     if (!grads->dx) return;

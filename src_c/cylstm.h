@@ -318,7 +318,10 @@ struct cylstm_gradients {
     const void *dy; /* (T, B, D*R) or NULL for zeros; ignored past each length */
     ptrdiff_t dy_t, dy_b;
     const void *dh_n, *dc_n; /* (L*D, B, R), (L*D, B, H) or NULL for zeros */
-    void *dx;                /* (T, B, I), set to 0 past each length */
+    /* (L*D, T, B, H), (L*D, T, B, tape_gates, H), of what is on the tape: c, and the gates after their
+     * activations; or NULL for zeros, and ignored past each length */
+    const void *dcells, *dgates;
+    void *dx; /* (T, B, I), set to 0 past each length */
     ptrdiff_t dx_t, dx_b;
     void *dh_0, *dc_0; /* (L*D, B, R), (L*D, B, H) */
     void *dweights;    /* cylstm_raw_count reals, in the order of the raw weights */

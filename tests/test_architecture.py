@@ -31,7 +31,7 @@ PYTHON_LEVELS = [
     {"layers", "linear", "embedding", "parameter"},
     {"steps"},
     {"sequential"},
-    {"losses", "optimizer", "files", "quantization", "threadpoolctl", "torch"},
+    {"losses", "optimizer", "files", "plot", "quantization", "threadpoolctl", "torch"},
     {"optim"},
     {"convert"},
     {"cli"},

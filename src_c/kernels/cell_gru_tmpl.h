@@ -59,10 +59,13 @@ ALWAYS_INLINE void gru_backward_by(const struct cylstm_cell *cell, size_t panel,
             const vf n = v_load_n(tape_row + 2 * H + u, m), q = v_load_n(tape_row + 3 * H + u, m);
             const vf h_prev = h_prev_row ? v_load_n(h_prev_row + u, m) : v_zero();
             const vf dh = v_load(dh_rows + v * VL);
-            const vf da_n = v_mul(v_mul(dh, v_sub(one, z)), squash_slope(o, 1, n));
+            const vf dn = given_too(o, cell, k, 2, u, v_mul(dh, v_sub(one, z)));
+            const vf dz = given_too(o, cell, k, 1, u, v_mul(dh, v_sub(h_prev, n)));
+            const vf da_n = v_mul(dn, squash_slope(o, 1, n));
+            const vf dr = given_too(o, cell, k, 0, u, v_mul(da_n, q));
             real *dgates = dgates_row + u;
-            v_store_n(dgates, v_mul(v_mul(da_n, q), gate_slope(o, r)), m);
-            v_store_n(dgates + H, v_mul(v_mul(dh, v_sub(h_prev, n)), gate_slope(o, z)), m);
+            v_store_n(dgates, v_mul(dr, gate_slope(o, r)), m);
+            v_store_n(dgates + H, v_mul(dz, gate_slope(o, z)), m);
             v_store_n(dgates + 2 * H, da_n, m);
             v_store_n(dgates + 3 * H, v_mul(da_n, r), m);
             v_store(dh_prev_row + u, v_mul(dh, z));
@@ -112,7 +115,8 @@ ALWAYS_INLINE void gru_gates_backward_by(const struct cylstm_cell *cell, size_t 
             const size_t n = valid(u, H);
             const vf r = v_load_n(tape + u, n), dm = v_load(dm_rows + v * VL);
             const vf h_prev = h_prev_row ? v_load_n(h_prev_row + u, n) : v_zero();
-            v_store_n(dgates + u, v_mul(v_mul(dm, h_prev), gate_slope(o, r)), n);
+            const vf dr = given_too(o, cell, k, 0, u, v_mul(dm, h_prev));
+            v_store_n(dgates + u, v_mul(dr, gate_slope(o, r)), n);
             v_store(dh_prev + u, v_fma(dm, r, v_load(dh_prev + u)));
             v_store(row_of(&cell->h, k) + u, v_mul(r, h_prev));
         }
@@ -155,10 +159,11 @@ ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, siz
             const size_t m = valid(u, H);
             const vf z = v_load_n(tape + H + u, m), n = v_load_n(tape + 2 * H + u, m);
             const vf h_prev = h_prev_row ? v_load_n(h_prev_row + u, m) : v_zero();
-            const vf dh = v_load(dh_rows + v * VL), dz = v_mul(dh, v_sub(h_prev, n));
+            const vf dh = v_load(dh_rows + v * VL);
+            const vf dz = given_too(o, cell, k, 1, u, v_mul(dh, v_sub(h_prev, n)));
+            const vf dn = given_too(o, cell, k, 2, u, v_mul(dh, v_sub(one, z)));
             v_store_n(dgates + H + u, v_mul(dz, gate_slope(o, z)), m);
-            v_store_n(dgates + 2 * H + u, v_mul(v_mul(dh, v_sub(one, z)), squash_slope(o, 1, n)),
-                      m);
+            v_store_n(dgates + 2 * H + u, v_mul(dn, squash_slope(o, 1, n)), m);
             v_store(row_of(&cell->dh_prev, k) + u, v_mul(dh, z));
         }
     }

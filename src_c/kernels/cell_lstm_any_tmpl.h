@@ -73,19 +73,23 @@ static void lstm_backward_any(const struct cylstm_cell *cell, size_t panel, size
             const vf c = v_load_n(tape_row + 4 * H + u, n), dh = v_load(dh_rows + v * VL);
             const vf c_prev = c_prev_row ? v_load_n(c_prev_row + u, n) : v_zero();
             const vf shown = v_activate(&options->function[2], c);
-            const vf da_o = v_mul(v_mul(dh, shown), v_gate_slope(options, 0, o));
+            const vf d_o = given_too(options, cell, k, 3, u, v_mul(dh, shown));
+            const vf da_o = v_mul(d_o, v_gate_slope(options, 0, o));
             vf dc = v_fma(v_mul(dh, o), v_slope(&options->function[2], shown), v_load(dc_row + u));
             if (cell->peep) dc = v_fma(peephole(cell, 2, u, n), da_o, dc);
+            if (cell->given_c.base) dc = v_add(dc, v_load_n(row_of(&cell->given_c, k) + u, n));
             if (options->cell_clip != 0) {
                 const vf limit = v_set1((real)options->cell_clip);
                 dc = v_mul(dc, v_unclipped(c, v_sub(v_zero(), limit), limit));
             }
-            vf di = v_mul(dc, g), df = v_mul(dc, c_prev);
+            vf di = given_too(options, cell, k, 0, u, v_mul(dc, g));
+            vf df = given_too(options, cell, k, 1, u, v_mul(dc, c_prev));
+            const vf dg = given_too(options, cell, k, 2, u, v_mul(dc, i));
             if (options->coupled == COUPLED_F) di = v_sub(di, df), df = v_zero();
             if (options->coupled == COUPLED_I) df = v_sub(df, di), di = v_zero();
             const vf da_i = v_mul(di, v_gate_slope(options, 0, i));
             const vf da_f = v_mul(df, v_gate_slope(options, 0, f));
-            const vf da_g = v_mul(v_mul(dc, i), v_gate_slope(options, 1, g));
+            const vf da_g = v_mul(dg, v_gate_slope(options, 1, g));
             vf dc_prev = v_mul(dc, f);
             if (cell->peep) {
                 dc_prev = v_fma(peephole(cell, 0, u, n), da_i, dc_prev);

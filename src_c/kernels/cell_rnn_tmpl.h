@@ -33,7 +33,8 @@ ALWAYS_INLINE void rnn_backward_by(const struct cylstm_cell *cell, size_t panel,
         const real *tape_row = row_of(&cell->tape, k);
         real *dgates_row = row_of(&cell->dgates, k);
         for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v++, u += VL) {
-            const vf h = v_load_n(tape_row + u, valid(u, H)), dh = v_load(dh_rows + v * VL);
+            const vf h = v_load_n(tape_row + u, valid(u, H));
+            const vf dh = given_too(o, cell, k, 0, u, v_load(dh_rows + v * VL));
             v_store_n(dgates_row + u, v_mul(dh, squash_slope(o, 0, h)), valid(u, H));
         }
     }

@@ -35,3 +35,12 @@ ALWAYS_INLINE vf squash_slope(const struct cylstm_options *o, int function, vf y
     { \
         NAME##_by(cell, panel, row, rows, sums, cell->options); \
     }
+
+/* With options: what a loss says of gate `gate` on the tape, beside what it does to h and c. */
+ALWAYS_INLINE vf given_too(const struct cylstm_options *o, const struct cylstm_cell *cell, size_t k,
+                           size_t gate, size_t u, vf d)
+{
+    if (!o || !cell->given_gates.base) return d;
+    const real *row = row_of(&cell->given_gates, k) + gate * cell->H;
+    return v_add(d, v_load_n(row + u, valid(u, cell->H)));
+}

@@ -133,7 +133,10 @@ struct cylstm_cell {
     struct cylstm_rows c_prev;  /* backward: c_{t-1} in; base may be NULL, which means zeros */
     struct cylstm_rows dc;      /* backward: dc_t in, dc_{t-1} out; padded */
     struct cylstm_rows dh_prev; /* backward: what the cell itself adds to dh_{t-1}, out; padded */
-    struct cylstm_rows z;       /* out of a GRU's first product, in to its second; padded */
+    /* Backward, by options alone: gradients from outside of what is on the tape, of its gates and of
+     * c; base may be NULL. */
+    struct cylstm_rows given_gates, given_c;
+    struct cylstm_rows z; /* out of a GRU's first product, in to its second; padded */
     struct cylstm_rows
         dgates; /* backward: d pre-activations out, in the order of the cell's table */
 };
