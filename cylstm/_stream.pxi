@@ -8,6 +8,16 @@ cdef class Stream:
     New weights of the LSTM are taken at the next step; the state stays. One stream may not be
     used by two threads at once, which is a RuntimeError. A process that is forked while another
     thread is in a stream finds it as it was before.
+
+    Examples
+    --------
+    >>> lstm = cylstm.LSTM(8, 4)
+    >>> stream = lstm.stream(3)
+    >>> stream.run(np.ones((5, 3, 8), np.float32)).shape
+    (5, 3, 4)
+    >>> h, c = stream.state
+    >>> h.shape
+    (1, 3, 4)
     """
 
     cdef Dims dims
@@ -167,6 +177,14 @@ cdef class Stream:
             A wrong shape or dtype, or indices that are out of range or not distinct.
         RuntimeError
             Another thread is inside this stream.
+
+        Examples
+        --------
+        >>> stream = cylstm.LSTM(8, 4).stream(3)
+        >>> stream.step(np.ones((3, 8), np.float32)).shape
+        (3, 4)
+        >>> stream.step(np.ones((1, 8), np.float32), active=[2]).shape
+        (1, 4)
         """
         cdef cnp.npy_intp shape[2]
         cdef Py_ssize_t rows = self.N
@@ -211,6 +229,12 @@ cdef class Stream:
         ------
         ValueError, TypeError, RuntimeError
             As `step`.
+
+        Examples
+        --------
+        >>> stream = cylstm.LSTM(8, 4).stream()
+        >>> stream.run(np.ones((5, 8), np.float32)).shape
+        (5, 4)
         """
         cdef cnp.ndarray indices = None, x, y
         cdef Py_ssize_t rows = self.N, T
@@ -304,6 +328,13 @@ cdef class Stream:
             Indices that are out of range or not distinct, or states of a wrong shape or dtype.
         RuntimeError
             Another thread is inside this stream.
+
+        Examples
+        --------
+        >>> stream = cylstm.GRU(8, 4).stream(3)
+        >>> stream.reset([1], state=np.ones((1, 1, 4), np.float32))
+        >>> stream.state[0, :, 0].tolist()
+        [0.0, 1.0, 0.0]
         """
         cdef cnp.ndarray rows = None if indices is None else self.check_indices("indices", indices)
         cdef Py_ssize_t n = self.N if rows is None else cnp.PyArray_DIM(rows, 0)

@@ -14,6 +14,13 @@ class Gradients:
     x : array of the shape of x, or None where it was not asked for
     h_0, c_0 : arrays of the shapes of h_n and c_n; c_0 is None for a cell without c
     weights : mapping with the names, shapes and order of `LSTM.state_dict()`
+
+    Examples
+    --------
+    >>> tape = cylstm.LSTM(8, 4).forward(np.ones((5, 3, 8), np.float32))
+    >>> grads = tape.backward(dy=tape.y)
+    >>> grads.x.shape, grads.weights["weight_ih_l0"].shape
+    ((5, 3, 8), (16, 8))
     """
 
     __module__ = "cylstm"
@@ -40,6 +47,14 @@ cdef class Tape:
     directions : int, D
 
     gates and cells are time-major whatever `batch_first` says, and zero past each length.
+
+    Examples
+    --------
+    >>> tape = cylstm.LSTM(8, 4).forward(np.ones((5, 3, 8), np.float32))
+    >>> tape
+    Tape(y=(5, 3, 4), h_n=(1, 3, 4), c_n=(1, 3, 4))
+    >>> tape.gates.shape, tape.cells.shape
+    ((1, 5, 3, 4, 4), (1, 5, 3, 4))
     """
 
     cdef Problem p
@@ -120,6 +135,13 @@ cdef class Tape:
             does not have.
         TypeError
             A gradient has the wrong dtype or byte order.
+
+        Examples
+        --------
+        >>> tape = cylstm.LSTM(8, 4).forward(np.ones((5, 3, 8), np.float32))
+        >>> grads = tape.backward(dh_n=np.ones((1, 3, 4), np.float32), need_x=False)
+        >>> grads.h_0.shape, grads.weights["bias_hh_l0"].shape
+        ((1, 3, 4), (16,))
         """
         cdef Problem p = self.p
         cdef Dims dims = p.dims

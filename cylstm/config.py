@@ -61,6 +61,14 @@ def set_num_threads(n: int) -> None:
     ------
     TypeError, ValueError
         `n` is not an integer, or is outside 1..256.
+
+    Examples
+    --------
+    >>> before = cylstm.get_num_threads()
+    >>> cylstm.set_num_threads(1)
+    >>> cylstm.get_num_threads()
+    1
+    >>> cylstm.set_num_threads(before)
     """
     _core._set_default_threads(_checks.integer("n", n, 1, 256))
 
@@ -70,6 +78,11 @@ def get_num_threads() -> int:
 
     Initially CYLSTM_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs available to the process
     (affinity mask, cgroup limit).
+
+    Examples
+    --------
+    >>> cylstm.get_num_threads() >= 1
+    True
     """
     return _core._get_default_threads()
 
@@ -116,6 +129,11 @@ def show_config() -> Config:
 
     Keys: version, isa (the active kernels), isa_reason, isa_available, gemm (the CYLSTM_GEMM
     rule), gemm_route (what it means here), threads.
+
+    Examples
+    --------
+    >>> cylstm.show_config()["gemm"] in ("auto", "packed", "blas")
+    True
     """
     from . import __version__
 

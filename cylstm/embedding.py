@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks
-from .weights import Array, Fixed, LeafGrads, Module, Shown, Spec
+from .weights import Array, Fixed, LeafGrads, Module, Shown, Spec, generator
 
 
 def sum_rows(rows: Array, values: Array) -> tuple[Array, Array]:
@@ -183,7 +183,7 @@ class Embedding(Module):
         return arguments, (("weight", (rows, arguments["embedding_dim"])),)
 
     def _draw(self, flat: Array, seed: Any) -> None:
-        flat[:] = np.random.default_rng(seed).standard_normal(flat.size)
+        flat[:] = generator(seed).standard_normal(flat.size)
         if self.padding_idx is not None:
             flat.reshape(self.num_embeddings, -1)[self.padding_idx] = 0
 
@@ -196,11 +196,22 @@ class Embedding(Module):
             `indices` are not integers.
         ValueError
             One is outside 0 to num_embeddings - 1.
+
+        Examples
+        --------
+        >>> cylstm.Embedding(1000, 16)([[3, 7], [3, 0]]).shape
+        (2, 2, 16)
         """
         return self._look_up(self._checked_rows(indices))
 
     def forward(self, indices: ArrayLike) -> EmbeddingTape:
-        """Return a tape with `y` as from a call, whose `backward` gives the gradients."""
+        """Return a tape with `y` as from a call, whose `backward` gives the gradients.
+
+        Examples
+        --------
+        >>> cylstm.Embedding(1000, 16).forward([[3, 7], [3, 0]])
+        EmbeddingTape(y=(2, 2, 16))
+        """
         rows = self._checked_rows(indices)
         return EmbeddingTape(self._spec, rows.reshape(-1), self.padding_idx, self._look_up(rows))
 

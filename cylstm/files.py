@@ -54,6 +54,12 @@ def save(module: Module | Sequential, path: str | os.PathLike[str]) -> None:
         It has more arrays than a file can name, some 90,000.
     OSError
         The file cannot be written.
+
+    Examples
+    --------
+    >>> cylstm.save(cylstm.LSTM(8, 16, seed=1), "model.safetensors")
+    >>> cylstm.load("model.safetensors").hidden_size
+    16
     """
     name = type(module).__name__
     if CLASSES.get(name) is not type(module):

@@ -68,6 +68,13 @@ class LSTM(_Recurrent[States]):
     replaced as a whole by `load_state_dict` or an optimiser; a call, a tape or a step keeps the
     block it started with. One LSTM may be called from many threads at once. A copy has the current
     weights and its own dropout seed.
+
+    Examples
+    --------
+    >>> lstm = cylstm.LSTM(8, 16, num_layers=2, seed=1)
+    >>> y, (h_n, c_n) = lstm(np.zeros((5, 3, 8), np.float32))
+    >>> y.shape, h_n.shape, c_n.shape
+    ((5, 3, 16), (2, 3, 16), (2, 3, 16))
     """
 
     __slots__ = ()

@@ -37,6 +37,13 @@ class LinearGrads(Shown):
     ----------
     x : array (..., in_features), or None where it was not asked for
     weights : {name: array}, with the names, shapes and order of `Linear.state_dict()`
+
+    Examples
+    --------
+    >>> linear = cylstm.Linear(3, 2)
+    >>> grads = linear.forward(np.ones((4, 3), np.float32)).backward(np.ones((4, 2), np.float32))
+    >>> grads
+    LinearGrads(x=(4, 3), weights=['weight', 'bias'])
     """
 
     __slots__ = ("weights", "x")
@@ -54,6 +61,11 @@ class LinearTape(Shown):
     Attributes
     ----------
     y : read-only array (..., out_features)
+
+    Examples
+    --------
+    >>> cylstm.Linear(3, 2).forward(np.ones((5, 4, 3), np.float32))
+    LinearTape(y=(5, 4, 2))
     """
 
     __slots__ = ("_weights", "_x", "y")
@@ -84,6 +96,13 @@ class LinearTape(Shown):
         ------
         ValueError, TypeError
             `dy` does not have the shape or the dtype of `y`.
+
+        Examples
+        --------
+        >>> tape = cylstm.Linear(3, 2).forward(np.ones((5, 4, 3), np.float32))
+        >>> grads = tape.backward(np.ones((5, 4, 2), np.float32))
+        >>> grads.weights["bias"].tolist()
+        [20.0, 20.0]
         """
         dy = _checks.array("dy", dy, self.y.dtype, self.y.shape)
         weight = self._weights.views()["weight"]
@@ -114,6 +133,12 @@ class Linear(Module):
     dtype : "float32" or "float64"
     seed : int or None
         For the first weights; None draws a new one.
+
+    Examples
+    --------
+    >>> linear = cylstm.Linear(3, 2, seed=0)
+    >>> linear(np.ones((5, 4, 3), np.float32)).shape
+    (5, 4, 2)
     """
 
     __slots__ = ()
@@ -189,7 +214,14 @@ class Linear(Module):
         return self._apply(self._checked_x(x), self._weights, threads)
 
     def forward(self, x: ArrayLike, *, threads: int | None = None) -> LinearTape:
-        """Return a tape with `y` as from a call, whose `backward` gives the gradients."""
+        """Return a tape with `y` as from a call, whose `backward` gives the gradients.
+
+        Examples
+        --------
+        >>> tape = cylstm.Linear(3, 2).forward(np.ones((5, 4, 3), np.float32))
+        >>> tape.y.shape
+        (5, 4, 2)
+        """
         self._refuse_training()
         x = np.array(self._checked_x(x), order="C")  # the tape's own
         weights = self._weights

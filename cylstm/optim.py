@@ -39,6 +39,13 @@ class SGD(Optimizer):
         Needs a momentum and no dampening.
     frozen : names of weights, or a list of names for each module
         Weights that no step moves, neither by decay nor by momentum; they keep their state too.
+
+    Examples
+    --------
+    >>> linear = cylstm.Linear(3, 2)
+    >>> sgd = cylstm.optim.SGD(linear, lr=0.1, momentum=0.9)
+    >>> tape = linear.forward(np.ones((4, 3), np.float32))
+    >>> sgd.step(tape.backward(tape.y))
     """
 
     __slots__ = ()
@@ -110,6 +117,16 @@ class Adam(Optimizer):
     betas : (float, float)
     frozen : names of weights, or a list of names for each module
         Weights that no step moves, neither by decay nor by momentum; they keep their state too.
+
+    Examples
+    --------
+    >>> lstm, head = cylstm.LSTM(8, 16), cylstm.Linear(16, 1)
+    >>> adam = cylstm.optim.Adam([lstm, head], lr=1e-3)
+    >>> tape = lstm.forward(np.ones((5, 3, 8), np.float32))
+    >>> out = head.forward(tape.y)
+    >>> loss, dy = cylstm.losses.mse(out.y, np.zeros((5, 3, 1), np.float32))
+    >>> of_head = out.backward(dy)
+    >>> adam.step([tape.backward(of_head.x), of_head])
     """
 
     __slots__ = ()
@@ -179,6 +196,12 @@ class AdamW(Adam):
     """Adam with decoupled weight decay, as torch.optim.AdamW.
 
     p <- (1 - lr weight_decay) p before Adam's step, in which the gradient has no penalty.
+
+    Examples
+    --------
+    >>> lstm = cylstm.LSTM(8, 16)
+    >>> cylstm.optim.AdamW(lstm, lr=1e-3, frozen=["bias_hh_l0"]).lr
+    0.001
     """
 
     __slots__ = ()
@@ -217,6 +240,14 @@ def clip_grad_norm(grads: Any, max_norm: float, *, error_if_nonfinite: bool = Fa
     -------
     norm : float
         Before scaling, over all arrays together, summed in float64; 0.0 where there are none.
+
+    Examples
+    --------
+    >>> grads = {"weight": np.array([3.0, 4.0])}
+    >>> cylstm.optim.clip_grad_norm(grads, 1.0)
+    5.0
+    >>> grads["weight"].round(3).tolist()
+    [0.6, 0.8]
     """
     max_norm = _checks.number("max_norm", max_norm, finite=False)
     arrays = []

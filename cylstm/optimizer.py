@@ -57,6 +57,11 @@ class Optimizer:
     A copy or a pickle goes on by itself from the state of now. `copy.copy` moves the same modules;
     `copy.deepcopy` and pickle take the modules along, so copy an optimiser together with what else
     holds them: `copy.deepcopy((model, optimizer))`.
+
+    Examples
+    --------
+    >>> issubclass(cylstm.optim.Adam, cylstm.optim.Optimizer)
+    True
     """
 
     # What the user sets is in `__dict__`, what is ours is in slots.
@@ -165,6 +170,12 @@ class Optimizer:
         RuntimeError
             Another thread, or a signal handler, has replaced weights or state meanwhile. Theirs
             stay, and the step has not happened.
+
+        Examples
+        --------
+        >>> linear = cylstm.Linear(3, 2)
+        >>> adam = cylstm.optim.Adam(linear)
+        >>> adam.step({"weight": np.ones((2, 3), np.float32), "bias": np.zeros(2, np.float32)})
         """
         flats = self._checked_grads(as_list(grads))
         threads = _core._threads(threads)
@@ -311,6 +322,12 @@ class Optimizer:
         where a name is "<index of the module>.<weight>.<kind>", such as
         "0.weight_ih_l0.exp_avg", and the kinds are PyTorch's: momentum_buffer (SGD with
         momentum), exp_avg and exp_avg_sq (Adam, AdamW). Before the first step "state" is empty.
+
+        Examples
+        --------
+        >>> state = cylstm.optim.Adam(cylstm.Linear(3, 2)).state_dict()
+        >>> state["type"], state["step"]
+        ('Adam', 0)
         """
         hyper, progress = self._hyper, self._progress.value
         state: dict[str, Array] = {}
@@ -330,6 +347,13 @@ class Optimizer:
 
         Raises ValueError or TypeError, and changes nothing, if `saved` belongs to a different
         optimiser, is incomplete, or does not fit the modules.
+
+        Examples
+        --------
+        >>> one, other = (cylstm.optim.Adam(cylstm.Linear(3, 2), lr=lr) for lr in (1e-3, 1e-4))
+        >>> one.load_state_dict(other.state_dict())
+        >>> one.lr
+        0.0001
         """
         keys = {"type", "step", "hyper", "state"}
         if not isinstance(saved, Mapping) or set(saved) != keys:

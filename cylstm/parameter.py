@@ -104,6 +104,11 @@ class Parameter(Module):
         """Return the values as they are now, read-only, broadcast to `shape` where it is given.
 
         Raises ValueError if they do not broadcast to it.
+
+        Examples
+        --------
+        >>> cylstm.Parameter(np.zeros((1, 1, 8)))((1, 4, 8)).shape
+        (1, 4, 8)
         """
         if shape is None:
             return self.value
@@ -115,5 +120,11 @@ class Parameter(Module):
             ) from None
 
     def forward(self, shape: Shape | None = None) -> ParameterTape:
-        """Return a tape with `y` as from a call, whose `backward` gives the gradients."""
+        """Return a tape with `y` as from a call, whose `backward` gives the gradients.
+
+        Examples
+        --------
+        >>> cylstm.Parameter(np.zeros((1, 1, 8))).forward((1, 4, 8))
+        ParameterTape(y=(1, 4, 8))
+        """
         return ParameterTape(self._spec, self(shape))

@@ -169,6 +169,15 @@ class _Recurrent(Module, Generic[S]):
             A wrong shape, a length outside 0 to T, or an `out` that can't be written to.
         TypeError
             A wrong dtype or byte order, or something that is not an array.
+
+        Examples
+        --------
+        >>> lstm = cylstm.LSTM(8, 16, seed=1)
+        >>> x = np.ones((5, 3, 8), np.float32)
+        >>> y, state = lstm(x, lengths=[5, 2, 0])
+        >>> y[2:, 1].any(), y[1, 1].any()
+        (np.False_, np.True_)
+        >>> y, state = lstm(x, state)  # goes on from there
         """
         return _core.forward(
             self._weights.packed, x, states, lengths, threads, self.batch_first, out
@@ -191,6 +200,15 @@ class _Recurrent(Module, Generic[S]):
         Returns
         -------
         Tape : .y, .h_n, .c_n, .gates, .cells and .backward(dy, dh_n, dc_n)
+
+        Examples
+        --------
+        >>> gru = cylstm.GRU(8, 16, seed=1)
+        >>> tape = gru.forward(np.ones((5, 3, 8), np.float32))
+        >>> tape.gates.shape  # r, z and n of every step
+        (1, 5, 3, 3, 16)
+        >>> tape.backward(dy=2 * tape.y).x.shape
+        (5, 3, 8)
         """
         self._refuse_training()
         weights = self._weights
@@ -220,6 +238,15 @@ class _Recurrent(Module, Generic[S]):
         ------
         ValueError
             The layers are bidirectional or reversed: a reverse direction starts at the end.
+
+        Examples
+        --------
+        >>> lstm = cylstm.LSTM(8, 16, seed=1)
+        >>> x = np.ones((5, 8), np.float32)
+        >>> stream = lstm.stream()
+        >>> steps = [stream.step(x_t) for x_t in x]
+        >>> np.array_equal(steps, lstm(x)[0])
+        True
         """
         if self.bidirectional or self.reverse:
             kind = "bidirectional" if self.bidirectional else "reversed"

@@ -63,7 +63,10 @@ class Sequential:
         A name twice or unknown, sizes that do not fit each other, a module that is not
         batch-first, dtypes that differ.
 
-    >>> model = Sequential([FinalState(LSTM(8, 32, batch_first=True)), Linear(32, 3)])
+    Examples
+    --------
+    >>> lstm = cylstm.LSTM(8, 32, batch_first=True)
+    >>> model = cylstm.Sequential([cylstm.steps.FinalState(lstm), cylstm.Linear(32, 3)])
     >>> model(np.zeros((4, 20, 8), np.float32)).shape
     (4, 3)
     """
@@ -92,7 +95,13 @@ class Sequential:
         return self.layers[name]
 
     def state_dict(self) -> dict[str, Array]:
-        """{"step.weight": read-only array} of all layers, in order."""
+        """{"step.weight": read-only array} of all layers, in order.
+
+        Examples
+        --------
+        >>> list(cylstm.Sequential([("head", cylstm.Linear(32, 3))]).state_dict())
+        ['head.weight', 'head.bias']
+        """
         return {
             f"{node.name}.{key}": array
             for node in self._nodes
@@ -157,6 +166,12 @@ class Sequential:
         ------
         ValueError, TypeError
             A wrong shape, dtype or length; the message names the step.
+
+        Examples
+        --------
+        >>> model = cylstm.Sequential([cylstm.LSTM(8, 32, batch_first=True), cylstm.Linear(32, 3)])
+        >>> model(np.ones((2, 20, 8), np.float32), lengths=[20, 7]).shape
+        (2, 20, 3)
         """
         x = np.asarray(x)
         if x.ndim < 2 or (
@@ -189,6 +204,13 @@ class Sequential:
 
         x and lengths are those of a call; x may be a memory-mapped file. `progress` is True for a
         bar (needs tqdm), or is called with (sequences done, all sequences) after each batch.
+
+        Examples
+        --------
+        >>> lstm = cylstm.LSTM(8, 32, batch_first=True)
+        >>> model = cylstm.Sequential([cylstm.steps.FinalState(lstm), cylstm.Linear(32, 3)])
+        >>> model.predict(np.ones((1000, 20, 8), np.float32), batch_size=128).shape
+        (1000, 3)
         """
         x = x if isinstance(x, np.ndarray) else np.asarray(x)
         total = len(x)
@@ -225,6 +247,13 @@ class Sequential:
         A model that gives one result for a sequence gives at each step that of the sequence so
         far. Every layer has to take each time step by itself, or be a unidirectional recurrent
         module; the ValueError lists those that are not.
+
+        Examples
+        --------
+        >>> model = cylstm.Sequential([cylstm.LSTM(8, 32, batch_first=True), cylstm.Linear(32, 3)])
+        >>> stream = model.stream()
+        >>> stream.step(np.ones(8, np.float32)).shape
+        (3,)
         """
         wrong = [node.name for node in self._nodes if not _streams(node.layer)]
         if wrong:

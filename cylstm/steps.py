@@ -49,18 +49,35 @@ class Step:
     _arrays: dict[str, Array]
 
     def __call__(self, x: Array) -> Array:
-        """Return y for x, whose time steps are all valid."""
+        """Return y for x, whose time steps are all valid.
+
+        Examples
+        --------
+        >>> cylstm.steps.Activation("relu")(np.array([[-1.0, 1.0]])).tolist()
+        [[0.0, 1.0]]
+        """
         raise NotImplementedError
 
     def sizes(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape of y without its batch axis for that of x; None is an unknown size.
 
         Raises ValueError where x can't have such a shape.
+
+        Examples
+        --------
+        >>> cylstm.steps.Flatten().sizes((5, 8))
+        (40,)
         """
         return shape
 
     def state_dict(self) -> dict[str, Array]:
-        """Return {name: read-only array}."""
+        """Return {name: read-only array}.
+
+        Examples
+        --------
+        >>> list(cylstm.steps.LayerNorm(weight=[1.0, 2.0]).state_dict())
+        ['weight']
+        """
         return dict(self._arrays)
 
     def _config(self) -> dict[str, Any]:
@@ -154,6 +171,11 @@ class Activation(Step):
         hard_sigmoid_keras2 is clip(0.2 x + 0.5, 0, 1), hard_sigmoid_keras3 relu6(x + 3) / 6.
     alpha : float or None
         The parameter of leaky_relu (0.01) and elu (1).
+
+    Examples
+    --------
+    >>> cylstm.steps.Activation("softmax")(np.zeros((1, 4))).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
     """
 
     by_time = True
@@ -178,6 +200,12 @@ class BatchNorm(Step):
     """Batch normalisation of the last axis at inference (Ioffe and Szegedy 2015, arXiv:1502.03167).
 
     y = (x - running_mean) / sqrt(running_var + eps) * weight + bias, each (F,).
+
+    Examples
+    --------
+    >>> norm = cylstm.steps.BatchNorm(running_mean=[1.0, 2.0], running_var=[4.0, 1.0], eps=0)
+    >>> norm(np.array([[3.0, 2.0]])).tolist()
+    [[1.0, 0.0]]
     """
 
     by_time = True
@@ -212,6 +240,11 @@ class LayerNorm(Step):
     """Layer normalisation over the last axis (Ba et al. 2016, arXiv:1607.06450).
 
     y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias; weight and bias (F,).
+
+    Examples
+    --------
+    >>> cylstm.steps.LayerNorm(eps=0)(np.array([[1.0, 3.0]])).tolist()
+    [[-1.0, 1.0]]
     """
 
     by_time = True
@@ -321,6 +354,12 @@ class Conv1d(_Window):
     bias : array (out,) or None
     stride, dilation, groups : int
     padding : "valid", "same", "causal", or (left, right)
+
+    Examples
+    --------
+    >>> conv = cylstm.steps.Conv1d(np.ones((16, 8, 3)), padding="causal")
+    >>> conv(np.ones((2, 20, 8))).shape
+    (2, 20, 16)
     """
 
     _names = ("stride", "padding", "dilation", "groups")
@@ -378,6 +417,11 @@ class Pool(_Window):
     padding : "valid", "same", or (left, right)
     count_padding : bool
         Whether the mean counts padded zeros, as torch's does and Keras' does not.
+
+    Examples
+    --------
+    >>> cylstm.steps.Pool("max", 2)(np.arange(4.0).reshape(1, 4, 1)).tolist()
+    [[[1.0], [3.0]]]
     """
 
     _names = ("kind", "size", "stride", "padding", "count_padding")
@@ -415,7 +459,13 @@ class Pool(_Window):
 
 
 class GlobalPool(Step):
-    """The largest or the mean value over all time steps: (B, T, F) to (B, F)."""
+    """The largest or the mean value over all time steps: (B, T, F) to (B, F).
+
+    Examples
+    --------
+    >>> cylstm.steps.GlobalPool("average")(np.arange(4.0).reshape(1, 4, 1)).tolist()
+    [[1.5]]
+    """
 
     _names = ("kind",)
 
@@ -424,7 +474,13 @@ class GlobalPool(Step):
         self._hold()
 
     def __call__(self, x: Array, valid: Array | None = None) -> Array:
-        """`valid` (B, T): the steps that count, or None for all."""
+        """`valid` (B, T): the steps that count, or None for all.
+
+        Examples
+        --------
+        >>> cylstm.steps.GlobalPool("max")(np.arange(4.0).reshape(1, 4, 1)).tolist()
+        [[3.0]]
+        """
         where = True if valid is None else valid[..., None]
         if self.kind == "max":
             return np.max(x, axis=1, where=where, initial=-np.inf)
@@ -436,7 +492,13 @@ class GlobalPool(Step):
 
 
 class LastStep(Step):
-    """The last valid time step: (B, T, F) to (B, F); in a stream, the present one."""
+    """The last valid time step: (B, T, F) to (B, F); in a stream, the present one.
+
+    Examples
+    --------
+    >>> cylstm.steps.LastStep()(np.arange(4.0).reshape(1, 4, 1)).tolist()
+    [[3.0]]
+    """
 
     by_time = True
 
@@ -454,7 +516,13 @@ class LastStep(Step):
 
 
 class Reverse(Step):
-    """Turn time around."""
+    """Turn time around.
+
+    Examples
+    --------
+    >>> cylstm.steps.Reverse()(np.arange(3.0).reshape(1, 3, 1)).tolist()
+    [[[2.0], [1.0], [0.0]]]
+    """
 
     def __init__(self) -> None:
         self._hold()
@@ -464,7 +532,13 @@ class Reverse(Step):
 
 
 class Repeat(Step):
-    """(B, F) to (B, times, F): the same at every step."""
+    """(B, F) to (B, times, F): the same at every step.
+
+    Examples
+    --------
+    >>> cylstm.steps.Repeat(3)(np.ones((2, 8))).shape
+    (2, 3, 8)
+    """
 
     _names = ("times",)
 
@@ -482,7 +556,13 @@ class Repeat(Step):
 
 
 class Flatten(Step):
-    """(B, T, F) to (B, T F)."""
+    """(B, T, F) to (B, T F).
+
+    Examples
+    --------
+    >>> cylstm.steps.Flatten()(np.ones((2, 3, 8))).shape
+    (2, 24)
+    """
 
     def __init__(self) -> None:
         self._hold()
@@ -504,6 +584,15 @@ class Merge(Step):
     Parameters
     ----------
     how : "concatenate" (of features), "add", "multiply", "average", "maximum"
+
+    Examples
+    --------
+    >>> cylstm.steps.Merge("add")(np.ones((2, 8)), np.ones((2, 8)))[0, 0].item()
+    2.0
+    >>> layers = [("a", cylstm.Linear(8, 4)), ("b", cylstm.Linear(8, 4), "input")]
+    >>> model = cylstm.Sequential([*layers, ("both", cylstm.steps.Merge(), ["a", "b"])])
+    >>> model(np.ones((2, 8), np.float32)).shape
+    (2, 8)
     """
 
     by_time = True
@@ -524,7 +613,13 @@ class Merge(Step):
         return self.HOW[self.how](list(xs))
 
     def merged(self, shapes: list[tuple[int | None, ...]]) -> tuple[int | None, ...]:
-        """`sizes` for several inputs."""
+        """`sizes` for several inputs.
+
+        Examples
+        --------
+        >>> cylstm.steps.Merge().merged([(None, 3), (None, 5)])
+        (None, 8)
+        """
         if self.how != "concatenate":
             if len(set(shapes)) > 1:
                 raise ValueError(f"shapes {shapes} come in, expected equal ones")
@@ -536,7 +631,13 @@ class Merge(Step):
 
 
 class MergeDirections(Merge):
-    """The two halves of a bidirectional layer's output as one: "add", "multiply" or "average"."""
+    """The two halves of a bidirectional layer's output as one: "add", "multiply" or "average".
+
+    Examples
+    --------
+    >>> cylstm.steps.MergeDirections("add")(np.ones((2, 5, 8))).shape
+    (2, 5, 4)
+    """
 
     def __call__(self, x: Array) -> Array:  # type: ignore[override]
         return super().__call__(*np.split(x, 2, axis=-1))
@@ -551,6 +652,13 @@ class FinalState(Step):
     """A recurrent module's final h of its last layer, both directions side by side: (B, D*R).
 
     For one direction that is its last output; in a stream, the present one.
+
+    Examples
+    --------
+    >>> lstm = cylstm.LSTM(8, 16, bidirectional=True, batch_first=True)
+    >>> model = cylstm.Sequential([cylstm.steps.FinalState(lstm)])
+    >>> model(np.ones((2, 5, 8), np.float32)).shape
+    (2, 32)
     """
 
     by_time = True
@@ -567,6 +675,12 @@ class Mask(Step):
     The others become zeros, but for ids (B, T), which are handed on as they are. Recurrent
     modules keep their state over them and repeat their last output there, zeros before the first;
     `LastStep`, `FinalState` and `GlobalPool` leave them out.
+
+    Examples
+    --------
+    >>> mask = cylstm.steps.Mask(-1.0)
+    >>> mask.valid(np.array([[[3.0, 1.0], [-1.0, -1.0]]])).tolist()
+    [[True, False]]
     """
 
     _names = ("value",)
@@ -579,13 +693,26 @@ class Mask(Step):
         return x if x.ndim == 2 else np.where(self.valid(x)[..., None], x, x.dtype.type(0))
 
     def valid(self, x: Array) -> Array:
-        """(B, T) bools for x (B, T, F), or for ids (B, T)."""
+        """(B, T) bools for x (B, T, F), or for ids (B, T).
+
+        Examples
+        --------
+        >>> cylstm.steps.Mask().valid(np.array([[5, 3, 0, 0]])).tolist()  # ids
+        [[True, True, False, False]]
+        """
         found = x != self.value
         return found if x.ndim == 2 else found.any(-1)
 
 
 class ZeroMasked(Step):
-    """Zeros at steps that are not valid, as Keras' zero_output_for_mask says it."""
+    """Zeros at steps that are not valid, as Keras' zero_output_for_mask says it.
+
+    Examples
+    --------
+    >>> valid = np.array([[True, False]])
+    >>> cylstm.steps.ZeroMasked()(np.ones((1, 2, 1)), valid).tolist()
+    [[[1.0], [0.0]]]
+    """
 
     def __init__(self) -> None:
         self._hold()

@@ -318,7 +318,11 @@ class LSTM(_Recurrent, torch.nn.LSTM):  # type: ignore[misc]
     A call takes over weights that changed since the last one. What is written to a parameter's
     memory by NumPy (`p.detach().numpy()[...] = 0`) goes unseen, as it does in autograd.
 
-    >>> lstm = LSTM(64, 128, num_layers=2)
+    Examples
+    --------
+    >>> import torch
+    >>> import cylstm.torch
+    >>> lstm = cylstm.torch.LSTM(64, 128, num_layers=2)
     >>> y, (h_n, c_n) = lstm(torch.randn(50, 1, 64))
     >>> y.sum().backward()
     """
@@ -330,7 +334,11 @@ class LSTM(_Recurrent, torch.nn.LSTM):  # type: ignore[misc]
 class GRU(_Recurrent, torch.nn.GRU):  # type: ignore[misc]
     """torch.nn.GRU, computed by cylstm; what is said of `LSTM` holds.
 
-    >>> y, h_n = GRU(64, 128)(torch.randn(50, 1, 64))
+    Examples
+    --------
+    >>> import torch
+    >>> import cylstm.torch
+    >>> y, h_n = cylstm.torch.GRU(64, 128)(torch.randn(50, 1, 64))
     """
 
     _cell = _GRU
@@ -339,7 +347,12 @@ class GRU(_Recurrent, torch.nn.GRU):  # type: ignore[misc]
 class RNN(_Recurrent, torch.nn.RNN):  # type: ignore[misc]
     """torch.nn.RNN, computed by cylstm; what is said of `LSTM` holds.
 
-    >>> y, h_n = RNN(64, 128, nonlinearity="relu")(torch.randn(50, 1, 64))
+    Examples
+    --------
+    >>> import torch
+    >>> import cylstm.torch
+    >>> rnn = cylstm.torch.RNN(64, 128, nonlinearity="relu")
+    >>> y, h_n = rnn(torch.randn(50, 1, 64))
     """
 
     _cell = _RNN
@@ -410,8 +423,12 @@ def accelerate(model: torch.nn.Module, inplace: bool = False) -> Any:
     UserWarning
         Nothing was replaced.
 
-    >>> model = accelerate(torch.nn.ModuleDict({"lstm": torch.nn.LSTM(8, 16)}))
-    >>> print(report(model))
+    Examples
+    --------
+    >>> import torch
+    >>> import cylstm.torch
+    >>> model = cylstm.torch.accelerate(torch.nn.ModuleDict({"lstm": torch.nn.LSTM(8, 16)}))
+    >>> print(cylstm.torch.report(model))
     lstm  cylstm  LSTM(8, 16)
     """
     if not isinstance(model, torch.nn.Module):

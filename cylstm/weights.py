@@ -115,6 +115,15 @@ class WeightGrads(dict[str, Array]):
 
     Assigning to a name or to `flat` writes into that memory, so that they never disagree; names
     can be neither added nor removed.
+
+    Examples
+    --------
+    >>> linear = cylstm.Linear(3, 2, seed=0)
+    >>> tape = linear.forward(np.ones((4, 3), np.float32))
+    >>> grads = tape.backward(np.ones((4, 2), np.float32)).weights
+    >>> grads["bias"] *= 0.5
+    >>> grads.flat.tolist()
+    [4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 2.0, 2.0]
     """
 
     def __init__(self, spec: Spec, flat: Array) -> None:
@@ -161,7 +170,17 @@ class WeightGrads(dict[str, Array]):
         return WeightGrads, (self.spec, self._flat)
 
     def copy(self) -> WeightGrads:
-        """Return gradients with the same values in memory of their own."""
+        """Return gradients with the same values in memory of their own.
+
+        Examples
+        --------
+        >>> tape = cylstm.Linear(3, 2).forward(np.ones((4, 3), np.float32))
+        >>> grads = tape.backward(np.ones((4, 2), np.float32))
+        >>> total = grads.weights.copy()
+        >>> total.flat += grads.weights.flat
+        >>> total["bias"].tolist(), grads.weights["bias"].tolist()
+        ([8.0, 8.0], [4.0, 4.0])
+        """
         return WeightGrads(self.spec, self._flat.copy())
 
 
@@ -436,6 +455,11 @@ class Module:
         The arrays are the weights as they are now; later updates do not change them. Of a module
         with weights of fewer bits they are as stored: int8 codes, with the scales of their rows
         under names of their own; bfloat16 as uint16, the upper halves of float32 numbers.
+
+        Examples
+        --------
+        >>> {name: array.shape for name, array in cylstm.Linear(3, 2).state_dict().items()}
+        {'weight': (2, 3), 'bias': (2,)}
         """
         return self._weights.views()
 
@@ -456,6 +480,13 @@ class Module:
             Names or shapes differ; the message lists all that do.
         TypeError
             Not a mapping, or a dtype that would be rounded, or is not a float of this byte order.
+
+        Examples
+        --------
+        >>> one, other = cylstm.LSTM(8, 16), cylstm.LSTM(8, 16)
+        >>> one.load_state_dict(other.state_dict())
+        >>> np.array_equal(one.state_dict()["bias_hh_l0"], other.state_dict()["bias_hh_l0"])
+        True
         """
         name = type(self).__name__
         arrays = checked(self._spec, self.dtype, state, cast, name, self._stored)
@@ -467,6 +498,14 @@ class Module:
         That is: of the block of weights before this one, if a training step or a load has
         replaced it; of the last tape; and the weights as `backward` reads them. Nothing else
         changes, and each is taken again at need.
+
+        Examples
+        --------
+        >>> lstm = cylstm.LSTM(8, 16)
+        >>> tape = lstm.forward(np.ones((5, 3, 8), np.float32))
+        >>> grads = tape.backward(dy=tape.y)
+        >>> del tape
+        >>> lstm.release()
         """
         weights = self._weights
         if weights.packed is not None:

@@ -99,6 +99,13 @@ def load(path: str | os.PathLike[str], inside: str | None = None, **options: Any
         There is no such file, or it cannot be read.
     ImportError
         The format needs a package that is not installed; the message names it.
+
+    Examples
+    --------
+    >>> cylstm.save(cylstm.GRU(8, 16, seed=1), "gru.safetensors")
+    >>> gru = cylstm.load("gru.safetensors")
+    >>> gru.input_size, gru.hidden_size
+    (8, 16)
     """
     from .found import build
 
@@ -118,6 +125,13 @@ def inspect(path: str | os.PathLike[str]) -> Contents:
     needs, and whether it loads. `.layers` has the same as objects.
 
     Raises ValueError, OSError and ImportError as `load` does.
+
+    Examples
+    --------
+    >>> np.savez("model.npz", **cylstm.GRU(8, 16).state_dict())
+    >>> (layer,) = cylstm.inspect("model.npz").layers
+    >>> layer.cell, layer.hidden_size
+    ('GRU', 16)
     """
     with _opened(path) as (source, reader):
         contents: Contents = _module(reader).read(source)
@@ -128,6 +142,14 @@ def from_keras(live: Any) -> Any:
     """Return a live Keras layer or model as a module, or as a `Sequential`.
 
     Raises ValueError for what cylstm does not have; the message lists it.
+
+    Examples
+    --------
+    >>> import keras
+    >>> theirs = keras.layers.LSTM(16)
+    >>> theirs.build((None, 20, 8))
+    >>> cylstm.from_keras(theirs).input_size
+    8
     """
     from .keras import from_keras
 
@@ -157,6 +179,15 @@ def from_torch(module: Any, inside: str | None = None, **options: Any) -> Any:
         does not have.
     TypeError
         An option that the module does not know.
+
+    Examples
+    --------
+    >>> import torch
+    >>> theirs = torch.nn.LSTM(8, 16, num_layers=2)
+    >>> ours = cylstm.from_torch(theirs)
+    >>> y, (h_n, c_n) = ours(np.zeros((5, 3, 8), np.float32))
+    >>> y.shape, h_n.shape
+    ((5, 3, 16), (2, 3, 16))
     """
     from .found import build
     from .torch import from_live

@@ -49,10 +49,10 @@ def to_onnx(
 
     Examples
     --------
-    ::
-
-        cylstm.to_onnx(cylstm.LSTM(3, 7), "lstm.onnx")
-        session = onnxruntime.InferenceSession("lstm.onnx")
+    >>> import onnx
+    >>> cylstm.to_onnx(cylstm.LSTM(3, 7), "lstm.onnx")
+    >>> [value.name for value in onnx.load("lstm.onnx").graph.input]
+    ['x', 'h_0', 'c_0']
     """
     from .onnx_write import write
 
@@ -88,7 +88,11 @@ def to_torch(module: Module) -> Any:
     Raises TypeError for a module that PyTorch has no layer for, ValueError for an argument that its
     layer does not have, ImportError without torch.
 
-    >>> theirs = to_torch(cylstm.LSTM(3, 7))  # doctest: +SKIP
+    Examples
+    --------
+    >>> import torch
+    >>> cylstm.to_torch(cylstm.LSTM(3, 7))
+    LSTM(3, 7)
     """
     arguments = _arguments(module, TORCH, "PyTorch")
     try:
@@ -111,8 +115,11 @@ def to_keras(module: Module) -> list[list[Array]]:
     Raises TypeError for a module that Keras has no layer for, ValueError for an argument that its
     layer does not have.
 
-    >>> (weights,) = to_keras(cylstm.LSTM(3, 7))  # doctest: +SKIP
-    >>> keras_layer.set_weights(weights)  # doctest: +SKIP
+    Examples
+    --------
+    >>> (weights,) = cylstm.to_keras(cylstm.LSTM(3, 7))
+    >>> [array.shape for array in weights]  # for layer.set_weights(weights)
+    [(3, 28), (7, 28), (28,)]
     """
     arguments = _arguments(module, KERAS, "Keras")
     cell, state = type(module).__name__, module.state_dict()
