@@ -5,11 +5,13 @@ at run time, so that an architecture flag here would only take the wheel off old
 """
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 cflags, ldflags = [], []
 if os.name == "posix":
@@ -41,4 +43,20 @@ if trace:
 core.sources += sorted(glob("src_c/**/*.c", recursive=True))
 core.depends = sorted(glob("src_c/**/*.h", recursive=True))
 
-setup(ext_modules=[core])
+
+class BuildExt(build_ext):
+    """Compiles the C files side by side."""
+
+    def build_extensions(self) -> None:
+        compile_all = self.compiler.compile
+
+        def side_by_side(sources: list[str], **options: object) -> list[str]:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                done = pool.map(lambda source: compile_all([source], **options), sources)
+                return [path for paths in done for path in paths]
+
+        self.compiler.compile = side_by_side
+        super().build_extensions()
+
+
+setup(ext_modules=[core], cmdclass={"build_ext": BuildExt})
