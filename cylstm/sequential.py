@@ -13,7 +13,17 @@ from . import _checks, steps
 from .embedding import Embedding
 from .layers import GRU, LSTM, RNN
 from .linear import Linear
-from .steps import FinalState, GlobalPool, LastStep, Mask, Merge, Reverse, Step, ZeroMasked
+from .steps import (
+    FinalState,
+    GlobalPool,
+    LastStep,
+    Mask,
+    Merge,
+    Reverse,
+    Step,
+    Transpose,
+    ZeroMasked,
+)
 from .weights import Array, Module
 
 if TYPE_CHECKING:
@@ -165,7 +175,8 @@ class Sequential:
         Raises
         ------
         ValueError, TypeError
-            A wrong shape, dtype or length; the message names the step.
+            A wrong shape, dtype or length, or lengths where a `steps.Transpose` turns the axes; the
+            message names the step.
 
         Examples
         --------
@@ -181,6 +192,8 @@ class Sequential:
             raise ValueError(f"x has shape {x.shape}, expected {expected}")
         if lengths is None:
             return self._run(x, None, threads)
+        if turns := [node.name for node in self._nodes if isinstance(node.layer, Transpose)]:
+            raise ValueError(f"lengths can't be had: step {turns[0]!r} exchanges time and features")
         counts = _checks.integers("lengths", lengths, (len(x),))
         if counts.size and not 1 <= counts.min() <= counts.max() <= x.shape[1]:
             raise ValueError(f"lengths are {counts}, expected 1 to {x.shape[1]}")

@@ -34,6 +34,7 @@ __all__ = [
     "Pool",
     "Repeat",
     "Reverse",
+    "Transpose",
     "ZeroMasked",
 ]
 
@@ -529,6 +530,22 @@ class Reverse(Step):
 
     def __call__(self, x: Array) -> Array:
         return x[:, ::-1]
+
+
+class Transpose(Step):
+    """(B, T, F) to (B, F, T): what is channels-first elsewhere, before and after."""
+
+    def __init__(self) -> None:
+        self._hold()
+
+    def __call__(self, x: Array) -> Array:
+        if x.ndim != 3:
+            raise ValueError(f"its input has shape {x.shape}, expected (B, T, F)")
+        return x.swapaxes(1, 2)
+
+    def sizes(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        _timed(shape)
+        return shape[::-1]
 
 
 class Repeat(Step):

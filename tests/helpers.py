@@ -25,6 +25,11 @@ Weights = dict[str, Array]
 TOLERANCES = {"float32": (5e-6, 2e-5), "float64": (1e-12, 1e-10)}
 
 
+def seeds(whole: int) -> range:
+    """Seeds of random models: a fifth of them, or all where `make random-models` asks for that."""
+    return range(whole if os.environ.get("CYLSTM_RANDOM_MODELS") == "all" else whole // 5)
+
+
 def rel(a: ArrayLike, b: ArrayLike) -> float:
     """max|a - b| / max|b|: the error of a tensor against what it should be; NaN if a holds NaN."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -26,6 +26,7 @@ from cylstm.steps import (
     Pool,
     Repeat,
     Reverse,
+    Transpose,
 )
 from helpers import bits_promised
 
@@ -133,6 +134,9 @@ def test_shapes_of_the_small_ones() -> None:
     assert np.array_equal(Reverse()(x), x[:, ::-1])
     assert np.array_equal(Flatten()(x), x.reshape(2, 20))
     assert np.array_equal(Repeat(3)(x[:, 0])[:, 2], x[:, 0])
+    assert np.array_equal(Transpose()(x), x.transpose(0, 2, 1))
+    with pytest.raises(ValueError, match=r"expected \(B, T, F\)"):
+        Transpose()(x[0])
     assert np.array_equal(MergeDirections("add")(x), x[..., :2] + x[..., 2:])
     assert np.array_equal(MergeDirections("maximum")(x), np.maximum(x[..., :2], x[..., 2:]))
     np.testing.assert_allclose(Merge("average")(x, 2 * x, 3 * x), 2 * x)
@@ -308,6 +312,7 @@ def test_files_and_copies(tmp_path: Path) -> None:
             ("end", Merge("add"), ["acts", "norm.al"]),
             ("final", FinalState(lstm(4, 3))),
             ("rest", Repeat(2)),
+            ("axes", Transpose()),
         ],
         input_shape=(None, 3),
     )

@@ -159,9 +159,9 @@ def from_keras(live: Any) -> Any:
 def from_torch(module: Any, inside: str | None = None, **options: Any) -> Any:
     """Return a live torch.nn.LSTM, GRU, RNN or cell as a module of cylstm, with its weights of now.
 
-    A torch.nn.Sequential of more than that becomes a `Sequential`, whose x is (B, T, F), ids
-    (B, T), or (B, F). Where it has what no step is for, its only recurrent layer is returned, or
-    an error lists that.
+    A torch.nn.Sequential of more than that becomes a `Sequential`, whose x is torch's: (B, T, F),
+    (B, C, T) before a Conv1d, ids (B, T), or (B, F). Where it has what no step is for, its only
+    recurrent layer is returned, or an error lists that.
 
     Parameters
     ----------

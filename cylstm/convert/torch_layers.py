@@ -1,8 +1,12 @@
-"""A live torch.nn.Sequential as a `Sequential`, or an error that lists what has no step here."""
+"""A live torch.nn.Sequential as a `Sequential`, or an error that lists what has no step here.
+
+What comes in and goes out has the axes that it has in torch. Layers over time, which are
+channels-first there and time-first here, stand between two `steps.Transpose`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import signature
 from typing import Any
 
@@ -18,29 +22,97 @@ class Unsupported(ValueError):
 
 
 def from_sequential(model: Any, **options: Any) -> Sequential:
-    """Return a torch.nn.Sequential, whose x is (B, T, F), ids (B, T), or (B, F).
+    """Return a torch.nn.Sequential, whose x is torch's: (B, T, F), (B, C, T), (B, F), or ids.
 
-    A recurrent layer passes on its y, as the last layer of the model its y alone. Layers that
-    torch runs channels-first, (B, C, T), are refused: there x would mean something else than here.
+    A recurrent layer passes on its y, as the last layer of the model its y alone.
 
     Raises Unsupported for layers without a step here; the message lists them.
     """
     no_options(options)
-    made, wrong = [], []
-    children = [(name, layer) for name, layer in model.named_children() if _acts(layer)]
-    flat = all(_kind(layer) in _ROWS for _, layer in children)
+    children = [(name, layer) for name, layer in _flattened(model) if _acts(layer)]
+    rows = all(_kind(layer) in _ROWS for _, layer in children)
+    plan = _Plan(rows)
+    wrong = []
     for number, (name, layer) in enumerate(children):
         try:
             if _kind(layer) in _RECURRENT and number < len(children) - 1:
                 raise ValueError("gives a tuple to the layer behind it")
-            made.append((name, _made(layer, flat)))
+            plan.add(name, layer)
         except (KeyError, ValueError) as error:
             why = "no such step" if isinstance(error, KeyError) else str(error)
             wrong.append(f"{name} ({_kind(layer)}): {why}")
     if wrong:
         raise Unsupported(f"the whole model has what cylstm has no step for: {'; '.join(wrong)}")
-    width = children and flat and getattr(children[0][1], "in_features", None)
-    return Sequential(made, input_shape=(width,) if width else None)
+    plan.turn("output", False)
+    return Sequential(
+        plan.steps, input_shape=_input_shape(children[0][1], rows) if children else None
+    )
+
+
+def _input_shape(first: Any, rows: bool) -> tuple[int | None, ...] | None:
+    """Without the batch, where the first layer says it."""
+    if _kind(first) == "Conv1d":
+        return first.in_channels, None
+    return (first.in_features,) if rows and _kind(first) == "Linear" else None
+
+
+def _flattened(model: Any) -> Iterator[tuple[str, Any]]:
+    """The layers of a Sequential and of those in it, by their names in the state_dict."""
+    for name, layer in model.named_children():
+        if _kind(layer) == "Sequential":
+            yield from ((f"{name}.{inner}", part) for inner, part in _flattened(layer))
+        else:
+            yield name, layer
+
+
+class _Plan:
+    """The steps so far, and how what they give lies.
+
+    Attributes
+    ----------
+    rows : bool
+        Everything is (B, F).
+    turned : bool
+        What is (B, C, T) in torch is (B, T, C) here.
+    pooled : bool
+        What is (B, C, 1) in torch is (B, C) here.
+    """
+
+    def __init__(self, rows: bool) -> None:
+        self.steps: list[tuple[str, Module | Step]] = []
+        self.rows = rows
+        self.turned = False
+        self.pooled = False
+
+    def add(self, name: str, layer: Any) -> None:
+        kind = _kind(layer)
+        if kind in _OVER_TIME and not self.rows:
+            self.turn(name, True)
+        elif kind == "Flatten" and self.pooled:
+            _flatten(layer)
+            self.pooled, self.turned, self.rows = False, False, True
+            return
+        elif kind in _SOFTMAX:
+            self.turn(name, not self.rows and layer.dim in (1, -2))
+            if layer.dim not in ((1, -1) if self.rows else (1, 2, -2, -1)):
+                raise ValueError(f"dim {layer.dim}")
+        elif kind not in _ELEMENTWISE:
+            self.turn(name, False)
+        made = _MADE[kind](layer)
+        self.steps.append((name, made))
+        if isinstance(made, steps.GlobalPool):
+            self.pooled = True
+        elif isinstance(made, steps.Flatten):
+            self.rows = True
+
+    def turn(self, name: str, over_time: bool) -> None:
+        """Bring the axes into the order that the layer of this name, or the caller, wants."""
+        if self.pooled:
+            self.steps.append((f"{name}.again", steps.Repeat(1)))
+            self.pooled = False
+        if self.turned != over_time:
+            self.steps.append((f"{name}.turned", steps.Transpose()))
+            self.turned = over_time
 
 
 def _kind(layer: Any) -> str:
@@ -51,14 +123,10 @@ def _kind(layer: Any) -> str:
 
 def _acts(layer: Any) -> bool:
     """Whether a layer does anything at inference."""
-    return _kind(layer) not in ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "Identity")
+    return _kind(layer) not in _NOT_THERE
 
 
-def _made(layer: Any, flat: bool) -> Module | Step:
-    kind = _kind(layer)
-    if kind == "BatchNorm1d" and not flat:
-        raise ValueError("would take (B, C, T)")
-    return _MADE[kind](layer)
+# ------------------------------------------------------------------------------- layers
 
 
 def _arrays(layer: Any) -> dict[str, Array]:
@@ -93,13 +161,57 @@ def _layer_norm(layer: Any) -> Step:
     return steps.LayerNorm(**_arrays(layer), eps=layer.eps)
 
 
-def _softmax(name: str) -> Callable[[Any], Step]:
+def _one(value: Any) -> int:
+    """A number that torch may have as a tuple of one."""
+    (number,) = value if isinstance(value, tuple) else (value,)
+    return int(number)
+
+
+def _convolution(layer: Any) -> Step:
+    if layer.padding_mode != "zeros":
+        raise ValueError(f"padding_mode {layer.padding_mode!r}")
+    dilation = _one(layer.dilation)
+    padding: Any = layer.padding
+    if padding == "same":  # with the odd one on the right, as TensorFlow's, but of the whole reach
+        reach = dilation * (_one(layer.kernel_size) - 1)
+        padding = reach // 2, reach - reach // 2
+    elif padding != "valid":
+        padding = (_one(padding),) * 2
+    return steps.Conv1d(
+        **_arrays(layer),
+        stride=_one(layer.stride),
+        padding=padding,
+        dilation=dilation,
+        groups=layer.groups,
+    )
+
+
+def _pool(layer: Any) -> Step:
+    if layer.ceil_mode:
+        raise ValueError("ceil_mode")
+    largest = _kind(layer) == "MaxPool1d"
+    if largest and (layer.return_indices or _one(layer.dilation) != 1):
+        raise ValueError("return_indices or dilation")
+    return steps.Pool(
+        "max" if largest else "average",
+        _one(layer.kernel_size),
+        _one(layer.stride),
+        (_one(layer.padding),) * 2,
+        not largest and layer.count_include_pad,
+    )
+
+
+def _global_pool(kind: str) -> Callable[[Any], Step]:
     def make(layer: Any) -> Step:
-        if layer.dim != -1:
-            raise ValueError(f"dim {layer.dim}, expected -1")
-        return steps.Activation(name)
+        if layer.output_size not in (1, (1,)) or getattr(layer, "return_indices", False):
+            raise ValueError(f"output_size {layer.output_size}, or return_indices")
+        return steps.GlobalPool(kind)
 
     return make
+
+
+def _softmax(layer: Any) -> Step:
+    return steps.Activation(_SOFTMAX[_kind(layer)])
 
 
 def _flatten(layer: Any) -> Step:
@@ -122,14 +234,12 @@ def _plain(name: str) -> Callable[[Any], Step]:
     return lambda layer: steps.Activation(name)
 
 
+Makers = dict[str, Callable[[Any], Module | Step]]
+
+_NOT_THERE = {"Dropout", "Dropout1d", "AlphaDropout", "FeatureAlphaDropout", "Identity"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
-_MADE: dict[str, Callable[[Any], Module | Step]] = {
-    **{kind: _module for kind in (*sorted(_RECURRENT), "Linear", "Embedding")},
-    "BatchNorm1d": _batch_norm,
-    "LayerNorm": _layer_norm,
-    "Flatten": _flatten,
-    "Softmax": _softmax("softmax"),
-    "LogSoftmax": _softmax("log_softmax"),
+_SOFTMAX = {"Softmax": "softmax", "LogSoftmax": "log_softmax"}
+_ELEMENTWISE: Makers = {
     "Softplus": _softplus,
     "GELU": _gelu,
     "LeakyReLU": lambda layer: steps.Activation("leaky_relu", layer.negative_slope),
@@ -143,4 +253,24 @@ _MADE: dict[str, Callable[[Any], Module | Step]] = {
     "Tanh": _plain("tanh"),
     "Softsign": _plain("softsign"),
 }
-_ROWS = {*_MADE} - _RECURRENT - {"Embedding", "Flatten"}  # may take (B, F)
+_OVER_TIME: Makers = {  # of (B, C, T); BatchNorm1d takes (B, F) too
+    "Conv1d": _convolution,
+    "MaxPool1d": _pool,
+    "AvgPool1d": _pool,
+    "AdaptiveMaxPool1d": _global_pool("max"),
+    "AdaptiveAvgPool1d": _global_pool("average"),
+    "BatchNorm1d": _batch_norm,
+}
+_LAST_AXIS: Makers = {
+    "Linear": _module,
+    "LayerNorm": _layer_norm,
+    **dict.fromkeys(_SOFTMAX, _softmax),
+}
+_MADE: Makers = {
+    **_ELEMENTWISE,
+    **_OVER_TIME,
+    **_LAST_AXIS,
+    **{kind: _module for kind in (*sorted(_RECURRENT), "Embedding")},
+    "Flatten": _flatten,
+}
+_ROWS = {*_ELEMENTWISE, *_LAST_AXIS, "BatchNorm1d"}  # may take (B, F)

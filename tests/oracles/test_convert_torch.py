@@ -13,7 +13,7 @@ import torch
 
 import cylstm
 from cylstm import files
-from helpers import same_bits
+from helpers import same_bits, seeds
 
 CELLS = [name for name in ("LSTM", "GRU", "RNN") if name in files.CLASSES]
 
@@ -101,7 +101,7 @@ def written(rnn: Any, form: str, path: Path) -> Any:
     return cylstm.load(path, **options)
 
 
-@pytest.mark.parametrize("number", range(100))
+@pytest.mark.parametrize("number", seeds(100))
 def test_random_stacks(number: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(number)
     rnn = random_stack(rng, CELLS[number % len(CELLS)])

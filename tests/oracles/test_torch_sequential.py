@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 import cylstm
 from cylstm import from_torch
+from helpers import seeds
 
 
 def agrees(theirs: Any, x: Any) -> None:
@@ -48,25 +50,109 @@ def test_ids_to_a_recurrent_layer(cell: str) -> None:
     agrees(nn.Sequential(nn.Embedding(11, 4), nn.Tanh(), rnn), torch.randint(11, (3, 6)))
 
 
+def random_layers(draw: random.Random, channels: int, steps: int) -> Any:
+    """Layers over time for x (B, channels, steps), now and then with an end that has none.
+
+    The first says that there is time; a norm alone takes (B, channels) as well.
+    """
+    parts: list[Any] = [nn.Conv1d(channels, channels, 1)]
+    for _ in range(draw.randint(1, 5)):
+        size = draw.randint(1, min(3, steps))
+        pad = draw.choice(["same", "valid", 0, 1])
+        part: Any
+        match draw.choice(["conv", "conv", "pool", "norm", "act", "act", "linear", "layer norm"]):
+            case "conv":
+                groups = draw.choice([g for g in (1, 2, 3) if channels % g == 0])
+                out = groups * draw.randint(1, 4)
+                stride = 1 if pad == "same" else draw.randint(1, 2)
+                mode = dict(padding=pad, stride=stride, groups=groups, bias=draw.random() < 0.7)
+                part = nn.Conv1d(channels, out, size, dilation=draw.choice([1, 2]), **mode)
+            case "pool":
+                padding = draw.randint(0, size // 2)
+                if draw.random() < 0.5:
+                    part = nn.MaxPool1d(size, draw.choice([None, 1, 2]), padding)
+                else:
+                    counts = draw.random() < 0.5
+                    part = nn.AvgPool1d(size, draw.choice([None, 1, 2]), padding, False, counts)
+            case "norm":
+                part = nn.BatchNorm1d(channels)
+                part.running_mean.uniform_(-1, 1), part.running_var.uniform_(0.5, 2)
+            case "linear":
+                part = nn.Linear(steps, draw.randint(1, 9))
+            case "layer norm":
+                part = nn.LayerNorm(steps)
+            case _:
+                part = draw.choice([nn.ReLU(), nn.Tanh(), nn.Dropout(), nn.Softmax(1)])
+        try:
+            channels, steps = part(torch.zeros(2, channels, steps)).shape[1:]
+        except RuntimeError:  # fewer steps than its window has
+            continue
+        parts.append(part)
+    if draw.random() < 0.5:
+        if draw.random() < 0.5:
+            parts.append(draw.choice([nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d])(1))
+            steps = 1
+        if draw.random() < 0.7:
+            parts += [
+                nn.Flatten(),
+                nn.BatchNorm1d(channels * steps),
+                nn.Linear(channels * steps, 3),
+            ]
+    elif draw.random() < 0.5:
+        parts.append(getattr(nn, draw.choice(["LSTM", "GRU", "RNN"]))(steps, 5, batch_first=True))
+    return parts
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch on even windows
+@pytest.mark.parametrize("seed", seeds(100))
+def test_random_models(seed: int) -> None:
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    channels, T = draw.randint(1, 6), draw.randint(1, 20)
+    front = [nn.Embedding(11, T)] if draw.random() < 0.2 else []
+    with torch.no_grad():
+        layers = random_layers(draw, channels, T)
+    x = torch.randint(11, (3, channels)) if front else torch.randn(3, channels, T)
+    half = len(layers) // 2
+    model = nn.Sequential(*front, nn.Sequential(*layers[:half]), *layers[half:])
+    agrees(model, x)
+
+
+def test_lengths_are_of_time() -> None:
+    model = from_torch(nn.Sequential(nn.Conv1d(3, 4, 2), nn.ReLU()).eval())
+    x = np.zeros((2, 3, 9), np.float32)
+    assert model(x).shape == (2, 4, 8)
+    with pytest.raises(ValueError, match="'0.turned' exchanges time and features"):
+        model(x, [3, 9])
+    with pytest.raises(ValueError, match=r"x has shape \(2, 4, 9\), expected \(B, 3, T\)"):
+        model(np.zeros((2, 4, 9), np.float32))
+    with pytest.raises(ValueError, match="can't stream"):
+        model.stream()
+
+
 def test_what_has_no_step_is_listed() -> None:
     model = nn.Sequential(
-        nn.Conv1d(3, 4, 2),
-        nn.BatchNorm1d(4),
+        nn.Conv1d(3, 4, 2, padding=1, padding_mode="circular"),
+        nn.MaxPool1d(2, ceil_mode=True),
         nn.LSTM(4, 5),
-        nn.Softmax(1),
+        nn.Softmax(0),
         nn.Flatten(0),
         nn.LayerNorm((4, 5)),
+        nn.AdaptiveAvgPool1d(3),
+        nn.Sequential(nn.Conv2d(1, 2, 3)),
         nn.LSTM(5, 6),
     )
     with pytest.raises(ValueError) as error:
         from_torch(model)
     for part in (
-        "0 (Conv1d): no such step",
-        "1 (BatchNorm1d): would take (B, C, T)",
+        "0 (Conv1d): padding_mode 'circular'",
+        "1 (MaxPool1d): ceil_mode",
         "2 (LSTM): gives a tuple",
-        "3 (Softmax): dim 1",
+        "3 (Softmax): dim 0",
         "4 (Flatten): start_dim",
         "5 (LayerNorm): goes over 2 axes",
+        "6 (AdaptiveAvgPool1d): output_size 3",
+        "7.0 (Conv2d): no such step",
     ):
         assert part in str(error.value)
     with pytest.raises(ValueError, match="expected batch_first=True"):
@@ -75,6 +161,6 @@ def test_what_has_no_step_is_listed() -> None:
 
 def test_a_lone_recurrent_layer_is_a_module() -> None:
     rnn = nn.LSTM(4, 5)
-    for model in (nn.Sequential(rnn), nn.Sequential(nn.Conv1d(3, 4, 2), rnn)):
+    for model in (nn.Sequential(rnn), nn.Sequential(nn.Conv2d(3, 4, 2), rnn)):
         ours = from_torch(model)
         assert isinstance(ours, cylstm.LSTM) and not ours.batch_first

@@ -1,0 +1,138 @@
+"""ONNX files of one recurrent node, run by ONNX Runtime and by cylstm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from conformance import CONSTANT, one_node
+from cylstm.convert.onnx_recurrent import ACTIVATIONS
+from helpers import rel
+from onnx_models import (
+    TOLERANCE,
+    compare,
+    lstm_weights,
+    make_model,
+    run_onnxruntime,
+    whole,
+)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_layout_1(direction: str, tmp_path: Path) -> None:
+    """ONNX Runtime has no layout 1: its layout 0, transposed."""
+    rng = np.random.default_rng(7)
+    D = 2 if direction == "bidirectional" else 1
+    shapes = {"X": (5, 3, 4), "W": (D, 28, 4), "R": (D, 28, 7), "B": (D, 56)}
+    shapes |= {"initial_h": (D, 3, 7), "initial_c": (D, 3, 7)}
+    inputs = {k: (rng.standard_normal(s) / 2).astype(np.float32) for k, s in shapes.items()}
+    inputs["sequence_lens"] = np.array([5, 0, 2], np.int32)
+    outputs = ["Y", "Y_h", "Y_c"]
+    attributes = {"hidden_size": 7, "direction": direction}
+    fed = {k: a for k, a in inputs.items() if k not in CONSTANT}
+    want = run_onnxruntime(one_node("LSTM", attributes, inputs, outputs), fed)
+    turned = {k: a if k == "sequence_lens" else a.swapaxes(0, 1) for k, a in fed.items()}
+    model = whole(one_node("LSTM", attributes | {"layout": 1}, inputs, outputs, 22), tmp_path)
+    got = model.run({k: np.ascontiguousarray(a) for k, a in turned.items()})
+    want = {
+        "Y": want["Y"].transpose(2, 0, 1, 3),
+        "Y_h": want["Y_h"].swapaxes(0, 1),
+        "Y_c": want["Y_c"].swapaxes(0, 1),
+    }
+    compare(got, want, TOLERANCE)
+
+
+@pytest.mark.parametrize("opset", [1, 6, 7, 13, 14, 21, 22])
+def test_every_version_of_the_operator_set(opset: int, tmp_path: Path) -> None:
+    """The same node in all of them; ONNX Runtime starts at 7."""
+    x = np.random.default_rng(1).standard_normal((5, 2, 3)).astype(np.float32)
+    weights = lstm_weights(3, 7)
+    inputs = {"X": x, **weights}
+    outputs = ["Y", "Y_h", "Y_c"]
+    want = run_onnxruntime(one_node("LSTM", {"hidden_size": 7}, inputs, outputs), {"X": x})
+    got = whole(one_node("LSTM", {"hidden_size": 7}, inputs, outputs, opset), tmp_path).run(
+        {"X": x}
+    )
+    compare(got, want, TOLERANCE)
+
+
+def test_activation_defaults(tmp_path: Path) -> None:
+    """Every activation either agrees with ONNX Runtime or is refused by its name."""
+    x = np.random.default_rng(1).standard_normal((3, 2, 3)).astype(np.float32)
+    for name, (ours, _) in ACTIVATIONS.items():
+        numbers = {"Affine": (0.7, 0.1), "ScaledTanh": (0.8, 0.6)}.get(name)
+        attributes: dict[str, Any] = {"hidden_size": 7, "activations": ["Sigmoid", name, "Tanh"]}
+        if numbers:
+            attributes |= {"activation_alpha": numbers[:1], "activation_beta": numbers[1:]}
+        model = one_node("LSTM", attributes, {"X": x, **lstm_weights(3, 7)}, ["Y", "Y_c"])
+        try:
+            got = whole(model, tmp_path).run({"X": x})
+        except ValueError as error:
+            assert ours in str(error)
+            continue
+        compare(got, run_onnxruntime(model, {"X": x}), TOLERANCE)
+
+
+def test_float16(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((4, 2, 3)).astype(np.float16)
+    weights = {k: a.astype(np.float16) for k, a in lstm_weights(3, 7).items()}
+    got = whole(one_node("LSTM", {"hidden_size": 7}, {"X": x, **weights}, ["Y"]), tmp_path).run(
+        {"X": x}
+    )
+    wide = {k: a.astype(np.float32) for k, a in weights.items()} | {"X": x.astype(np.float32)}
+    want = run_onnxruntime(one_node("LSTM", {"hidden_size": 7}, wide, ["Y"]), {"X": wide["X"]})
+    assert got["Y"].dtype == np.float16
+    assert rel(got["Y"], want["Y"]) < 1e-3  # half a unit of float16
+
+
+def test_quantized(tmp_path: Path) -> None:
+    """com.microsoft.DynamicQuantizeLSTM: ours with the weights that its integers stand for.
+
+    ONNX Runtime quantises x and h as well, at every step, hence the wide second tolerance; and
+    where a CPU has no product of bytes it adds pairs in 16 bits, hence weights below 64.
+    """
+    rng = np.random.default_rng(5)
+    T, B, I, H, D = 5, 3, 8, 16, 2
+    scale = rng.uniform(0.01, 0.02, (2, D, 4 * H)).astype(np.float32)
+    zero = np.zeros((2, D, 4 * H), np.int8)
+    W = rng.integers(-63, 64, (D, I, 4 * H)).astype(np.int8)
+    R = rng.integers(-30, 30, (D, H, 4 * H)).astype(np.int8)
+    bias = rng.standard_normal((D, 8 * H)).astype(np.float32)
+    node = helper.make_node(
+        "DynamicQuantizeLSTM",
+        ["X", "W", "R", "B", "", "", "", "", "ws", "wz", "rs", "rz"],
+        ["Y"],
+        domain="com.microsoft",
+        hidden_size=H,
+        direction="bidirectional",
+    )
+    x = rng.standard_normal((T, B, I)).astype(np.float32)
+    weights = {
+        "W": W,
+        "R": R,
+        "B": bias,
+        "ws": scale[0],
+        "wz": zero[0],
+        "rs": scale[1],
+        "rz": zero[1],
+    }
+    model = make_model([node], {"X": x}, ["Y"], weights, domains={"com.microsoft": 1})
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)
+    )
+    got = whole(model, tmp_path).run({"X": x})["Y"]
+    plain = {
+        "X": x,
+        "W": (W * scale[0][:, None]).swapaxes(1, 2),
+        "R": (R * scale[1][:, None]).swapaxes(1, 2),
+        "B": bias,
+    }
+    attributes = {"hidden_size": H, "direction": "bidirectional"}
+    want = run_onnxruntime(one_node("LSTM", attributes, plain, ["Y"]), {"X": x})["Y"]
+    assert rel(got, want) < TOLERANCE
+    assert rel(got, run_onnxruntime(model, {"X": x})["Y"]) < 0.1

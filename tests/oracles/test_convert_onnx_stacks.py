@@ -1,0 +1,158 @@
+"""ONNX files that are a stack of recurrent layers, and weights that their graphs compute."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+import cylstm
+from cylstm import load
+from cylstm.convert.onnx_graph import OnnxModel
+from helpers import Array, assert_close, rel
+from onnx_models import (
+    TOLERANCE,
+    compare,
+    lstm_weights,
+    make_model,
+    run_onnxruntime,
+    saved,
+    typed,
+)
+
+
+def test_weights_made_of_constants(tmp_path: Path) -> None:
+    """As exporters of LSTM cells write them: slices in another order, one axis more."""
+    rng = np.random.default_rng(3)
+    H, I = 7, 5
+    raw = {
+        "w": rng.standard_normal((4 * H, I)).astype(np.float32),  # i, f, g, o
+        "r": (rng.standard_normal((4 * H, H)) / 3).astype(np.float32),
+        "b": rng.standard_normal(8 * H).astype(np.float32),
+    }
+    nodes, counter = [], iter(range(100))
+
+    def constant(*values: int) -> str:
+        name = f"c{next(counter)}"
+        tensor = numpy_helper.from_array(np.array(values, np.int64), name)
+        nodes.append(helper.make_node("Constant", [], [name], value=tensor))
+        return name
+
+    def reordered(source: str, target: str, starts: list[int]) -> None:
+        parts = []
+        for k, start in enumerate(starts):
+            part = f"{target}_{k}"
+            nodes.append(
+                helper.make_node(
+                    "Slice",
+                    [source, constant(start), constant(start + H), constant(0)],
+                    [part],
+                )
+            )
+            parts.append(part)
+        nodes.append(helper.make_node("Concat", parts, [f"{target}_flat"], axis=0))
+        nodes.append(helper.make_node("Unsqueeze", [f"{target}_flat", constant(0)], [target]))
+
+    iofc = [0, 3 * H, H, 2 * H]
+    reordered("w", "W", iofc)
+    reordered("r", "R", iofc)
+    reordered("b", "B", [*iofc, *[4 * H + k for k in iofc]])
+    nodes.append(helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], hidden_size=H, name="n"))
+    x = rng.standard_normal((6, 2, I)).astype(np.float32)
+    model = typed(make_model(nodes, {"X": x}, ["Y"], raw))
+    want = run_onnxruntime(model, {"X": x})
+    lstm: Any = load(saved(model, tmp_path))
+    assert isinstance(lstm, cylstm.LSTM)
+    assert np.array_equal(lstm.state_dict()["weight_ih_l0"], raw["w"])
+    assert rel(lstm(x)[0], want["Y"][:, 0]) < TOLERANCE
+    alone: Any = load(tmp_path / "model.onnx", "n")
+    assert np.array_equal(alone(x)[0], lstm(x)[0])
+
+
+@pytest.mark.parametrize("states", [False, True], ids=["zeros", "states"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time", "batch"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "both"])
+def test_stacks_of_torch(
+    bidirectional: bool, batch_first: bool, states: bool, tmp_path: Path
+) -> None:
+    """What torch.onnx writes of an nn.LSTM of two layers is one cylstm.LSTM."""
+    torch.manual_seed(0)
+    module = torch.nn.LSTM(5, 7, 2, bidirectional=bidirectional, batch_first=batch_first).eval()
+    rows = 2 * (1 + bidirectional)
+    x = torch.randn(3, 4, 5)
+    B = 3 if batch_first else 4
+    given = (torch.randn(rows, B, 7), torch.randn(rows, B, 7)) if states else None
+    path = tmp_path / "stack.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (x, given) if states else (x,),
+            str(path),
+            input_names=["x", "h", "c"][: 3 if states else 1],
+            dynamic_axes={"x": {0: "a", 1: "b"}},
+            dynamo=False,
+        )
+    lstm = load(path)
+    assert isinstance(lstm, cylstm.LSTM)
+    assert (lstm.num_layers, lstm.batch_first) == (2, batch_first)
+    with torch.no_grad():
+        want, (h_n, c_n) = module(x, given)
+    y, (h, c) = lstm(x.numpy(), tuple(s.numpy() for s in given) if given else None)
+    assert_close({"y": rel(y, want), "h": rel(h, h_n), "c": rel(c, c_n)}, TOLERANCE)
+
+
+def stack_nodes(between: list[Any], second: str = "between") -> list[Any]:
+    """Two LSTM nodes and the nodes between them."""
+    return [
+        helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y0"], hidden_size=7, name="first"),
+        *between,
+        helper.make_node("LSTM", [second, "W1", "R1"], ["Y"], hidden_size=7, name="second"),
+    ]
+
+
+def stack_weights() -> dict[str, Array]:
+    second = lstm_weights(7, 7, seed=1)
+    return {"axis": np.array([1])} | lstm_weights(5, 7) | {"W1": second["W"], "R1": second["R"]}
+
+
+SQUEEZE = helper.make_node("Squeeze", ["Y0", "axis"], ["squeezed"])
+
+
+@pytest.mark.parametrize(
+    ("between", "is_stack"),
+    [
+        ([SQUEEZE], True),
+        ([SQUEEZE, helper.make_node("Dropout", ["squeezed"], ["dropped"])], True),
+        ([SQUEEZE, helper.make_node("Relu", ["squeezed"], ["rectified"])], False),
+        ([SQUEEZE, helper.make_node("Transpose", ["squeezed"], ["turned"], perm=[1, 0, 2])], False),
+    ],
+    ids=["squeeze", "dropout", "relu", "time and batch exchanged"],
+)
+def test_what_is_a_stack(between: list[Any], is_stack: bool, tmp_path: Path) -> None:
+    """One layer has biases and the other none; either way the numbers are ONNX Runtime's."""
+    x = np.random.default_rng(0).standard_normal((4, 4, 5)).astype(np.float32)
+    nodes = stack_nodes(between, between[-1].output[0])
+    model = typed(make_model(nodes, {"X": x}, ["Y"], stack_weights()))
+    want = run_onnxruntime(model, {"X": x})["Y"]
+    got: Any = load(saved(model, tmp_path))
+    assert isinstance(got, cylstm.LSTM) == is_stack
+    y = got(x)[0][:, None] if is_stack else got(X=x)["Y"]
+    assert rel(y, want) < TOLERANCE
+
+
+def test_initial_states_of_the_file_are_not_lost(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, h = (rng.standard_normal(s).astype(np.float32) for s in ((4, 2, 5), (1, 2, 7)))
+    node = helper.make_node("LSTM", ["X", "W", "R", "B", "", "h"], ["Y"], hidden_size=7, name="n")
+    model = typed(make_model([node], {"X": x}, ["Y"], lstm_weights(5, 7) | {"h": h}))
+    graph = load(saved(model, tmp_path))
+    assert isinstance(graph, OnnxModel)
+    compare(graph(X=x), run_onnxruntime(model, {"X": x}), TOLERANCE)
+    with pytest.raises(ValueError, match="its initial_h is a constant of the file"):
+        load(tmp_path / "model.onnx", "n")
