@@ -39,6 +39,8 @@ def resolve(name: str, value: Any) -> tuple[str, float, float]:
     function, *defaults = ACTIVATIONS[given[0]]
     numbers = [_checks.number(f"{name}[{n}]", given[n], -inf) for n in range(1, len(given))]
     alpha, beta = numbers + defaults[len(numbers) :]
+    if function in ("leaky_relu", "elu") and alpha < 0:  # two x may have one y
+        raise ValueError(f"{name} is {value!r}, expected alpha at least 0")
     return function, float(alpha), float(beta)
 
 

@@ -204,7 +204,7 @@ class Problem(NamedTuple):
         return lstm
 
     def reference(self, dropout: list[Array] | None = None) -> tuple[reference.Tape, Any]:
-        """Results and gradients of reference.py in float64."""
+        """Results and gradients of cylstm.reference in float64."""
         p = self.cast("float64")
         tape = reference.forward(
             p.weights,
@@ -262,7 +262,7 @@ def weight_shapes(
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(num_layers):
         for d in range(D):
-            ih, hh, b_ih, b_hh, hr = reference.names(layer, d)
+            ih, hh, b_ih, b_hh, hr, _peep = reference.names(layer, d)
             shapes[ih] = (4 * hidden_size, input_size if layer == 0 else D * out)
             shapes[hh] = (4 * hidden_size, out)
             if bias:

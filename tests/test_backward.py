@@ -1,4 +1,4 @@
-"""Gradients: against PyTorch's numbers, reference.py, finite differences and each other."""
+"""Gradients: against PyTorch's numbers, cylstm.reference, finite differences and each other."""
 
 from __future__ import annotations
 

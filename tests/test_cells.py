@@ -1,6 +1,6 @@
 """Cells other than the LSTM: GRU and RNN, with all that an LSTM can do.
 
-What they compute is held against reference.py here, and against PyTorch and ONNX Runtime in
+What they compute is held against cylstm.reference here, and against PyTorch and ONNX Runtime in
 tests/oracles/test_cells.py.
 """
 
@@ -29,7 +29,7 @@ from make_digests import network, numbers
 
 ISAS = list(cylstm.show_config()["isa_available"])
 
-# The arguments that make a cell of its own, and the same cell of reference.py.
+# The arguments that make a cell of its own, and the same cell of cylstm.reference.
 CELLS: dict[str, tuple[dict[str, Any], reference.Cell]] = {
     "GRU": (dict(cell="GRU"), reference.GRU()),
     "GRU, reset before": (dict(cell="GRU", reset_after=False), reference.GRU(False)),
@@ -71,7 +71,7 @@ class Call:
         self.h_0, self.dh_n = (numbers(name, *state).astype(dtype) for name in ("h_0", "dh_n"))
 
     def expected(self) -> tuple[reference.Tape, reference.Grads]:
-        """By reference.py, in float64."""
+        """By cylstm.reference, in float64."""
         weights = {name: a.astype(np.float64) for name, a in self.net.state_dict().items()}
         x, h_0, dy, dh_n = (a.astype(np.float64) for a in (self.x, self.h_0, self.dy, self.dh_n))
         first = self.net.batch_first

@@ -43,7 +43,7 @@ def masks_of(lstm: Any, T: int, B: int, **arguments: Any) -> list[Array]:
     weights = {name: np.zeros_like(a) for name, a in lstm.state_dict().items()}
     for layer in range(L):
         for d in range(D):
-            ih, _, b_ih, _, hr_name = reference.names(layer, d)
+            ih, _, b_ih, _, hr_name, _ = reference.names(layer, d)
             weights[b_ih][2 * H : 3 * H] = 1  # g: something to let in
             if layer > 0:
                 weights[ih][:R, d * R : (d + 1) * R] = 0.5 * np.eye(R)
@@ -161,7 +161,7 @@ PROBLEMS = {
 
 @pytest.mark.parametrize("config", PROBLEMS.values(), ids=PROBLEMS)
 def test_against_the_reference(config: dict[str, Any], dtype: str) -> None:
-    """With the mask that a call draws, reference.py gives the call's results and gradients."""
+    """With the mask that a call draws, cylstm.reference gives the call's results and gradients."""
     p = make_problem(7, dtype=dtype, **config)
     T, B = p.valid().shape
     masks = masks_of(cylstm.LSTM(**p.config, dtype=dtype, seed=8), T, B)

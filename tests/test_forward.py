@@ -1,4 +1,4 @@
-"""What an LSTM computes: against PyTorch's numbers, reference.py and its own promises."""
+"""What an LSTM computes: against PyTorch's numbers, cylstm.reference and its own promises."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(p: Problem, **arguments: Any) -> list[Any]:
 
 
 def check(p: Problem, tape: reference.Tape) -> None:
-    """Inference, and a tape with all it shows, against reference.py."""
+    """Inference, and a tape with all it shows, against cylstm.reference."""
     tolerance, _ = TOLERANCES[p.x.dtype.name]
     y, h_n, c_n = run(p)
     assert y.dtype == h_n.dtype == c_n.dtype == p.x.dtype

@@ -1,4 +1,4 @@
-"""reference.py against PyTorch's numbers and against finite differences: it is the ruler."""
+"""cylstm.reference against PyTorch's numbers and against finite differences: it is the ruler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variants of the cells, against the equations in reference.py and finite differences.
+"""Variants of the cells, against the equations in cylstm.reference and finite differences.
 
 What ONNX Runtime, PyTorch and published cases say of them is in tests/oracles.
 """

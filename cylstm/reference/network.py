@@ -1,38 +1,4 @@
-"""The cells in plain NumPy: the equations, and their derivatives by hand.
-
-This file is for reading, and for testing against. It is slow, imports nothing of the library, and
-computes in the dtype of ``x``. Read it from top to bottom: one step of each cell, one layer over
-time, then the stack of layers; each backward stands directly below its forward and walks the same
-lines upwards.
-
-One step of an LSTM takes the input ``x_t`` and the state ``(h, c)`` that the previous step left::
-
-    a_k = W_ih[k] x_t + b_ih[k] + W_hh[k] h_{t-1} + b_hh[k]      for k in i, f, g, o
-
-    i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)
-    g       = tanh(a_g)
-
-    c_t = f * c_{t-1} + i * g          the cell: keep f of the old, write i of the new
-    h_t = o * tanh(c_t)                the output: show o of the cell
-    h_t = W_hr h_t                     only with a projection: a narrower h is fed back and shown
-
-The other cells have their equations beside their steps. Their state is ``(h,)``.
-
-``weights`` is a dict with the names, shapes and gate order of ``torch.nn.LSTM``, and says all else
-there is to know about the network: for each layer ``k``, and with ``_reverse`` behind the name for
-the second direction, with G gates (4 of an LSTM, 3 of a GRU: r, z, n; 1 of an RNN)
-
-======================  ==================================  ================================
-``weight_ih_lk``        (GH, I), in upper layers (GH, D*P)  gates i, f, g, o below each other
-``weight_hh_lk``        (GH, P)
-``bias_ih_lk``          (GH,)                               absent without biases
-``bias_hh_lk``          (GH,)                               absent without biases
-``weight_hr_lk``        (P, H)                              absent without a projection
-======================  ==================================  ================================
-
-Dims: T steps, B sequences, I inputs, H cells, P outputs (P = H without a projection), L layers,
-D directions. A ``d`` before a name is the gradient of the loss with respect to it.
-"""
+"""A layer in one direction over time, then directions side by side and layers above each other."""
 
 from __future__ import annotations
 
@@ -42,219 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .cells import LSTM, Cell, State, Weights
+
 Array = NDArray[Any]
-
-
-def sigmoid(a: Array) -> Array:
-    """1 / (1 + exp(-a)), in a form that overflows nowhere."""
-    return np.exp(-np.logaddexp(0, -a))
-
-
-# ---------------------------------------------------------------------------------------------
-# One step
-# ---------------------------------------------------------------------------------------------
-
-
-class Weights(NamedTuple):
-    """The weights of one layer and direction; biases may be zero, and ``hr`` may be None."""
-
-    ih: Array  # (GH, I)
-    hh: Array  # (GH, P)
-    b_ih: Array  # (GH,)
-    b_hh: Array  # (GH,)
-    hr: Array | None  # (P, H)
-
-
-State = tuple[Array, ...]  # (h, c) of shapes (B, P) and (B, H), or (h,)
-
-
-class LSTM:
-    """The equations in the head of this file."""
-
-    gates = 4
-    states = 2
-
-    def forward(self, w: Weights, x: Array, state: State) -> tuple[State, Array]:
-        """x (B, I) and the state -> the new state, and the gates (B, 4, H)."""
-        h, c = state
-        a = x @ w.ih.T + w.b_ih + h @ w.hh.T + w.b_hh  # (B, 4H), the pre-activations
-        a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
-        i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
-
-        c = f * c + i * g
-        h = o * np.tanh(c)
-        if w.hr is not None:
-            h = h @ w.hr.T
-        return (h, c), np.stack([i, f, g, o], axis=1)
-
-    def backward(
-        self, w: Weights, x: Array, state: State, gates: Array, dnew: State, dgates: Array
-    ) -> tuple[Array, State, Weights]:
-        """The gradients with respect to x, the state and the weights, from that of the new state.
-
-        x and the state are what the step was given and ``gates`` what it computed; its new c
-        follows from them. ``dgates`` (B, G, H) is what a loss says of the gates themselves.
-        """
-        (h, c), (dh_new, dc_new) = state, dnew
-        i, f, g, o = (gates[:, k] for k in range(4))
-        tanh_c = np.tanh(f * c + i * g)
-
-        if w.hr is None:
-            dhr, do_tanh_c = None, dh_new
-        else:  # h_new = W_hr (o * tanh(c_new))
-            dhr, do_tanh_c = dh_new.T @ (o * tanh_c), dh_new @ w.hr
-
-        do = do_tanh_c * tanh_c + dgates[:, 3]
-        dc_new = dc_new + do_tanh_c * o * (1 - tanh_c**2)  # tanh' = 1 - tanh^2
-
-        di = dc_new * g + dgates[:, 0]  # c_new = f * c + i * g
-        df = dc_new * c + dgates[:, 1]
-        dg = dc_new * i + dgates[:, 2]
-        dc = dc_new * f
-
-        da = np.concatenate(  # sigmoid' = sigmoid * (1 - sigmoid)
-            [di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=1
-        )
-        db = da.sum(axis=0)  # both biases are added to the same sum and have the same gradient
-        return da @ w.ih, (da @ w.hh, dc), Weights(da.T @ x, da.T @ h, db, db, dhr)
-
-
-class GRU:
-    """The gated recurrent unit, with its reset gate behind the product, as in torch.nn.GRU::
-
-        r, z = sigmoid(W_ih[k] x_t + b_ih[k] + W_hh[k] h_{t-1} + b_hh[k])      for k in r, z
-        n    = tanh(W_ih[n] x_t + b_ih[n] + r * (W_hh[n] h_{t-1} + b_hh[n]))
-        h_t  = (1 - z) * n + z * h_{t-1}
-
-    or, with ``reset_after=False``, before it::
-
-        n    = tanh(W_ih[n] x_t + b_ih[n] + W_hh[n] (r * h_{t-1}) + b_hh[n])
-    """
-
-    gates = 3
-    states = 1
-
-    def __init__(self, reset_after: bool = True) -> None:
-        self.reset_after = reset_after
-
-    def forward(self, w: Weights, x: Array, state: State) -> tuple[State, Array]:
-        """x (B, I) and the state -> the new state, and the gates (B, 3, H)."""
-        (h,) = state
-        H = h.shape[1]
-        x_rz, x_n = np.split(x @ w.ih.T + w.b_ih, [2 * H], axis=1)
-        r, z = np.split(sigmoid(x_rz + h @ w.hh[: 2 * H].T + w.b_hh[: 2 * H]), 2, axis=1)
-        if self.reset_after:
-            n = np.tanh(x_n + r * (h @ w.hh[2 * H :].T + w.b_hh[2 * H :]))
-        else:
-            n = np.tanh(x_n + (r * h) @ w.hh[2 * H :].T + w.b_hh[2 * H :])
-        return ((1 - z) * n + z * h,), np.stack([r, z, n], axis=1)
-
-    def backward(
-        self, w: Weights, x: Array, state: State, gates: Array, dnew: State, dgates: Array
-    ) -> tuple[Array, State, Weights]:
-        """As of the LSTM."""
-        (h,), (dh_new,) = state, dnew
-        H = h.shape[1]
-        r, z, n = (gates[:, k] for k in range(3))
-        hh_n = w.hh[2 * H :]
-
-        dz = dh_new * (h - n) + dgates[:, 1]  # h_new = (1 - z) * n + z * h
-        da_n = (dh_new * (1 - z) + dgates[:, 2]) * (1 - n**2)
-        dh = dh_new * z
-        if self.reset_after:  # a_n = x_n + r * q
-            dq = da_n * r
-            dr = da_n * (h @ hh_n.T + w.b_hh[2 * H :]) + dgates[:, 0]
-            dh = dh + dq @ hh_n
-            dhh_n, db_n = dq.T @ h, dq.sum(axis=0)
-        else:  # a_n = x_n + W_hn (r * h) + b_hn
-            dm = da_n @ hh_n
-            dr = dm * h + dgates[:, 0]
-            dh = dh + dm * r
-            dhh_n, db_n = da_n.T @ (r * h), da_n.sum(axis=0)
-
-        da_rz = np.concatenate([dr * r * (1 - r), dz * z * (1 - z)], axis=1)
-        da = np.concatenate([da_rz, da_n], axis=1)
-        dw = Weights(
-            da.T @ x,
-            np.concatenate([da_rz.T @ h, dhh_n]),
-            da.sum(axis=0),
-            np.concatenate([da_rz.sum(axis=0), db_n]),
-            None,
-        )
-        return da @ w.ih, (dh + da_rz @ w.hh[: 2 * H],), dw
-
-
-class RNN:
-    """The plain cell: h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), where f is tanh or ReLU."""
-
-    gates = 1
-    states = 1
-
-    def __init__(self, nonlinearity: str = "tanh") -> None:
-        self.relu = nonlinearity == "relu"
-
-    def forward(self, w: Weights, x: Array, state: State) -> tuple[State, Array]:
-        """x (B, I) and the state -> the new state, and the gates (B, 1, H): h once more."""
-        (h,) = state
-        a = x @ w.ih.T + w.b_ih + h @ w.hh.T + w.b_hh
-        h = np.maximum(a, 0) if self.relu else np.tanh(a)
-        return (h,), h[:, None]
-
-    def backward(
-        self, w: Weights, x: Array, state: State, gates: Array, dnew: State, dgates: Array
-    ) -> tuple[Array, State, Weights]:
-        """As of the LSTM."""
-        (h,), (dh_new,), h_new = state, dnew, gates[:, 0]
-        da = (dh_new + dgates[:, 0]) * (h_new > 0 if self.relu else 1 - h_new**2)
-        db = da.sum(axis=0)
-        return da @ w.ih, (da @ w.hh,), Weights(da.T @ x, da.T @ h, db, db, None)
-
-
-Cell = LSTM | GRU | RNN
-
-
-# ---------------------------------------------------------------------------------------------
-# One step with int8 weights
-# ---------------------------------------------------------------------------------------------
-
-
-def quantize_rows(rows: Array) -> tuple[Array, Array]:
-    """float32 (N, K) -> integers (N, K) from -127 to 127 and scales (N,): row ~ scale * integers.
-
-    Each row by itself, in float32, to nearest even; a row whose largest value is below 2^-119 is
-    zero.
-    """
-    largest = np.abs(rows).max(axis=1)
-    largest[largest < 2.0**-119] = 0
-    by = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    return np.rint(rows * by[:, None]).astype(np.int64), largest / np.float32(127)
-
-
-def int8_product(rows: Array, codes: Array, scales: Array) -> Array:
-    """float32 (N, K) times int8 (M, K) with a scale for each of its M rows: sums of integers."""
-    integers, by = quantize_rows(rows)
-    return (integers @ codes.T.astype(np.int64)) * (by[:, None] * scales).astype(np.float64)
-
-
-def lstm_int8_step(
-    weights: Mapping[str, Array], x: Array, h: Array, c: Array
-) -> tuple[Array, Array]:
-    """One step of an LSTM with int8 weights, those of layer 0; x and h are quantised by row."""
-
-    def product(rows: Array, kind: str) -> Array:
-        return int8_product(rows, weights[f"{kind}_l0"], weights[f"{kind}_scale_l0"])
-
-    a = product(x, "weight_ih") + product(h, "weight_hh")
-    if "bias_ih_l0" in weights:
-        a += weights["bias_ih_l0"] + weights["bias_hh_l0"]
-    a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
-    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
-    c = f * c + i * g
-    h = o * np.tanh(c)
-    if "weight_hr_l0" in weights:
-        h = product(h.astype(np.float32), "weight_hr")
-    return h, c
-
 
 # ---------------------------------------------------------------------------------------------
 # One layer in one direction: the step over time
@@ -271,7 +27,7 @@ def layer_forward(
     own are zero.
     """
     T, B, _ = x.shape
-    H = len(w.ih) // cell.gates
+    H = len(w.ih) // cell.raw_gates
     states = [np.zeros((T, *s.shape), x.dtype) for s in state]
     gates = np.zeros((T, B, cell.gates, H), x.dtype)
     for t in range(T):
@@ -351,7 +107,7 @@ class Tape(NamedTuple):
     c_n: Array | Any  # (L*D, B, H), or (L*D, H); None for a cell without c
     gates: Array  # (L*D, T, B, G, H), each after its activation
     cells: Array | Any  # (L*D, T, B, H), each c_t; None for a cell without c
-    cell: Cell
+    cell: tuple[Cell, Cell]  # of each direction
     weights: Mapping[str, Array]
     inputs: list[Array]  # of each layer, (T, B, I) or (T, B, D*P)
     states: list[list[Array]]  # of each layer and direction, h and c of all steps, before dropout
@@ -378,7 +134,7 @@ def forward(
     states: tuple[Array, Array] | Array | None = None,
     lengths: ArrayLike | None = None,
     *,
-    cell: Cell | None = None,
+    cell: Cell | tuple[Cell, Cell] | None = None,
     reverse: bool = False,
     batch_first: bool = False,
     dropout: Sequence[Array] | None = None,
@@ -395,18 +151,18 @@ def forward(
     lengths : integers (B,), one integer for x (T, I), or None for T each
         Steps from there on are not looked at: y is 0, and h_n, c_n are those of the last step
         before (h_0, c_0 where the length is 0).
-    cell : of which kind the cells are; None for an `LSTM`
+    cell : of which kind the cells are, or those of each direction; None for an `LSTM`
     reverse : whether the only direction reads each sequence from its last step on
     dropout : arrays (T, B, D*P), one for each layer but the last, or None
         What that layer's output is multiplied by: 0 or 1 / (1 - p).
     """
-    cell = cell or LSTM()
+    cell = cell if isinstance(cell, tuple) else (cell or LSTM(),) * 2
     batched = x.ndim == 3
     x = time_major(x, batch_first, batched)
     T, B, _ = x.shape
-    L, D, P, H = describe(weights, cell)
+    L, D, P, H = describe(weights, cell[0])
     if states is None:
-        states_0 = [np.zeros((L * D, B, width), x.dtype) for width in (P, H)[: cell.states]]
+        states_0 = [np.zeros((L * D, B, width), x.dtype) for width in (P, H)[: cell[0].states]]
     else:
         given = states if isinstance(states, tuple) else (states,)
         states_0 = [s if batched else s[:, None] for s in given]
@@ -419,7 +175,7 @@ def forward(
         for d in range(D):
             k, way = layer * D + d, 1 if reverse else d
             steps, state, gates = layer_forward(
-                cell,
+                cell[d],
                 pick(weights, layer, d),
                 along(way, x, n),
                 tuple(s[k] for s in states_0),
@@ -474,7 +230,7 @@ def backward(
     dcells = np.zeros_like(tape.gates[..., 0, :]) if dcells is None else dcells
     dgates = np.zeros_like(tape.gates) if dgates is None else dgates
     dx = time_major(dy, tape.batch_first, tape.batched)  # of the output of the layer at hand
-    L, D, _, _ = describe(tape.weights, tape.cell)
+    L, D, _, _ = describe(tape.weights, tape.cell[0])
     n = tape.lengths
     valid = np.arange(len(dx))[:, None] < n
 
@@ -488,7 +244,7 @@ def backward(
         for d in range(D):
             k, way = layer * D + d, 1 if tape.reverse else d
             dx_d, dstate, dw = layer_backward(
-                tape.cell,
+                tape.cell[d],
                 pick(tape.weights, layer, d),
                 along(way, x, n),
                 tuple(s[k] for s in tape.states_0),
@@ -497,8 +253,8 @@ def backward(
                 along(way, tape.gates[k], n),
                 along(way, dys[d], n),
                 tuple(s[k] for s in dstates_n),
-                along(d, dcells[k], n),
-                along(d, dgates[k], n),
+                along(way, dcells[k], n),
+                along(way, dgates[k], n),
             )
             for ds_0, ds in zip(dstates_0, dstate, strict=True):
                 ds_0[k] = ds
@@ -530,15 +286,16 @@ def both(states: Iterable[Array]) -> tuple[Array, Array | Any]:
 def names(layer: int, direction: int) -> list[str]:
     """The names of the `Weights` of one layer and direction."""
     suffix = f"_l{layer}" + "_reverse" * direction
-    return [s + suffix for s in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")]
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peep")
+    return [kind + suffix for kind in kinds]
 
 
 def pick(weights: Mapping[str, Array], layer: int, direction: int) -> Weights:
     """One layer and direction of ``weights``; absent biases are zero."""
-    ih, hh, b_ih, b_hh, hr = (weights.get(name) for name in names(layer, direction))
+    ih, hh, b_ih, b_hh, hr, peep = (weights.get(name) for name in names(layer, direction))
     assert ih is not None and hh is not None
     zero = np.zeros(len(ih), ih.dtype)
-    return Weights(ih, hh, zero if b_ih is None else b_ih, zero if b_hh is None else b_hh, hr)
+    return Weights(ih, hh, zero if b_ih is None else b_ih, zero if b_hh is None else b_hh, hr, peep)
 
 
 def describe(weights: Mapping[str, Array], cell: Cell) -> tuple[int, int, int, int]:
@@ -546,7 +303,7 @@ def describe(weights: Mapping[str, Array], cell: Cell) -> tuple[int, int, int, i
     D = 2 if "weight_ih_l0_reverse" in weights else 1
     L = sum(name.startswith("weight_ih_l") for name in weights) // D
     gates_H, P = weights["weight_hh_l0"].shape
-    return L, D, P, gates_H // cell.gates
+    return L, D, P, gates_H // cell.raw_gates
 
 
 def time_major(x: Array, batch_first: bool, batched: bool) -> Array:
