@@ -63,7 +63,8 @@ enum {
     STALL_TIME = 20,       /* waits up to this are no stall */
     WAKE_TIME = 5,         /* what it costs to wake a helper that then comes too late */
     LONGEST_REST = 200000, /* of helpers that never make up for what they cost */
-    CORE_TIME = 1000       /* how long a helper keeps its core before it offers it to others */
+    CORE_TIME = 1000,      /* how long a helper keeps its core before it offers it to others */
+    CPUS_TIME = 10000      /* how long to believe how many CPUs there are */
 };
 
 struct helper {
@@ -225,9 +226,26 @@ static int leave_caller_alone(void)
     if (!sched_setaffinity(0, sizeof other, &other)) (void)sched_setaffinity(0, sizeof may, &may);
     return 1;
 }
+
+/* Whether this thread, and with it the helpers that it starts, may use a single CPU. */
+static int has_one_cpu(int64_t now)
+{
+    static _Thread_local int64_t asked;
+    static _Thread_local int one;
+    if (asked && now - asked < CPUS_TIME) return one;
+    cpu_set_t may;
+    one = !sched_getaffinity(0, sizeof may, &may) && CPU_COUNT(&may) == 1;
+    asked = now;
+    return one;
+}
 #else
 static int this_cpu(void) { return -1; }
 static int leave_caller_alone(void) { return 1; }
+static int has_one_cpu(int64_t now)
+{
+    (void)now;
+    return 0;
+}
 #endif
 
 static void *help(void *arg)
@@ -319,8 +337,9 @@ struct cylstm_team cylstm_begin_team(int threads, int small)
 {
     struct cylstm_team team = {1, threads};
     if (threads <= 1) return team;
-    const int close =
-        now_us() - atomic_load_explicit(&pool.ended, memory_order_relaxed) <= AWAKE_TIME;
+    const int64_t now = now_us();
+    if (has_one_cpu(now)) return team;
+    const int close = now - atomic_load_explicit(&pool.ended, memory_order_relaxed) <= AWAKE_TIME;
     const int row = !small  ? CLOSE_CALLS
                     : close ? atomic_load_explicit(&pool.row, memory_order_relaxed) + 1
                             : 0;

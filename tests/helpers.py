@@ -25,6 +25,12 @@ Weights = dict[str, Array]
 TOLERANCES = {"float32": (5e-6, 2e-5), "float64": (1e-12, 1e-10)}
 
 
+several_cpus = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="a helper needs a core of its own",
+)
+
+
 def seeds(whole: int) -> range:
     """Seeds of random models: a fifth of them, or all where `make random-models` asks for that."""
     return range(whole if os.environ.get("CYLSTM_RANDOM_MODELS") == "all" else whole // 5)

@@ -3,7 +3,6 @@ how it stops. (test_threads.py has what calls see of it.)"""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers import several_cpus
+
 HERE = Path(__file__).parent
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for CPUs and threads")
-several_cpus = pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
-    reason="a helper needs a core of its own",
-)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +62,7 @@ def test_stopping(pool: Path) -> None:
     assert output(pool, "stop") == "1 0 1 0"
 
 
+@several_cpus
 def test_a_library_that_is_unloaded_takes_its_threads_along(build_c: Callable[..., Path]) -> None:
     core = build_c("libcore.so", "-shared")
     assert output(build_c("unload", HERE / "unload.c", "-ldl"), core) == "50 times"
