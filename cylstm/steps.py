@@ -533,7 +533,13 @@ class Reverse(Step):
 
 
 class Transpose(Step):
-    """(B, T, F) to (B, F, T): what is channels-first elsewhere, before and after."""
+    """(B, T, F) to (B, F, T): what is channels-first elsewhere, before and after.
+
+    Examples
+    --------
+    >>> cylstm.steps.Transpose()(np.ones((2, 20, 8))).shape
+    (2, 8, 20)
+    """
 
     def __init__(self) -> None:
         self._hold()

@@ -1,8 +1,9 @@
 """Keras: .h5 of Keras 1 to 3 with or without a configuration, .keras, .weights.h5, live layers.
 
 A file becomes a list of `Layer` whatever its format: class, configuration, what it takes its input
-from, and its arrays in Keras' order. `keras_recurrent.py` says what the recurrent ones are,
-`keras_layers.py` makes whole models. Keras is batch-first, and so is what comes of it.
+from, and its arrays in Keras' order. `keras_config.py` reads configurations, `keras_recurrent.py`
+says what the recurrent layers are, `keras_layers.py` makes whole models. Keras is batch-first, and
+so is what comes of it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ..tensors import parse_json, shown
-from . import keras_layers
+from ..tensors import parse_json
+from . import keras_config, keras_layers
 from .found import Contents
 from .hdf5 import MAX_FREE, Dataset, Group
 from .keras_recurrent import (
@@ -24,6 +25,7 @@ from .keras_recurrent import (
     NOT_THERE,
     RECURRENT,
     TURNED,
+    Graph,
     Layer,
     Model,
     kind_of,
@@ -95,11 +97,9 @@ def from_keras(live: Any) -> Any:
 
     version = getattr(__import__("keras"), "__version__", "3")
     if hasattr(live, "layers") and not hasattr(live, "cell"):
-        described = json.loads(live.to_json())
-        layers, outputs, problem = _parsed(described)
-        for layer in layers:
-            layer.weights = live.get_layer(layer.name).get_weights() if _held(live, layer) else ()
-        model = Model("a live Keras model", version, layers, True, outputs, problem)
+        graph = keras_config.parsed(json.loads(live.to_json()))
+        _attach_live(graph, live)
+        model = _model("a live Keras model", version, graph)
     else:
         layer = Layer(live.name, type(live).__name__, live.get_config(), [], live.get_weights())
         model = Model("a live Keras layer", version, [layer], True, [live.name])
@@ -107,8 +107,18 @@ def from_keras(live: Any) -> Any:
     return held.whole() if held.whole is not None else build(held.find(None))
 
 
-def _held(live: Any, layer: Layer) -> bool:
-    return any(one.name == layer.name for one in live.layers)
+def _attach_live(graph: Graph, live: Any) -> None:
+    held = {layer.name: layer for layer in live.layers}
+    for layer in graph.layers:
+        if layer.inside is not None:
+            _attach_live(layer.inside, held[layer.name])
+        elif layer.name in held:  # an InputLayer may not be
+            layer.weights = held[layer.name].get_weights()
+
+
+def _model(form: str, version: str, graph: Graph) -> Model:
+    graph = keras_config.ordered(keras_config.flat(graph))
+    return Model(form, version, graph.layers, True, graph.outputs, graph.problem)
 
 
 def _archive(source: Source) -> Model:
@@ -118,9 +128,9 @@ def _archive(source: Source) -> Model:
     version = str(metadata.get("keras_version", "3"))
     most = max(MAX_RATIO * source.size, MAX_FREE)
     root = Group.open(io.BytesIO(source.member("model.weights.h5", most)))
-    layers, outputs, problem = _parsed(described)
-    _attach(layers, root)
-    return Model("Keras, .keras", version, layers, True, outputs, problem)
+    graph = keras_config.parsed(described)
+    _attach(graph, root)
+    return _model("Keras, .keras", version, graph)
 
 
 def _hdf5(root: Group, source: Source, config: Any) -> Model:
@@ -139,9 +149,9 @@ def _hdf5(root: Group, source: Source, config: Any) -> Model:
     if names is None:  # Keras 3's layout
         if described is None:
             return _unnamed(root)
-        layers, outputs, problem = _parsed(described)
-        _attach(layers, root)
-        return Model(f"Keras 3 HDF5, {form}", version, layers, True, outputs, problem)
+        graph = keras_config.parsed(described)
+        _attach(graph, root)
+        return _model(f"Keras 3 HDF5, {form}", version, graph)
     stored = {name: _legacy(held, name) for name in names}
     if described is None:
         layers = [
@@ -151,12 +161,11 @@ def _hdf5(root: Group, source: Source, config: Any) -> Model:
         for before, layer in zip(layers, layers[1:]):
             layer.sources = [before.name]
         return Model(f"Keras HDF5, {form}", version, layers, False)
-    layers, outputs, problem = _parsed(described)
-    for layer in layers:
-        layer.weights, layer.names = stored.get(layer.name, ((), ()))
+    graph = keras_config.parsed(described)
+    _attach_legacy(graph, stored)
     if described.get("keras_version") and version == "unknown":
         version = str(described["keras_version"])
-    return Model(f"Keras HDF5, {form}", version, layers, True, outputs, problem)
+    return _model(f"Keras HDF5, {form}", version, graph)
 
 
 def _legacy(held: Group, name: str) -> tuple[list[Dataset], list[str]]:
@@ -164,6 +173,31 @@ def _legacy(held: Group, name: str) -> tuple[list[Dataset], list[str]]:
     keys = (group.texts("weight_names") or []) if group else []
     assert group is not None or not keys
     return [group.dataset(key) for key in keys] if group else [], keys
+
+
+def _attach_legacy(graph: Graph, stored: Mapping[str, tuple[list[Dataset], list[str]]]) -> None:
+    """Give each layer its arrays; those of a model in a model stand together, by name alone."""
+    for layer in graph.layers:
+        weights, keys = stored.get(layer.name, ((), ()))
+        if layer.inside is None:
+            layer.weights, layer.names = weights, keys
+            continue
+        names = {part.name for part in layer.inside.layers}
+        below: dict[str, tuple[list[Dataset], list[str]]] = {}
+        for weight, key in zip(weights, keys):
+            inner = next((part for part in _parts(key, layer.name) if part in names), None)
+            if inner is None:
+                raise ValueError(f"{key} is of no layer of {layer.name}")
+            held = below.setdefault(inner, ([], []))
+            held[0].append(weight)
+            held[1].append(key)
+        _attach_legacy(layer.inside, below)
+
+
+def _parts(key: str, outer: str) -> list[str]:
+    """A weight's name in parts, after that of the model that it is in, where it begins so."""
+    parts = key.split("/")
+    return parts[1:] if parts[0] == outer else parts
 
 
 def _beside(path: str, config: Any) -> dict[str, Any] | None:
@@ -192,84 +226,21 @@ def _json_file(path: str) -> dict[str, Any]:
     return found
 
 
-# ------------------------------------------------------------------------------- configurations
-
-
-def _parsed(described: Mapping[str, Any]) -> tuple[list[Layer], list[str], str | None]:
-    """The layers of a model's configuration, its outputs, and why it would be no chain."""
-    kind, config = described.get("class_name"), described.get("config")
-    entries = config.get("layers") if isinstance(config, dict) else config
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"its configuration is that of {shown(kind)}, expected a model of layers")
-    layers = []
-    problem = None
-    for number, entry in enumerate(entries):
-        inner = entry.get("config")
-        inner = inner if isinstance(inner, dict) else {}
-        name = entry.get("name") or inner.get("name") or f"layer_{number}"
-        layers.append(Layer(str(name), str(entry.get("class_name")), inner))
-        if kind == "Sequential":
-            layers[-1].sources = [layers[-2].name] if number else []
-            continue
-        try:
-            layers[-1].sources, layers[-1].nodes = _sources(entry.get("inbound_nodes") or [])
-        except (KeyError, TypeError, IndexError, AttributeError):
-            problem = f"{name} is connected in a way that can't be read"
-    if kind == "Sequential":
-        return layers, [layers[-1].name] if layers else [], None
-    try:
-        ends = config["output_layers"]  # type: ignore[index]
-        ends = [ends] if ends and isinstance(ends[0], str) else ends
-        outputs = [str(end[0]) for end in ends]
-    except (KeyError, TypeError, IndexError):
-        outputs, problem = [], "its outputs can't be read"
-    return layers, outputs, problem
-
-
-def _sources(nodes: list[Any]) -> tuple[list[str], int]:
-    """The layers that a functional layer takes, and how often it is called."""
-    if not nodes:
-        return [], 1
-    node = nodes[0]
-    if isinstance(node, dict):  # Keras 3: tensors somewhere in the arguments of a call
-        found = list(_histories(node.get("args")))
-        if any(True for _ in _histories(node.get("kwargs"))):
-            raise KeyError("a tensor by keyword")
-    else:
-        found = [(str(entry[0]), int(entry[2])) for entry in node]
-        if any(len(entry) > 3 and entry[3] for entry in node):
-            raise KeyError("arguments of a call")
-    if any(index for _, index in found):
-        raise KeyError("another output than the first")
-    return [name for name, _ in found], len(nodes)
-
-
-def _histories(value: Any, depth: int = 0) -> Iterable[tuple[str, int]]:
-    if depth > 8:
-        raise KeyError("nested too deep")
-    if isinstance(value, dict):
-        if value.get("class_name") == "__keras_tensor__":
-            name, _, index = value["config"]["keras_history"]
-            yield str(name), int(index)
-            return
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _histories(item, depth + 1)
-
-
 # ------------------------------------------------------------------------------- Keras 3's weights
 
 
-def _attach(layers: list[Layer], root: Group) -> None:
+def _attach(graph: Graph, root: Group) -> None:
     """Give each layer the arrays that Keras 3 keeps under the name of its class and a count."""
     top = root.group("layers") or root.group("_layer_checkpoint_dependencies") or root
     counts: dict[str, int] = {}
-    for layer in layers:
+    for layer in graph.layers:
         name = snake(layer.kind)
         count = counts[name] = counts.get(name, -1) + 1
         if group := top.group(f"{name}_{count}" if count else name):
-            layer.weights = _variables(group, layer.kind)
+            if layer.inside is not None:
+                _attach(layer.inside, group)
+            else:
+                layer.weights = _variables(group, layer.kind)
 
 
 def _variables(group: Group, kind: str) -> list[Dataset]:

@@ -71,7 +71,7 @@ def plan(
     for layer in model.layers:
         if layer.name not in wanted:
             continue
-        sources = [plan.given.get(s, sequential.INPUT) for s in layer.sources]
+        sources = [plan.given[source] for source in layer.sources]
         try:
             plan.given[layer.name] = _planned(plan, layer, sources or [sequential.INPUT])
         except (Unsupported, ValueError, KeyError, TypeError, IndexError) as error:
@@ -374,6 +374,15 @@ def _repeat(plan: _Plan, layer: Layer, sources: list[str]) -> str:
     return plan.add(layer.name, lambda dtype: steps.Repeat(times), sources, 3)
 
 
+def _permute(plan: _Plan, layer: Layer, sources: list[str]) -> str:
+    dims = [*layer.config["dims"]]
+    if dims == [1, 2]:
+        return sources[0]
+    if dims != [2, 1]:
+        raise Unsupported(f"dims {dims}")
+    return plan.add(layer.name, lambda dtype: steps.Transpose(), sources, 3)
+
+
 def _one(value: Any, name: str) -> int:
     """A number that Keras may have as a list of one."""
     value = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
@@ -399,6 +408,7 @@ _KINDS: dict[str, Callable[..., str]] = {
     "Softmax": _rectifier,
     "Masking": _masking,
     "Flatten": _flatten,
+    "Permute": _permute,
     "RepeatVector": _repeat,
     "Concatenate": _merge("concatenate"),
     "Add": _merge("add"),

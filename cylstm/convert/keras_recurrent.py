@@ -52,9 +52,20 @@ class Layer:
     weights: Sequence[Any] = ()  # arrays, or datasets that have not been read
     names: Sequence[str] = ()
     nodes: int = 1  # how often it is called
+    inside: Graph | None = None  # of a model in a model
 
     def arrays(self) -> list[Array]:
         return [w.read() if isinstance(w, Dataset) else np.asarray(w) for w in self.weights]
+
+
+@dataclass
+class Graph:
+    """The layers of a configuration; `problem` is why they are no chain that could be run."""
+
+    layers: list[Layer]
+    outputs: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    problem: str | None = None
 
 
 @dataclass

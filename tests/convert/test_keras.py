@@ -340,11 +340,54 @@ def test_datasets_that_lie(name: str, tmp_path: Path) -> None:
         cylstm.load(broken(tmp_path, change))
 
 
+def test_a_model_in_a_model_of_keras_2(tmp_path: Path) -> None:
+    """Its arrays stand together, under the outer model's name and their own."""
+    dense = {"d/kernel:0": floats(4, 2), "d/bias:0": floats(2)}
+    inner = sequential(("LSTM", lstm_config()), ("Dense", {"name": "d", "activation": None}))
+    inner["config"] = {"name": "inner", "layers": inner["config"]}
+    outer = sequential(("Sequential", inner["config"]), ("Activation", {"activation": "tanh"}))
+    path = write(tmp_path / "m.h5", {"inner": {**PLAIN, **dense}}, outer)
+    want = np.tanh(WANT @ dense["d/kernel:0"] + dense["d/bias:0"])
+    np.testing.assert_allclose(cylstm.load(path)(X), want, atol=1e-6)
+    agrees(cylstm.load(path, "inner.l"))
+    other = write(tmp_path / "o.h5", {"inner": {**PLAIN, "x/kernel:0": floats(4, 2)}}, outer)
+    with pytest.raises(ValueError, match="x/kernel:0 is of no layer of inner"):
+        cylstm.load(other)
+
+
+def deep(levels: int) -> Any:
+    config = sequential(("LSTM", lstm_config()))
+    for _ in range(levels):
+        config = sequential(("Sequential", config["config"]))
+    return config
+
+
+def functional(*layers: tuple[str, str, list[Any]], output: str = "l") -> Any:
+    """(class, name, sources); a name that is "l" has the arrays of an LSTM."""
+    entries = [
+        {
+            "class_name": kind,
+            "name": name,
+            "config": lstm_config() if kind == "LSTM" else {},
+            "inbound_nodes": [[[source, 0, 0, {}] for source in sources]] if sources else [],
+        }
+        for kind, name, sources in layers
+    ]
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [[output, 0, 0]]}
+    return {"class_name": "Model", "config": {"layers": entries, **ends}}
+
+
 @pytest.mark.parametrize(
     "config",
     [
         3,
         [],
+        deep(20),
+        functional(("InputLayer", "x", []), ("LSTM", "l", ["nowhere"])),
+        functional(("LSTM", "l", ["d"]), ("Dropout", "d", ["l"])),
+        functional(("LSTM", "l", ["l"])),
+        functional(("Dropout", "d", ["e"]), ("Dropout", "e", ["d"]), ("LSTM", "l", ["e"])),
+        functional(("InputLayer", "x", []), ("LSTM", "l", ["x"]), output="nowhere"),
         {"class_name": "Sequential"},
         {"class_name": "Sequential", "config": 3},
         {"class_name": "Sequential", "config": [3]},

@@ -258,10 +258,39 @@ def convolutions() -> Any:
     )
 
 
+def nested() -> Any:
+    """Models in a model: two deep, one of them functional, with names that occur twice."""
+    inner = keras.Sequential(
+        [
+            keras.Input((12, 4), name="first"),
+            layers.Bidirectional(layers.GRU(3, return_sequences=True), name="rnn"),
+            layers.BatchNormalization(name="norm"),
+        ],
+        name="rnn",
+    )
+    x, y = keras.Input((12, 3), name="x"), keras.Input((12, 4), name="y")
+    z = layers.Concatenate()([inner(y), layers.Dense(2, name="dense")(x)])
+    two = keras.Model([x, y], layers.LSTM(5, return_sequences=True, name="lstm")(z), name="two")
+    start = keras.Input((12, 3))
+    wide = keras.Sequential([layers.Dense(4, "tanh", name="dense")], name="wide")(start)
+    end = layers.LSTM(4, name="lstm")(two([start, wide]))
+    return keras.Model(start, layers.Dense(2, name="norm")(end))
+
+
 WHOLE: dict[str, tuple[Callable[[], Any], Any]] = {
     "dense": (chain(lambda: layers.LSTM(4), lambda: layers.Dense(2, "softmax")), (12, 3)),
     "branches": (branches, (12, 3)),
     "convolutions": (convolutions, (23, 4)),
+    "nested": (nested, (12, 3)),
+    "a model first": (
+        chain(
+            lambda: keras.Sequential([keras.Input((12, 3)), layers.LSTM(4, return_sequences=True)]),
+            lambda: layers.Permute((2, 1)),
+            lambda: keras.Sequential([layers.Dense(3), layers.LayerNormalization()]),
+            lambda: layers.LSTM(2),
+        ),
+        (12, 3),
+    ),
     "autoencoder": (
         chain(
             lambda: layers.LSTM(4),
@@ -325,6 +354,34 @@ MASKS = {
     "final": chain(lambda: layers.Masking(0.5), lambda: layers.Bidirectional(layers.LSTM(4))),
     "backwards": chain(lambda: layers.Masking(0.5), lambda: layers.LSTM(4, go_backwards=True)),
 }
+
+
+def test_parts_of_nested_models(tmp_path: Path) -> None:
+    """Each by its path, and layers on both sides of a model's edge as one module."""
+    encoder = keras.Sequential([keras.Input((None, 3)), layers.LSTM(4, return_sequences=True)])
+    encoder.name = "encoder"
+    model = keras.Sequential([keras.Input((None, 3)), encoder, layers.LSTM(4, name="second")])
+    randomised(model).save(tmp_path / "m.keras")
+    (stack,) = cylstm.inspect(tmp_path / "m.keras").layers
+    first = encoder.layers[0].name
+    assert [part.path for part in stack.parts] == [f"encoder.{first}", "second"]
+    ours = cylstm.load(tmp_path / "m.keras")
+    assert isinstance(ours, cylstm.LSTM) and ours.num_layers == 2
+    agrees(model, ours, floats(2, 5, 3))
+    alone: Any = cylstm.load(tmp_path / "m.keras", first)
+    x = floats(2, 5, 3)
+    want = keras.ops.convert_to_numpy(encoder(x))
+    np.testing.assert_allclose(alone(x)[0], want, rtol=0, atol=1e-5)
+
+
+def test_a_model_used_twice_is_refused(tmp_path: Path) -> None:
+    tower = keras.Sequential([keras.Input((6, 3)), layers.LSTM(3, return_sequences=True)])
+    tower.name = "tower"
+    x = keras.Input((6, 3))
+    model = keras.Model(x, layers.LSTM(4)(layers.Dense(2)(tower(tower(x)))))
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="tower is used more than once"):
+        cylstm.load(tmp_path / "m.keras")
 
 
 @pytest.mark.parametrize("name", MASKS)
