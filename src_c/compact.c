@@ -6,8 +6,6 @@
  */
 #include "compact.h"
 
-#include <string.h>
-
 enum { BLOCK_ROWS = 64 };
 
 static size_t stride_of(size_t K) { return cylstm_round_up(K, INT8_GROUP); }
@@ -25,7 +23,7 @@ static void quantize_rows(const struct cylstm_compact_kernels *k, const struct c
         const struct cylstm_term *t = &p->term[n];
         const size_t stride = stride_of(t->K);
         codes[n] = (struct cylstm_codes){(uint8_t *)memory + BLOCK_ROWS * sizeof(float), stride,
-                                         (float *)memory};
+                                         (float *)memory, first};
         for (size_t r = 0; t->K && r < rows; r++) {
             const size_t row = first + r;
             const ptrdiff_t at = t->a.offset ? t->a.offset[row] : (ptrdiff_t)row * t->a.stride;
@@ -33,20 +31,6 @@ static void quantize_rows(const struct cylstm_compact_kernels *k, const struct c
                 k->quantize((const float *)t->a.base + at, t->K, codes[n].codes + r * stride);
         }
         memory += BLOCK_ROWS * sizeof(float) + cylstm_round_up(BLOCK_ROWS * stride, CYLSTM_ALIGN);
-    }
-}
-
-/* The sums of a tile before its terms, of rows `width` apart; 0 in what a last panel does not use. */
-static void start_sums(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
-                       size_t lanes, size_t width, float *sums)
-{
-    const float *init =
-        (const float *)p->init + (ptrdiff_t)panel * p->init_panel + (ptrdiff_t)row * p->init_row;
-    const size_t left = p->columns - panel * width,
-                 used = left < width ? cylstm_round_up(left, lanes) : width;
-    for (size_t r = 0; r < rows; r++, init += p->init_row, sums += width) {
-        memcpy(sums, init, used * sizeof *sums);
-        memset(sums + used, 0, (width - used) * sizeof *sums);
     }
 }
 
@@ -69,16 +53,13 @@ void cylstm_multiply_compact(const struct cylstm_call *call, const struct cylstm
     for (size_t first = 0; first < p->rows; first += block) {
         const size_t end = p->rows - first < block ? p->rows : first + block;
         if (k->quantize) quantize_rows(k, p, first, end - first, p->codes, codes);
-        const size_t base = k->quantize ? first : 0;
         for (size_t i = 0, panels; i < count; i += panels) {
             panels = count - i < together ? count - i : together;
             const size_t panel = p->descending ? p->panel_end - i - panels : p->panel_begin + i;
             size_t tiles = (end - first + k->tile_rows - 1) / k->tile_rows;
             for (size_t row = first, rows; row < end; row += rows, tiles--) {
                 rows = (end - row + tiles - 1) / tiles; /* nearly equal heights */
-                for (size_t n = 0; n < panels; n++)
-                    start_sums(p, panel + n, row, rows, k->lanes, width, sums + n * width);
-                k->add_terms(p, codes, panel, panels, row - base, rows, sums);
+                k->sum(p, codes, panel, panels, row, rows, sums);
                 for (size_t n = 0; n < panels; n++)
                     call->kernels->finish(p, panel + n, row, rows, sums + n * width);
             }

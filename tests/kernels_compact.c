@@ -18,7 +18,7 @@ static void put_compact(const struct cylstm_compact_kernels *k, unsigned char *l
     memcpy(lane, &both, sizeof both);
 }
 
-/* sums += both terms, of some rows of one panel, or of a lone row of as many as go together. All
+/* sums = init + both terms, of some rows of one panel, or of a lone row of as many as go together. All
  * numbers are whole and scales powers of two, so that the sums are exact: each row holds a 127,
  * which makes its scale 1. */
 static void check_compact(struct trial *t, const struct cylstm_compact_kernels *k)
@@ -69,22 +69,30 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
             memcpy(lane + (groups + 1) * line, &sum, sizeof sum);
         }
         if (!k->quantize) continue;
-        codes[n] = (struct cylstm_codes){guarded(t, "codes", all * groups * group), groups * group,
-                                         guarded(t, "scales", all * sizeof(float))};
-        for (size_t r = 0; r < all; r++)
-            codes[n].scales[r] =
-                k->quantize(row_of(t, &term->a, r), K[n], codes[n].codes + r * groups * group);
+        codes[n] = (struct cylstm_codes){guarded(t, "codes", rows * groups * group), groups * group,
+                                         guarded(t, "scales", rows * sizeof(float)), row};
+        for (size_t r = 0; r < rows; r++)
+            codes[n].scales[r] = k->quantize(row_of(t, &term->a, row + r), K[n],
+                                             codes[n].codes + r * groups * group);
     }
     float *sums = guarded(t, "sums", (rows > 1 ? rows : panels) * line);
-    for (size_t r = 0; r < rows; r++)
-        for (size_t c = 0; c < columns; c++) sums[r * width_of(t) + c] = (float)number(t, 1);
+    /* the last panel may use fewer vectors, and what it does not use starts from 0 */
+    p.columns = (panel + panels) * width_of(t) - size_between(t, 0, width_of(t) - 1, 0);
+    const size_t used = round_up(p.columns, VL);
+    p.init_panel = (ptrdiff_t)width_of(t);
+    p.init_row = (ptrdiff_t)(used + gap(t));
+    const size_t count = (row + rows - 1) * (size_t)p.init_row + used;
+    float *init = guarded(t, "init", count * sizeof *init);
+    for (size_t j = 0; j < count; j++) init[j] = (float)number(t, 1);
+    p.init = init;
     describe(t, "%s: %zu rows from %zu, %zu panels from %zu, K %zu + %zu", k->name, rows, row,
              panels, panel, K[0], K[1]);
-    CALL(t, k->add_terms(&p, codes, panel, panels, row, rows, sums));
+    CALL(t, k->sum(&p, codes, panel, panels, row, rows, sums));
     for (size_t r = 0; r < rows && !bench; r++)
         for (size_t c = 0; c < columns; c++) {
             const ptrdiff_t at = (ptrdiff_t)(r * width_of(t) + c);
-            long double want = get(t, before(t, sums), at);
+            const size_t column = panel * width_of(t) + c;
+            long double want = column < used ? init[(row + r) * (size_t)p.init_row + column] : 0;
             for (int n = 0; n < 2; n++) {
                 const unsigned char *lane = (const unsigned char *)p.term[n].w +
                                             (panel + c / width_of(t)) * (size_t)p.w_panel +

@@ -16,21 +16,22 @@ ALWAYS_INLINE void bf16_pair(vf acc[MAX_TILE_ROWS * PANEL_VECTORS],
     }
     UNROLL for (int v = 0; v < N; v++) {
         const ptrdiff_t at = v / PANEL_VECTORS * w_panel + v % PANEL_VECTORS * (ptrdiff_t)(VL * sizeof(real));
-        const vf pair = v_load((const real *)(w + at)), low = v_low_bf16(pair), high = v_high_bf16(pair);
+        const vf pair = v_keep(v_load((const real *)(w + at))), low = v_low_bf16(pair), high = v_high_bf16(pair);
         UNROLL for (int r = 0; r < R; r++) acc[r * N + v] = v_fma(even[r], low, acc[r * N + v]);
         if (both)
             UNROLL for (int r = 0; r < R; r++) acc[r * N + v] = v_fma(odd[r], high, acc[r * N + v]);
     }
 }
 
-/* sums += both terms, of R rows of a panel, or of a lone row of two panels if N is more than four. */
+/* sums = init + both terms, of R rows of a panel, or of a lone row of two panels if N is more than four. */
 ALWAYS_INLINE void bf16_tile(const struct cylstm_product *p, size_t panel, size_t row, real *sums, const int R,
                              const int N)
 {
     const ptrdiff_t line = PANEL_VECTORS * VL * sizeof(real);
     vf acc[MAX_TILE_ROWS * PANEL_VECTORS];
     UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int v = 0; v < N; v++) acc[r * N + v] = v_load(sums + (r * PANEL_VECTORS + v) * VL);
+        UNROLL for (int v = 0; v < N; v++)
+            acc[r * N + v] = first_sum(p, panel + (size_t)v / PANEL_VECTORS, row + (size_t)r, (size_t)v % PANEL_VECTORS);
     for (int n = 0; n < 2; n++) {
         const struct cylstm_term *t = &p->term[n];
         if (!t->K) continue;
@@ -51,11 +52,11 @@ typedef void bf16_tile_fn(const struct cylstm_product *p, size_t panel, size_t r
     { bf16_tile(p, panel, row, sums, R, N); }
 #define BF16_HEIGHT(R) BF16_TILE(bf16_tile_##R, R, PANEL_VECTORS)
 #define BF16_NAME(R) bf16_tile_##R,
-EVERY_HEIGHT(TILE_ROWS, BF16_HEIGHT)
+EVERY_HEIGHT(BF16_ROWS, BF16_HEIGHT)
 BF16_TILE(bf16_tile_pair, 1, 2 * PANEL_VECTORS)
-static bf16_tile_fn *const bf16_tiles[TILE_ROWS] = { EVERY_HEIGHT(TILE_ROWS, BF16_NAME) };
+static bf16_tile_fn *const bf16_tiles[BF16_ROWS] = { EVERY_HEIGHT(BF16_ROWS, BF16_NAME) };
 
-static void bf16_add_terms(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
+static void bf16_sum(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
                            size_t panels, size_t row, size_t rows, float *sums)
 {
     (void)codes;
@@ -65,7 +66,7 @@ static void bf16_add_terms(const struct cylstm_product *p, const struct cylstm_c
 static const struct cylstm_compact_kernels bf16_kernels = {
     .name = ISA_NAME,
     .lanes = VL,
-    .tile_rows = TILE_ROWS,
+    .tile_rows = BF16_ROWS,
     .row_panels = 2,
-    .add_terms = bf16_add_terms,
+    .sum = bf16_sum,
 };

@@ -1,6 +1,6 @@
 /* compact.h -- products with weights of fewer bits than a float: int8 and bfloat16.
  *
- * They add to float32 sums, which a kernel set then finishes like its own.
+ * They leave float32 sums, which a kernel set then finishes like its own.
  *
  * bfloat16 weights are widened, and each sum is the chain of multiply-adds that it would be with
  * float32 weights of the same values: the bits are the same.
@@ -20,11 +20,12 @@ enum {
     INT8_MOST_K = 1 << 17 /* 127 * 127 times as many fit 32 bits */
 };
 
-/* The rows of a term as int8: (rows, stride) codes, and a scale for each. */
+/* Rows of a term as int8, from row `first` on: (rows, stride) codes, and a scale for each. */
 struct cylstm_codes {
     uint8_t *codes;
     size_t stride; /* K rounded up to whole groups */
     float *scales;
+    size_t first;
 };
 
 /* In a product with compact weights w_panel counts bytes, and w_k is not used: from a term's `w` on, a
@@ -33,16 +34,16 @@ struct cylstm_codes {
 struct cylstm_compact_kernels {
     const char *name;
     size_t lanes;      /* of the float32 kernel set that it serves */
-    size_t tile_rows;  /* rows that `add_terms` takes at most */
+    size_t tile_rows;  /* rows that `sum` takes at most */
     size_t row_panels; /* panels that it takes together for a lone row, at most */
     /* int8: codes of n floats, up to whole groups, and their scale. A row that holds a NaN or an
      * infinity gets the scale NaN, and so do its sums; one whose largest value is less than 2^-119
      * is zero. bfloat16: NULL. */
     float (*quantize)(const float *x, size_t n, uint8_t *codes);
-    /* sums (rows, 4 VL) += both terms, of rows from `row` on. Of a lone row, sums (panels, 4 VL).
+    /* sums (rows, 4 VL) = init + both terms, of rows from `row` on. Of a lone row, sums (panels, 4 VL).
      * `codes`, with int8: of each term's rows. */
-    void (*add_terms)(const struct cylstm_product *p, const struct cylstm_codes codes[2],
-                      size_t panel, size_t panels, size_t row, size_t rows, float *sums);
+    void (*sum)(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
+                size_t panels, size_t row, size_t rows, float *sums);
 };
 
 #if CYLSTM_X86

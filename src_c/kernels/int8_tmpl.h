@@ -6,6 +6,7 @@
  * Integer sums are exact, so their order is free: a lone row takes several chains over k, which hide
  * the latency of the dot product.
  */
+#include "rows_tmpl.h"
 
 /* Adding it rounds a number of less than 2^22 to an integer, which the low bits then hold. */
 static const real INT8_ROUND = 0x1.8p23f;
@@ -104,15 +105,18 @@ typedef void int8_tile_fn(const struct cylstm_codes *c, const char *w, size_t gr
 EVERY_HEIGHT(INT8_ROWS, INT8_TILE)
 static int8_tile_fn *const int8_tiles[INT8_ROWS] = { EVERY_HEIGHT(INT8_ROWS, INT8_NAME_OF) };
 
-static void add_terms(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
-                      size_t panels, size_t row, size_t rows, float *sums)
+static void sum(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
+                size_t panels, size_t row, size_t rows, float *sums)
 {
     (void)panels; /* one */
+    for (size_t r = 0; r < rows; r++)
+        for (size_t v = 0; v < PANEL_VECTORS; v++)
+            v_store(sums + (r * PANEL_VECTORS + v) * VL, first_sum(p, panel, row + r, v));
     for (int n = 0; n < 2; n++) {
         const struct cylstm_term *t = &p->term[n];
         if (t->K)
             int8_tiles[rows - 1](&codes[n], (const char *)t->w + (ptrdiff_t)panel * p->w_panel,
-                                 (t->K + INT8_GROUP - 1) / INT8_GROUP, row, sums);
+                                 (t->K + INT8_GROUP - 1) / INT8_GROUP, row - codes[n].first, sums);
     }
 }
 
@@ -122,5 +126,5 @@ const struct cylstm_compact_kernels INT8_KERNELS = {
     .tile_rows = INT8_ROWS,
     .row_panels = 1,
     .quantize = quantize,
-    .add_terms = add_terms,
+    .sum = sum,
 };

@@ -1,5 +1,6 @@
 /* Op table for AVX2 with FMA: 8 floats or 4 doubles. The contract stands in vec_scalar.h. */
 #define TILE_ROWS 3
+#define BF16_ROWS 2
 
 #if REAL_BITS == 32
 
@@ -47,6 +48,7 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 /* Two bfloat16 to a lane; see bf16_tmpl.h. */
+ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+x"(a)); return a; }
 ALWAYS_INLINE vf v_low_bf16(vf pair) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16));
 }
@@ -70,7 +72,7 @@ ALWAYS_INLINE void v_store_low_bytes(void *p, vf a) {
 #define CODE_OF_ZERO 128
 ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) { return _mm256_dpbusd_avx_epi32(sum, a, w); }
 #else
-#define INT8_ROWS 2
+#define INT8_ROWS 3
 #define CODE_OF_ZERO 0
 /* |a| times w with the sign of a: two products of at most 127 * 127 fit 16 bits, nothing saturates. */
 ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) {

@@ -1,5 +1,6 @@
 /* Op table for AVX-512 F, DQ, VL, BW: 16 floats or 8 doubles. The contract: vec_scalar.h. */
 #define TILE_ROWS 6
+#define BF16_ROWS 4
 
 #if REAL_BITS == 32
 
@@ -46,6 +47,7 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 /* Two bfloat16 to a lane; see bf16_tmpl.h. */
+ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+v"(a)); return a; }
 ALWAYS_INLINE vf v_low_bf16(vf pair) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pair), 16));
 }

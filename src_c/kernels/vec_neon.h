@@ -1,5 +1,6 @@
 /* Op table for AArch64 Advanced SIMD: 4 floats or 2 doubles. The contract stands in vec_scalar.h. */
 #define TILE_ROWS 5 /* with six, gcc keeps three of the 24 sums in memory */
+#define BF16_ROWS 4
 
 #if REAL_BITS == 32
 
@@ -32,6 +33,7 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 /* Two bfloat16 to a lane; see bf16_tmpl.h. */
+ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+w"(a)); return a; }
 ALWAYS_INLINE vf v_low_bf16(vf pair) {
     return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(pair), 16));
 }

@@ -16,7 +16,8 @@
  *                         lowest n, infinity at the highest
  *
  * float32 tables also serve bf16_tmpl.h: v_low_bf16 and v_high_bf16 widen the bfloat16 in the low and
- * in the high half of each lane; and int8_tmpl.h, with vi: VL integers of 32 bits, or four int8 to a lane:
+ * in the high half of each lane, v_keep makes the compiler keep what it has loaded, and BF16_ROWS is
+ * the height of a tile that leaves registers for both halves; and int8_tmpl.h, with vi: VL integers of 32 bits, or four int8 to a lane:
  *   v_dot(a, w, sum)      sum + the four products of each lane, exact: |w| and |a| are at most 127;
  *                         where CODE_OF_ZERO is 128, a is unsigned and holds the number plus 128
  *   v_store_low_bytes     the lowest byte of each lane, VL bytes
@@ -26,6 +27,7 @@
 
 #define VL 4
 #define TILE_ROWS 2
+#define BF16_ROWS 2
 
 #if REAL_BITS == 32
 typedef float real;
@@ -92,6 +94,7 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 #if REAL_BITS == 32
+ALWAYS_INLINE vf v_keep(vf a) { return a; }
 ALWAYS_INLINE vf v_low_bf16(vf a) { LANES(real_of(bits_of(A) << 16)); }
 ALWAYS_INLINE vf v_high_bf16(vf a) { LANES(real_of(bits_of(A) & 0xffff0000u)); }
 

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #define TILE_ROWS 2
+#define BF16_ROWS 2
 
 #if REAL_BITS == 32
 
@@ -32,6 +33,7 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 /* Two bfloat16 to a lane; see bf16_tmpl.h. */
+ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+x"(a)); return a; }
 ALWAYS_INLINE vf v_low_bf16(vf pair) {
     return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(pair), 16));
 }
