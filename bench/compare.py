@@ -96,8 +96,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--sets",
         type=words,
-        default=("models", "steps", "square"),
-        help="sets of shapes.json (models,steps,square: all)",
+        default=("models", "steps", "square", "cells"),
+        help="sets of shapes.json (models,steps,square,cells: all)",
     )
     add("--shapes", type=words, help="only the shapes of these names, of any set")
     add("--threads", type=numbers, default=(1, 2), help="numbers of threads (1,2)")

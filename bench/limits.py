@@ -72,8 +72,10 @@ def bandwidth(machine: Machine, working_set: float) -> float:
 
 def weight_bytes(shape: Shape, item: int) -> list[tuple[int, int]]:
     """(bytes of W_ih, bytes of W_hh and W_hr) of every layer and direction."""
-    recurrent = (4 * shape.H * shape.P + shape.H * shape.proj_size) * item
-    return [(4 * shape.H * width * item, recurrent) for _, width in shape.layers] * shape.D
+    recurrent = (shape.gates * shape.H * shape.P + shape.H * shape.proj_size) * item
+    return [
+        (shape.gates * shape.H * width * item, recurrent) for _, width in shape.layers
+    ] * shape.D
 
 
 def forward_bytes(shape: Shape, item: int) -> int:

@@ -1,4 +1,4 @@
-"""The LSTM of a problem as an ONNX graph: one LSTM node per layer, float32, fixed sizes."""
+"""The network of a problem as an ONNX graph: one node per layer, float32, fixed sizes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 from bench.problem import Array, Problem, suffixes
 
-GATE_ORDER = [0, 3, 1, 2]  # ONNX keeps i, o, f, c; PyTorch i, f, g, o
+# As places in PyTorch's i, f, g, o and r, z, n: ONNX keeps i, o, f, c and z, r, h.
+GATE_ORDERS = {"LSTM": [0, 3, 1, 2], "GRU": [1, 0, 2], "RNN": [0]}
 
 
 def to_onnx(problem: Problem) -> ModelProto:
     """Build the graph.
 
     Inputs x and, per layer, h_0_<layer>, c_0_<layer>; outputs y (T,B,D*H) and h_n_<layer>,
-    c_n_<layer>. States go in and out per layer, so that no engine splits or joins them.
+    c_n_<layer>; c of LSTMs alone. States go in and out per layer, so that no engine splits or joins
+    them.
     """
     s = problem.shape
     nodes, constants = [], []
@@ -25,13 +27,15 @@ def to_onnx(problem: Problem) -> ModelProto:
         return name
 
     def stack(name: str, directions: list[str]) -> Array:
-        """(D, 4H, ...) in ONNX's gate order."""
+        """(D, GH, ...) in ONNX's gate order."""
         w = np.stack([problem.weights[name + suffix] for suffix in directions])
-        return w.reshape(s.D, 4, s.H, -1)[:, GATE_ORDER].reshape(s.D, 4 * s.H, -1)
+        w = w.reshape(s.D, s.gates, s.H, -1)[:, GATE_ORDERS[s.kind]]
+        return w.reshape(s.D, s.gates * s.H, -1)
 
     x = "x"
     for layer, (_, directions) in enumerate(suffixes(s)):
-        h_0, c_0, h_n, c_n = (f"{name}_{layer}" for name in ("h_0", "c_0", "h_n", "c_n"))
+        first = [f"{name}_{layer}" for name in problem.states]
+        last = [name.replace("_0_", "_n_") for name in first]
         biases = [stack("bias_ih", directions), stack("bias_hh", directions)]
         weights = [
             constant(f"W_{layer}", stack("weight_ih", directions)),
@@ -40,11 +44,12 @@ def to_onnx(problem: Problem) -> ModelProto:
         ]
         nodes.append(
             helper.make_node(
-                "LSTM",
-                [x, *weights, "", h_0, c_0],
-                [f"Y_{layer}", h_n, c_n],
+                s.kind,
+                [x, *weights, "", *first],
+                [f"Y_{layer}", *last],
                 hidden_size=s.H,
                 direction="bidirectional" if s.D == 2 else "forward",
+                **({"linear_before_reset": int(s.reset_after)} if s.kind == "GRU" else {}),
             )
         )
         # Y is (T,D,B,H); what nn.LSTM gives, and the next layer takes, is (T,B,D*H).
@@ -55,20 +60,20 @@ def to_onnx(problem: Problem) -> ModelProto:
         x = "y" if layer == s.num_layers - 1 else f"y_{layer}"
         width = constant(f"width_{layer}", np.array([s.T, s.B, s.D * s.H]))
         nodes.append(helper.make_node("Reshape", [y, width], [x]))
-        states_in += [h_0, c_0]
-        states_out += [h_n, c_n]
+        states_in += first
+        states_out += last
 
     def value(name: str, *size: int) -> object:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, size)
 
     graph = helper.make_graph(
         nodes,
-        "lstm",
+        "network",
         [value("x", s.T, s.B, s.I)] + [value(name, s.D, s.B, s.H) for name in states_in],
         [value("y", s.T, s.B, s.D * s.H)] + [value(name, s.D, s.B, s.H) for name in states_out],
         constants,
     )
-    # Opset 14 is the newest definition of LSTM that every engine here takes.
+    # Opset 14 is the newest definition of these nodes that every engine here takes.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     checker.check_model(model)
     return model

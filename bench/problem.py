@@ -18,7 +18,7 @@ SHAPES_FILE = Path(__file__).with_name("shapes.json")
 
 @dataclass(frozen=True)
 class Shape:
-    """One LSTM and the block of data it is run on, in the letters of the C core."""
+    """One network and the block of data it is run on, in the letters of the C core."""
 
     name: str
     T: int
@@ -28,7 +28,22 @@ class Shape:
     num_layers: int = 1
     bidirectional: bool = False
     proj_size: int = 0
+    cell: str = "LSTM"  # or "GRU", "GRU, reset before", "RNN"
     source: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The class, here and in PyTorch."""
+        return self.cell.split(",")[0]
+
+    @property
+    def reset_after(self) -> bool:
+        """Of a GRU."""
+        return self.cell != "GRU, reset before"
+
+    @property
+    def gates(self) -> int:
+        return {"LSTM": 4, "GRU": 3, "RNN": 1}[self.kind]
 
     @property
     def D(self) -> int:
@@ -50,7 +65,8 @@ class Shape:
         """Multiplications and additions of the matrix products of one forward pass."""
         per_row = 0
         for _, width in self.layers:
-            per_row += self.D * (8 * self.H * (width + self.P) + 2 * self.H * self.proj_size)
+            gates = 2 * self.gates * self.H * (width + self.P)
+            per_row += self.D * (gates + 2 * self.H * self.proj_size)
         return per_row * self.T * self.B
 
     @property
@@ -62,6 +78,7 @@ class Shape:
         extra = f" L{self.num_layers}" if self.num_layers > 1 else ""
         extra += " bi" if self.bidirectional else ""
         extra += f" P{self.proj_size}" if self.proj_size else ""
+        extra += f" {self.cell}" if self.cell != "LSTM" else ""
         return f"{self.T},{self.B},{self.I},{self.H}{extra}"
 
 
@@ -84,9 +101,20 @@ class Problem:
     shape: Shape
     x: Array  # (T,B,I)
     h_0: Array  # (L*D,B,P)
-    c_0: Array  # (L*D,B,H)
+    c_0: Array  # (L*D,B,H); of an LSTM
     dy: Array  # (T,B,D*P)
     weights: dict[str, Array]
+
+    @property
+    def states(self) -> dict[str, Array]:
+        """Those that the cell has, by name."""
+        return {"h_0": self.h_0} | ({"c_0": self.c_0} if self.shape.kind == "LSTM" else {})
+
+    @property
+    def given(self) -> Any:
+        """The states as PyTorch's layers and ours take and give them: h, or (h, c)."""
+        h, *c = self.states.values()
+        return (h, *c) if c else h
 
     @classmethod
     def draw(cls, s: Shape, dtype: str = "float32") -> Problem:
@@ -94,10 +122,10 @@ class Problem:
         sizes: dict[str, tuple[int, ...]] = {}
         for width, directions in suffixes(s):
             for suffix in directions:
-                sizes["weight_ih" + suffix] = (4 * s.H, width)
-                sizes["weight_hh" + suffix] = (4 * s.H, s.P)
-                sizes["bias_ih" + suffix] = (4 * s.H,)
-                sizes["bias_hh" + suffix] = (4 * s.H,)
+                sizes["weight_ih" + suffix] = (s.gates * s.H, width)
+                sizes["weight_hh" + suffix] = (s.gates * s.H, s.P)
+                sizes["bias_ih" + suffix] = (s.gates * s.H,)
+                sizes["bias_hh" + suffix] = (s.gates * s.H,)
                 if s.proj_size:
                     sizes["weight_hr" + suffix] = (s.P, s.H)
         bound = s.H**-0.5
@@ -109,6 +137,12 @@ class Problem:
             dy=(rng.standard_normal((s.T, s.B, s.D * s.P)) / (s.T * s.B)).astype(dtype),
             weights={k: rng.uniform(-bound, bound, v).astype(dtype) for k, v in sizes.items()},
         )
+
+
+def named_states(last: Any) -> dict[str, Any]:
+    """h, or (h, c), as a layer gives them at its end, by name."""
+    states = last if isinstance(last, tuple) else (last,)
+    return dict(zip(("h_n", "c_n"), states, strict=False))
 
 
 def relative_error(a: Array, b: Array) -> float:

@@ -74,3 +74,8 @@ class Engine:
 def need_float32(p: Problem) -> None:
     if p.x.dtype != np.float32:
         raise Unsupported(f"no {p.x.dtype}")
+
+
+def need_lstm(p: Problem) -> None:
+    if p.shape.cell != "LSTM":
+        raise Unsupported(f"no {p.shape.cell}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.engines.base import ADAM_EPS, LEARNING_RATE, Call, Engine, Outputs
+from bench.engines.base import ADAM_EPS, LEARNING_RATE, Call, Engine, Outputs, need_lstm
 from bench.problem import Problem, suffixes
 
 
@@ -29,6 +29,7 @@ class Jax(Engine):
         import jax
         from jax import numpy as jnp
 
+        need_lstm(p)
         if p.x.dtype == np.float64:
             jax.config.update("jax_enable_x64", True)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.engines.base import Call, Engine, Outputs, Unsupported, need_float32
+from bench.engines.base import Call, Engine, Outputs, Unsupported, need_float32, need_lstm
 from bench.problem import Problem
 
 
@@ -25,6 +25,7 @@ class Ncnn(Engine):
         import ncnn
 
         need_float32(p)
+        need_lstm(p)
         s = p.shape
         if s.B > 1 or s.num_layers > 1 or s.D > 1 or s.proj_size:
             raise Unsupported("only one sequence, layer and direction, no projection")

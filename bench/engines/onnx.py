@@ -15,7 +15,7 @@ def feed_of(p: Problem) -> dict[str, Array]:
     """The inputs of the ONNX graph, by name."""
     feed, D = {"x": p.x}, p.shape.D
     for layer in range(p.shape.num_layers):
-        for name, value in (("h_0", p.h_0), ("c_0", p.c_0)):
+        for name, value in p.states.items():
             feed[f"{name}_{layer}"] = value[layer * D : (layer + 1) * D].copy()
     return feed
 
@@ -25,7 +25,7 @@ def empty_outputs(p: Problem) -> dict[str, Array]:
     s = p.shape
     found = {"y": np.empty((s.T, s.B, s.D * s.H), p.x.dtype)}
     for layer in range(s.num_layers):
-        for name in ("h_n", "c_n"):
+        for name in map(last_of, p.states):
             found[f"{name}_{layer}"] = np.empty((s.D, s.B, s.H), p.x.dtype)
     return found
 
@@ -33,8 +33,14 @@ def empty_outputs(p: Problem) -> dict[str, Array]:
 def joined(p: Problem, found: dict[str, Array]) -> Outputs:
     """The outputs of the ONNX graph with the states of all layers together."""
     layers = range(p.shape.num_layers)
-    states = {n: np.concatenate([found[f"{n}_{k}"] for k in layers]) for n in ("h_n", "c_n")}
+    names = map(last_of, p.states)
+    states = {n: np.concatenate([found[f"{n}_{k}"] for k in layers]) for n in names}
     return {"y": found["y"].copy(), **states}
+
+
+def last_of(state: str) -> str:
+    """The state that comes out where this one went in."""
+    return state.replace("_0", "_n")
 
 
 def next_input(output: str) -> str:

@@ -8,32 +8,48 @@ from typing import Any
 
 import numpy as np
 
-from bench.engines.base import ADAM_EPS, LEARNING_RATE, Call, Engine, Outputs
-from bench.problem import Problem
+from bench.engines.base import ADAM_EPS, LEARNING_RATE, Call, Engine, Outputs, Unsupported
+from bench.problem import Problem, named_states
 
 
 class Torch(Engine):
     name = "torch"
     package = "torch"
 
-    def _lstm(self, p: Problem) -> Any:
+    def _net(self, p: Problem) -> Any:
         import torch
 
         s = p.shape
-        lstm = torch.nn.LSTM(
+        if not s.reset_after:
+            raise Unsupported("no reset before the product")
+        net = getattr(torch.nn, s.kind)(
             s.I,
             s.H,
             num_layers=s.num_layers,
             bidirectional=s.bidirectional,
-            proj_size=s.proj_size,
             dtype=getattr(torch, str(p.x.dtype)),
+            **({"proj_size": s.proj_size} if s.proj_size else {}),
         )
-        lstm.load_state_dict({k: torch.tensor(v) for k, v in p.weights.items()})
-        return lstm
+        net.load_state_dict({k: torch.tensor(v) for k, v in p.weights.items()})
+        return net
 
     def _paths(self, p: Problem) -> list[bool]:
-        """With oneDNN and without: it takes no projection and no float64, nor always wins."""
-        return [False] if p.x.dtype != np.float32 or p.shape.proj_size else [True, False]
+        """With oneDNN and without: it takes LSTMs alone, no projection and no float64, nor always
+        wins."""
+        s = p.shape
+        taken = s.kind == "LSTM" and not s.proj_size and p.x.dtype == np.float32
+        return [True, False] if taken else [False]
+
+    def _states(self, p: Problem) -> Any:
+        import torch
+
+        states = tuple(torch.tensor(a) for a in p.states.values())
+        return states if len(states) > 1 else states[0]
+
+    @staticmethod
+    def _read(last: list[Any]) -> Outputs:
+        states = {name: a.numpy() for name, a in named_states(last[1]).items()}
+        return {"y": last[0].numpy(), **states}
 
     def _around(
         self, onednn: bool, training: bool = False
@@ -53,41 +69,36 @@ class Torch(Engine):
     def forward(self, p: Problem) -> list[Call]:
         import torch
 
-        lstm = self._lstm(p).eval()
-        x, states = torch.tensor(p.x), (torch.tensor(p.h_0), torch.tensor(p.c_0))
+        net = self._net(p).eval()
+        x, states = torch.tensor(p.x), self._states(p)
         last: list[Any] = []
 
         def run() -> None:
-            last[:] = lstm(x, states)
-
-        def read() -> Outputs:
-            y, (h_n, c_n) = last
-            return {"y": y.numpy(), "h_n": h_n.numpy(), "c_n": c_n.numpy()}
+            last[:] = net(x, states)
 
         return [
-            Call("LSTM, oneDNN" if path else "LSTM, native", run, read, self._around(path))
+            Call(self._label(p, path), run, lambda: self._read(last), self._around(path))
             for path in self._paths(p)
         ]
 
-    def step(self, p: Problem) -> list[Call]:
-        return [self._lstm_step(p, path) for path in self._paths(p)] + self._cell_step(p)
+    @staticmethod
+    def _label(p: Problem, onednn: bool) -> str:
+        return f"{p.shape.kind}, {'oneDNN' if onednn else 'native'}"
 
-    def _lstm_step(self, p: Problem, onednn: bool) -> Call:
+    def step(self, p: Problem) -> list[Call]:
+        return [self._net_step(p, path) for path in self._paths(p)] + self._cell_step(p)
+
+    def _net_step(self, p: Problem, onednn: bool) -> Call:
         import torch
 
-        lstm = self._lstm(p).eval()
+        net = self._net(p).eval()
         x = torch.tensor(p.x)
-        last: list[Any] = [None, (torch.tensor(p.h_0), torch.tensor(p.c_0))]
+        last: list[Any] = [None, self._states(p)]
 
         def run() -> None:
-            last[:] = lstm(x, last[1])
+            last[:] = net(x, last[1])
 
-        def read() -> Outputs:
-            y, (h_n, c_n) = last
-            return {"y": y.numpy(), "h_n": h_n.numpy(), "c_n": c_n.numpy()}
-
-        label = "LSTM, oneDNN" if onednn else "LSTM, native"
-        return Call(label, run, read, self._around(onednn))
+        return Call(self._label(p, onednn), run, lambda: self._read(last), self._around(onednn))
 
     def _cell_step(self, p: Problem) -> list[Call]:
         import torch
@@ -95,19 +106,21 @@ class Torch(Engine):
         s = p.shape
         if s.num_layers > 1 or s.D > 1 or s.proj_size:
             return []
-        cell = torch.nn.LSTMCell(s.I, s.H, dtype=getattr(torch, str(p.x.dtype))).eval()
+        kind = getattr(torch.nn, f"{s.kind}Cell")
+        cell = kind(s.I, s.H, dtype=getattr(torch, str(p.x.dtype))).eval()
         cell.load_state_dict({k[:-3]: torch.tensor(v) for k, v in p.weights.items()})
         x = torch.tensor(p.x[0])
-        last: list[Any] = [torch.tensor(p.h_0[0]), torch.tensor(p.c_0[0])]
+        states = tuple(torch.tensor(a[0]) for a in p.states.values())
+        last: list[Any] = [states if len(states) > 1 else states[0]]
 
         def run() -> None:
-            last[:] = cell(x, last)
+            last[0] = cell(x, last[0])
 
         def read() -> Outputs:
-            h_n, c_n = (a.numpy()[None] for a in last)
-            return {"y": h_n, "h_n": h_n, "c_n": c_n}
+            found = {name: a.numpy()[None] for name, a in named_states(last[0]).items()}
+            return {"y": found["h_n"], **found}
 
-        return [Call("LSTMCell", run, read, self._around(True))]
+        return [Call(f"{s.kind}Cell", run, read, self._around(True))]
 
     def training(self, p: Problem) -> list[Call]:
         # fused and foreach Adam differ little beside the network: each is tried on one path.
@@ -121,24 +134,24 @@ class Torch(Engine):
     def _training(self, p: Problem, onednn: bool, kind: str) -> Call:
         import torch
 
-        lstm = self._lstm(p).train()
-        adam = torch.optim.Adam(lstm.parameters(), lr=LEARNING_RATE, eps=ADAM_EPS, **{kind: True})
+        net = self._net(p).train()
+        adam = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, eps=ADAM_EPS, **{kind: True})
         x = torch.tensor(p.x, requires_grad=True)  # a layer below would ask for it
-        states = torch.tensor(p.h_0), torch.tensor(p.c_0)
+        states = self._states(p)
         dy = torch.tensor(p.dy)
         last: list[Any] = []
 
         def run() -> None:
             x.grad = None
             adam.zero_grad(set_to_none=True)
-            y, _ = lstm(x, states)
+            y, _ = net(x, states)
             y.backward(dy)
             adam.step()
             last[:] = [y]
 
         def read() -> Outputs:
             found = {"y": last[0].detach().numpy()}
-            for name, weight in lstm.named_parameters():
+            for name, weight in net.named_parameters():
                 found["d " + name] = weight.grad.numpy()
                 found[name] = weight.detach().numpy()
             return found
