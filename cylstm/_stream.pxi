@@ -308,7 +308,11 @@ cdef class Stream:
         self.take()
         _c.cylstm_plan_get_states(self.plan, _state(states, 0), _state(states, 1))
         self.leave()
-        return _as_state(states if self.batched else [state[:, 0] for state in states])
+        cdef Py_ssize_t k
+        if not self.batched:
+            for k in range(len(states)):  # no comprehension: see Problem.replace_states
+                states[k] = states[k][:, 0]
+        return _as_state(states)
 
     @state.setter
     def state(self, value):

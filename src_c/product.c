@@ -32,7 +32,7 @@ void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_p
                                (double)cylstm_panel_width(call->kernels);
     const double part_flops = PART_FLOPS_PER_LANE * (double)call->kernels->lanes;
     struct cylstm_product part = *product;
-    do { /* helpers too must stop */
+    while (part.panel_begin < product->panel_end && !cylstm_stopped(call)) { /* helpers too */
         const size_t left = product->panel_end - part.panel_begin;
         size_t panels = left;
         if (panel_flops * (double)left > part_flops) {
@@ -43,7 +43,7 @@ void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_p
         multiply(call, &part);
         if (caller) cylstm_poll_caller(call, panel_flops * (double)panels);
         part.panel_begin = part.panel_end;
-    } while (part.panel_begin < product->panel_end && !cylstm_stopped(call));
+    }
 }
 
 /* --------------------------------------------------------------------- weights */

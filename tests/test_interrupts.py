@@ -173,3 +173,40 @@ def test_a_second_signal_raises_the_users_exception_too() -> None:
         raises = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+AFTER_THE_HANDLER = """
+import signal, statistics, time
+import numpy as np
+import cylstm
+
+class Stop(Exception):
+    pass
+
+def handler(*_):
+    global ended
+    ended = time.process_time()
+    raise Stop
+
+signal.signal(signal.SIGALRM, handler)
+lstm = cylstm.LSTM(1024, 1024)
+tape = lstm.forward(np.ones((20, 64, 1024), np.float32))
+tape.backward(dy=tape.y, threads=1)
+took = []
+for n in range(9):
+    signal.setitimer(signal.ITIMER_REAL, 0.02 + 0.01 * n)
+    try:
+        tape.backward(dy=tape.y, threads=1)
+    except Stop:
+        took.append(time.process_time() - ended)
+print(statistics.median(took))
+"""
+
+
+@pytest.mark.timing
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_a_call_that_is_interrupted_begins_no_more_products() -> None:
+    """In CPU time; each product that is left would take 6 ms or so."""
+    done = run_python("-c", AFTER_THE_HANDLER)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 5e-3
