@@ -100,6 +100,18 @@ cdef inline cnp.ndarray _apart(cnp.ndarray array, cnp.ndarray out):
     return (<object>array).copy() if shared else array
 
 
+cdef cnp.ndarray _check_steps(object value, str name, tuple shape, bint time_first):
+    """A bool for every step of every sequence, as bytes (T, B) that nobody else can change."""
+    if is_masked(value):
+        raise TypeError(f"{name} is a MaskedArray, whose mask would be ignored; expected bools")
+    array = np.array(value, subok=False)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{name} is {array.dtype}, expected bools of shape {shape}")
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}, a bool for every step")
+    return np.array(array if time_first else array.T, np.uint8, order="C")
+
+
 cpdef object check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batched):
     """Lengths of B sequences of at most T steps as an array of size_t, which nobody else can
     change."""

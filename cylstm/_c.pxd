@@ -92,6 +92,9 @@ cdef extern from "cylstm.h" nogil:
     cdef struct cylstm_sequence:
         size_t T, B
         const size_t *lengths
+        const unsigned char *mask
+        const unsigned char *reset
+        int hold_output
         const void *x
         ptrdiff_t x_t, x_b
         const void *h_0

@@ -34,7 +34,8 @@ cdef class Problem:
     cdef bint batched, batch_first
     cdef cnp.ndarray x, y
     cdef list states_0, states_n  # [h] or [h, c]; states_0 None: zeros
-    cdef cnp.ndarray lengths
+    cdef cnp.ndarray lengths, mask, reset  # as the core takes them, or None
+    cdef bint hold_output
     cdef double rows
 
     cdef tuple outer(self, Py_ssize_t width):
@@ -60,7 +61,7 @@ cdef class Problem:
         b[0] = cnp.PyArray_STRIDE(array, 1 - time) // size if self.batched else 0
 
     cdef int check(self, Packed packed, object x, object states, object lengths,
-                   bint batch_first) except -1:
+                   bint batch_first, object mask, object reset, bint hold_output) except -1:
         cdef Dims dims = packed.dims
         self.packed, self.dims, self.batch_first = packed, dims, batch_first
         cdef cnp.ndarray a = as_floats(x, "x", dims.dtype)
@@ -82,8 +83,29 @@ cdef class Problem:
             self.rows = float((<object>self.lengths).sum())
         else:
             self.rows = <double>self.T * <double>self.B
+        if mask is not None or reset is not None:
+            self.check_steps(mask, reset)
+        elif hold_output:
+            raise ValueError("hold_output was given without a mask: expected a mask, or False")
+        self.hold_output = hold_output
         if states is not None:
             self.states_0 = dims.check_states(states, "states", "_0", self.state_outer())
+        return 0
+
+    cdef int check_steps(self, object mask, object reset) except -1:
+        cdef tuple outer = (self.T,)
+        cdef bint time_first = not (self.batched and self.batch_first)
+        if self.batched:
+            outer = (self.T, self.B) if time_first else (self.B, self.T)
+        if reset is not None:
+            self.reset = _check_steps(reset, "reset", outer, time_first)
+        if mask is None:
+            return 0
+        self.mask = _check_steps(mask, "mask", outer, time_first)
+        valid = self.mask.reshape(self.T, self.B)
+        if self.lengths is not None:
+            valid = valid * (np.arange(self.T)[:, None] < self.lengths)
+        self.rows = float(np.count_nonzero(valid))
         return 0
 
     cdef int replace_states(self, replaced) except -1:
@@ -110,6 +132,12 @@ cdef class Problem:
         self.seq.lengths = NULL
         if self.lengths is not None:
             self.seq.lengths = <const size_t *>cnp.PyArray_DATA(self.lengths)
+        self.seq.mask = self.seq.reset = NULL
+        if self.mask is not None:
+            self.seq.mask = <const unsigned char *>cnp.PyArray_DATA(self.mask)
+        if self.reset is not None:
+            self.seq.reset = <const unsigned char *>cnp.PyArray_DATA(self.reset)
+        self.seq.hold_output = self.hold_output
         self.seq.x = cnp.PyArray_DATA(self.x)
         self.strides(self.x, &self.seq.x_t, &self.seq.x_b)
         self.seq.h_0, self.seq.c_0 = _state(self.states_0, 0), _state(self.states_0, 1)
@@ -150,11 +178,12 @@ cdef int _pass_on(list states, list to) except -1:
     return 0
 
 
-def forward(Packed packed not None, x, states, lengths, threads, bint batch_first, out):
+def forward(Packed packed not None, x, states, lengths, threads, bint batch_first, out,
+            mask=None, reset=None, bint hold_output=False):
     """Inference: (y, state), new arrays but for `out`. See _Recurrent.__call__."""
     cdef Problem p = Problem()
     cdef int n = _threads(threads)
-    p.check(packed, x, states, lengths, batch_first)
+    p.check(packed, x, states, lengths, batch_first, mask, reset, hold_output)
     p.allocate(out)
     packed.spares.release_tape()
     p.run(n)

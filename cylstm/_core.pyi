@@ -145,6 +145,9 @@ def forward(
     threads: int | None,
     batch_first: bool,
     out: _Array | None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    hold_output: bool = False,
 ) -> tuple[_Array, Any]: ...
 
 class Gradients:
@@ -170,6 +173,9 @@ class Tape:
         batch_first: bool,
         dropout: float,
         draw_key: Callable[[], int],
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        hold_output: bool = False,
     ) -> Self: ...
     @property
     def y(self) -> _Array: ...

@@ -46,7 +46,8 @@ cdef class Tape:
     cells : read-only array (L*D, T, B, H), c of every step; None for a cell without it
     directions : int, D
 
-    gates and cells are time-major whatever `batch_first` says, and zero past each length.
+    gates and cells are time-major whatever `batch_first` says, and zero past each length and where
+    a mask is False.
 
     Examples
     --------
@@ -65,12 +66,13 @@ cdef class Tape:
     cdef readonly int directions
 
     def __cinit__(self, Packed packed not None, wrap, x, states, lengths, threads,
-                  bint batch_first, double dropout, draw_key):
+                  bint batch_first, double dropout, draw_key, mask=None, reset=None,
+                  bint hold_output=False):
         """Run the forward pass. `wrap` makes a mapping of a flat array of weight gradients, and
         `draw_key` gives the key of this call's dropout, once everything else is in order."""
         cdef Problem p = Problem()
         cdef int n = _threads(threads)
-        p.check(packed, x, states, lengths, batch_first)
+        p.check(packed, x, states, lengths, batch_first, mask, reset, hold_output)
         p.x = np.array(p.x, order="C", subok=False)
         p.replace_states(np.copy)
         p.allocate()

@@ -68,7 +68,7 @@ def gates(
     units : int, or the units to draw, in order
         A number draws as many (or all there are), those whose cell moves most, in their order.
     labels : one for each step drawn, or None
-        What stands below the steps, such as the symbols that were read. Fewer labels than steps
+        Put below the steps, such as the symbols that were read. Fewer labels than steps
         draw fewer steps.
     title : str or None
 
@@ -109,8 +109,8 @@ def gates(
 def _select(
     tape: Any, sequence: int, layer: int, direction: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The gates (T, G, H) of a sequence, layer and direction, and its cells (T, H), or what stands
-    for them: the candidate of a GRU, the state of an RNN."""
+    """The gates (T, G, H) of a sequence, layer and direction, and its cells (T, H), or in their
+    place the candidate of a GRU, the state of an RNN."""
     if not isinstance(tape, _core.Tape):
         raise TypeError(f"tape is a {type(tape).__name__}, expected the tape of a recurrent layer")
     all_gates, cells = tape.gates, tape.cells

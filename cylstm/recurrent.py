@@ -141,6 +141,9 @@ class _Recurrent(Module, Generic[S]):
         states: S | None = None,
         *,
         lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        hold_output: bool = False,
         threads: int | None = None,
         out: Array | None = None,
     ) -> tuple[Array, S]:
@@ -153,6 +156,15 @@ class _Recurrent(Module, Generic[S]):
             h_0 (L*D, B, R) and c_0 (L*D, B, H), unbatched (L*D, R) and (L*D, H).
         lengths : integers (B,), in any order, each 0 to T; unbatched one integer; None: all T
             Steps past a length are not computed, and x is ignored there.
+        mask : bools (T, B), (B, T) with `batch_first`, unbatched (T,); None: all True
+            Where it is False the states are held, y is 0, and x is ignored: `lengths` is the mask
+            t < length, and both may be given.
+        reset : bools of the same shape, or None
+            Where it is True the states are zero before that step: of a reverse direction before it
+            goes on from t to t - 1, since the boundary lies between the two. Ignored past a length.
+        hold_output : bool
+            Where the mask is False, y repeats what it was a step ago in the order of its direction
+            (0 before the first), as Keras does; True only with a mask.
         threads : int or None for `get_num_threads()`
         out : contiguous array like y, or None
             Written to and returned as y; after a Ctrl-C it holds part of y. Reuse large outputs:
@@ -160,13 +172,14 @@ class _Recurrent(Module, Generic[S]):
 
         Returns
         -------
-        y : array (T, B, D*R) or as x is laid out; 0 past each length; new unless `out` is given
+        y : array (T, B, D*R) or as x is laid out; 0 past each length and where mask is False
         h_n, or (h_n, c_n) : arrays like the states, after the last valid step of each sequence
 
         Raises
         ------
         ValueError
-            A wrong shape, a length outside 0 to T, or an `out` that can't be written to.
+            A wrong shape, a length outside 0 to T, `hold_output` without a mask, or an `out` that
+            can't be written to.
         TypeError
             A wrong dtype or byte order, or something that is not an array.
 
@@ -180,7 +193,16 @@ class _Recurrent(Module, Generic[S]):
         >>> y, state = lstm(x, state)  # goes on from there
         """
         return _core.forward(
-            self._weights.packed, x, states, lengths, threads, self.batch_first, out
+            self._weights.packed,
+            x,
+            states,
+            lengths,
+            threads,
+            self.batch_first,
+            out,
+            mask,
+            reset,
+            hold_output,
         )
 
     def forward(
@@ -189,6 +211,9 @@ class _Recurrent(Module, Generic[S]):
         states: S | None = None,
         *,
         lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        hold_output: bool = False,
         threads: int | None = None,
         train: bool = True,
     ) -> _core.Tape:
@@ -223,6 +248,9 @@ class _Recurrent(Module, Generic[S]):
             self.batch_first,
             self.dropout if drops else 0.0,
             self._draw_key,
+            mask,
+            reset,
+            hold_output,
         )
 
     def stream(self, batch_size: int | None = None, *, threads: int | None = None) -> _core.Stream:

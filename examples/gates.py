@@ -71,7 +71,7 @@ def train(steps: int = 4000, T: int = 24, B: int = 32) -> tuple[cylstm.LSTM, cyl
 
 
 def names(x: NDArray[Any]) -> list[str]:
-    """What stands below each step of x (T, 5)."""
+    """The labels of the steps of x (T, 5)."""
     letters = [LETTERS[k] for k in x[:, : len(LETTERS)].argmax(1)]
     return [
         "?" if step[ASK] else f"[{letter}]" if step[STORE] else letter

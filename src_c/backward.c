@@ -23,9 +23,11 @@ static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t
     b->start[0] = 0;
     for (size_t s = s0; s < s1; s++)
         b->start[s + 1 - s0] = b->start[s - s0] + cylstm_active_rows(&b->order, b->order.B, s);
+    cylstm_list_states(b, p);
     if (b->split.by_units) {
         for (size_t s = s1; s-- > s0 && !cylstm_stopped(&b->call);) {
             b->step = s;
+            cylstm_forget_states(b, p, s, 0, cylstm_active_rows(&b->order, b->order.B, s));
             cylstm_run_phase(&b->team, cylstm_backward_units, b, shares);
             if (cylstm_has_second(&p->l))
                 cylstm_run_phase(&b->team, cylstm_backward_second, b, shares);
@@ -150,6 +152,12 @@ static void carve_panels(struct cylstm_arena *arena, const struct cylstm_context
     }
 }
 
+/* Reals of a row as wide as any that a reset replaces. */
+static size_t nothing_size(const struct backward *b, size_t dgates)
+{
+    return backward_stride_of(b, cylstm_larger(dgates, b->dims->hidden));
+}
+
 static void carve_backward(struct cylstm_arena *arena, const struct cylstm_context *ctx,
                            const struct cylstm_dims *dims, const struct cylstm_sequence *seq,
                            struct backward *b)
@@ -192,6 +200,16 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     const size_t m = cylstm_times(b->chunk_rows, cylstm_stride(k, dims->hidden));
     b->m = second ? cylstm_carve(arena, m, size) : NULL;
     carve_panels(arena, ctx, dims, b);
+    for (int n = 0; n < 3 && seq->reset; n++) {
+        ptrdiff_t **const offsets[] = {&b->h_before, &b->c_before, &b->after};
+        *offsets[n] = cylstm_carve(arena, b->chunk_rows, sizeof(ptrdiff_t));
+    }
+    if (seq->reset) b->nothing = cylstm_carve(arena, nothing_size(b, dgates), size);
+    if (seq->mask && seq->hold_output) {
+        const size_t width = D * cylstm_hidden_width(dims);
+        b->held = cylstm_carve(arena, cylstm_times(cylstm_times(seq->T, B), width), size);
+        b->held_ones = cylstm_carve(arena, cylstm_hidden_width(dims), size);
+    }
     b->dx_offset = cylstm_carve(arena, b->chunk_rows, sizeof(ptrdiff_t));
     b->r0_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
     b->c0_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
@@ -199,7 +217,9 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     for (size_t n = 0; n < 2; n++)
         b->between[n] = L > 1 && (L > 2 || n == 1) ? cylstm_carve(arena, inner, size) : NULL;
     for (size_t d = 0; d < D; d++)
-        for (int n = 0; n < ARRAYS; n++) b->offset[d][n] = cylstm_carve_offsets(arena, seq);
+        for (int n = 0; n < ARRAYS; n++)
+            b->offset[d][n] = n == INNER ? cylstm_carve_offsets(arena, seq)
+                                         : cylstm_carve_outer_offsets(arena, seq);
 }
 
 size_t cylstm_backward_scratch(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
@@ -216,9 +236,25 @@ static struct cylstm_walk walk(const struct backward *b, size_t direction, int a
                                const void *base, ptrdiff_t column, ptrdiff_t t, ptrdiff_t row)
 {
     void *first = base ? cylstm_at(base, b->call.real_size, column) : NULL;
-    const int reverse = array == INNER ? (int)direction : cylstm_is_reverse(b->dims, direction);
-    return cylstm_make_walk(&b->order, b->call.real_size, reverse, first, t, row,
-                            b->offset[direction][array]);
+    ptrdiff_t *offset = b->offset[direction][array];
+    if (array == INNER)
+        return cylstm_make_walk(&b->order, b->call.real_size, (int)direction, first, t, row,
+                                offset);
+    return cylstm_make_outer_walk(&b->order, b->call.real_size,
+                                  cylstm_is_reverse(b->dims, direction), first, t, row, offset);
+}
+
+/* dy of a direction where y shows held outputs: what a loss says of all that a step shows. */
+static void *sum_held(const struct backward *b, const struct cylstm_gradients *grads,
+                      size_t direction)
+{
+    const size_t R = cylstm_hidden_width(b->dims), width = b->dims->directions * R,
+                 size = b->call.real_size, column = direction * R;
+    cylstm_sum_held(b->call.kernels, b->seq, cylstm_is_reverse(b->dims, direction),
+                    cylstm_at(grads->dy, size, (ptrdiff_t)column), grads->dy_t, grads->dy_b, R,
+                    b->held_ones, cylstm_at(b->held, size, (ptrdiff_t)column),
+                    (ptrdiff_t)(b->seq->B * width), (ptrdiff_t)width);
+    return b->held;
 }
 
 static void place_walks(struct backward *b, const struct cylstm_gradients *grads)
@@ -242,8 +278,11 @@ static void place_walks(struct backward *b, const struct cylstm_gradients *grads
             p->h = walk(b, d, INNER, seq->tape->hidden, inner + column, t, width);
         } else {
             p->h = walk(b, d, Y, seq->y, column, seq->y_t, seq->y_b);
-            p->dy = walk(b, d, DY, grads->dy, column, grads->dy_t, grads->dy_b);
+            p->dy = b->held && grads->dy
+                        ? walk(b, d, DY, sum_held(b, grads, d), column, t, width)
+                        : walk(b, d, DY, grads->dy, column, grads->dy_t, grads->dy_b);
         }
+        p->reset = b->order.reset[cylstm_is_reverse(b->dims, d)];
         p->tape = walk(b, d, TAPE, seq->tape->cells, (ptrdiff_t)(n * seq->T * B) * cells,
                        (ptrdiff_t)B * cells, cells);
         const ptrdiff_t gates = (ptrdiff_t)(p->l.kind->shape.tape_gates * H),
@@ -256,15 +295,28 @@ static void place_walks(struct backward *b, const struct cylstm_gradients *grads
     }
 }
 
+static void fill_with_ones(const struct backward *b, void *ones, size_t count)
+{
+    const size_t size = b->call.real_size;
+    const float one_f32 = 1;
+    const double one_f64 = 1;
+    for (size_t n = 0; n < count; n++)
+        memcpy(cylstm_at(ones, size, (ptrdiff_t)n),
+               size == sizeof one_f32 ? (const void *)&one_f32 : (const void *)&one_f64, size);
+}
+
+/* What stays as it is for the whole call. */
+static void fill_constants(const struct backward *b)
+{
+    fill_with_ones(b, b->ones, b->chunk_rows);
+    if (b->held) fill_with_ones(b, b->held_ones, cylstm_hidden_width(b->dims));
+    if (b->nothing) memset(b->nothing, 0, nothing_size(b, b->pass[0].l.dgates) * b->call.real_size);
+}
+
 static void load_states(struct backward *b, const struct cylstm_gradients *grads)
 {
     const size_t LD = b->dims->layers * b->dims->directions, B = b->order.B,
                  size = b->call.real_size;
-    const float one_f32 = 1;
-    const double one_f64 = 1;
-    for (size_t n = 0; n < b->chunk_rows; n++)
-        memcpy(cylstm_at(b->ones, size, (ptrdiff_t)n),
-               size == sizeof one_f32 ? (const void *)&one_f32 : (const void *)&one_f64, size);
     for (size_t r = 0; r < B; r++) {
         b->r0_offset[r] =
             (ptrdiff_t)(cylstm_batch_row(&b->order, r) * cylstm_hidden_width(b->dims));
@@ -294,6 +346,7 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     carve_backward(&arena, ctx, dims, seq, &b);
     cylstm_begin_call(&b.call, ctx);
     cylstm_sort_rows(&b.order, seq);
+    fill_constants(&b);
     place_walks(&b, grads);
     load_states(&b, grads);
     const size_t LD = dims->layers * dims->directions, size = b.call.real_size, B = seq->B;
@@ -311,6 +364,11 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
         b.layer = n / dims->directions;
         b.direction = n % dims->directions;
         cylstm_run_phase(&b.team, first_states, &b, b.shares);
+        cylstm_forget_first(&b, p, cylstm_at(grads->dh_0, size, (ptrdiff_t)(n * B * R)), R);
+        if (p->dc)
+            cylstm_forget_first(&b, p,
+                                cylstm_at(grads->dc_0, size, (ptrdiff_t)(n * B * dims->hidden)),
+                                dims->hidden);
         if (dims->bias && !p->l.kind->two_biases)
             memcpy(cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw[CYLSTM_BIAS_HH]),
                    cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw[CYLSTM_BIAS_IH]),

@@ -12,9 +12,10 @@ struct backward_pass {
     struct cylstm_walk x, h; /* inputs (T, B, I) and own outputs (T, B, D*R), as forward saw them */
     struct cylstm_walk tape; /* (T, B, tape) */
     struct cylstm_walk dcells, dgates; /* (T, B, H), (T, B, gates), base may be NULL */
-    struct cylstm_walk dy, dx; /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
-    void *h_0, *c_0;           /* (B, R), (B, H), in batch order; may be NULL */
-    void *dh;                  /* (B, R) padded: dh_n, then the cell's own part of the dh before */
+    struct cylstm_walk dy, dx;  /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
+    const unsigned char *reset; /* as of struct cylstm_order */
+    void *h_0, *c_0;            /* (B, R), (B, H), in batch order; may be NULL */
+    void *dh;                   /* (B, R) padded: dh_n, then the cell's own part of the dh before */
     void *dc;   /* (B, H) padded: dc_n, then the running dc; NULL for a cell without it */
     void *next; /* (B, dgates) padded: dgates of the step after the chunk */
 };
@@ -37,6 +38,12 @@ struct backward {
     void *ones;    /* (chunk_rows) */
     const struct cylstm_gradients *grads; /* the caller's */
     void *dh;                             /* (chunk_rows, R) padded; with a projection only */
+    /* With resets, (chunk_rows) each: where h and c before a row lie, from those of the pass, and the
+     * dgates after it, from the chunk's; at `nothing`, which is zero and as wide as any of them, where
+     * there are none. Else NULL. */
+    ptrdiff_t *h_before, *c_before, *after;
+    void *nothing;
+    void *held, *held_ones; /* (T, B, D*R): dy where y shows held outputs, and (R) ones; or NULL */
     void *m; /* (chunk_rows, H) padded: what the second product was made with; else NULL */
     ptrdiff_t *dx_offset;             /* (chunk_rows): rows of dx */
     ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
@@ -106,18 +113,30 @@ static inline struct cylstm_job backward_dgates_job(const struct backward *b,
     return job;
 }
 
-/* c before step s of rows r0 and on: the last vector of the step before on the tape, or c_0. */
+/* Row r of step s in the chunk. */
+static inline size_t backward_flat(const struct backward *b, size_t s, size_t r)
+{
+    return b->start[s - b->step_begin] + r;
+}
+
+/* c of step s, of rows r0 and on: the last vector of a step on the tape. */
 static inline struct cylstm_rows backward_cells(const struct backward *b,
                                                 const struct backward_pass *p, size_t s, size_t r0)
 {
-    struct cylstm_rows c = {NULL, NULL, 0};
-    if (s) {
-        c = cylstm_walk_rows(&p->tape, b->call.real_size, r0, s - 1);
-        c.base = cylstm_at(c.base, b->call.real_size, (ptrdiff_t)(p->l.tape - p->l.H));
-    } else if (p->c_0) {
-        c = (struct cylstm_rows){p->c_0, b->c0_offset + r0, 0};
-    }
+    struct cylstm_rows c = cylstm_walk_rows(&p->tape, b->call.real_size, r0, s);
+    c.base = cylstm_at(c.base, b->call.real_size, (ptrdiff_t)(p->l.tape - p->l.H));
     return c;
+}
+
+/* c before step s of the chunk: of the step before, or c_0. */
+static inline struct cylstm_rows backward_cells_before(const struct backward *b,
+                                                       const struct backward_pass *p, size_t s,
+                                                       size_t r0)
+{
+    if (b->c_before)
+        return (struct cylstm_rows){p->tape.base, b->c_before + backward_flat(b, s, r0), 0};
+    if (s) return backward_cells(b, p, s - 1, r0);
+    return (struct cylstm_rows){p->c_0, p->c_0 ? b->c0_offset + r0 : NULL, 0};
 }
 
 /* Let a product start from p->dh, rows r0 and on: dh_n, or what the cell of the step after, whose h
@@ -130,6 +149,14 @@ static inline void backward_start_from_dh(const struct backward *b, const struct
     g->init_row = (ptrdiff_t)stride;
     g->init_panel = (ptrdiff_t)backward_width_of(b);
 }
+
+/* backward_reset.c: of resets, before a chunk's steps are taken, and before each for rows [r0, r1). */
+void cylstm_list_states(struct backward *b, const struct backward_pass *p);
+void cylstm_forget_states(const struct backward *b, const struct backward_pass *p, size_t s,
+                          size_t r0, size_t r1);
+/* Set those rows of (B, width) gradients of a first state to zero. */
+void cylstm_forget_first(const struct backward *b, const struct backward_pass *p, void *gradient,
+                         size_t width);
 
 /* backward_step.c: phases, whose `arg` is the struct backward. */
 

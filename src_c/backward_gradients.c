@@ -51,7 +51,9 @@ void cylstm_gather_inputs(void *arg, size_t share, int caller)
     struct chunk_row at = find_row(b, mine.begin);
     for (size_t n = mine.begin; n < mine.end; n++, next_row(b, &at)) {
         const void *x = cylstm_at(p->x.base, size, cylstm_walk_offset(&p->x, at.r, at.s));
-        const void *h = at.s ? cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, at.r, at.s - 1))
+        const void *h = b->h_before ? cylstm_at(p->h.base, size, b->h_before[n])
+                        : at.s
+                            ? cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, at.r, at.s - 1))
                         : p->h_0 ? cylstm_at(p->h_0, size, b->r0_offset[at.r])
                                  : NULL;
         size_t element = 0; /* of the dropout's mask */
@@ -185,7 +187,8 @@ static void peephole_gradients(struct backward *b, size_t share, size_t shares)
         for (size_t s = b->step_end; s-- > b->step_begin;) {
             const size_t flat = b->start[s - b->step_begin],
                          rows = b->start[s + 1 - b->step_begin] - flat;
-            struct cylstm_rows c = backward_cells(b, p, dgate[gate] == O_DGATE ? s + 1 : s, 0),
+            struct cylstm_rows c = dgate[gate] == O_DGATE ? backward_cells(b, p, s, 0)
+                                                          : backward_cells_before(b, p, s, 0),
                                da = backward_padded_rows(b, b->dgates,
                                                          backward_stride_of(b, l->dgates), flat);
             if (!c.base && adds) continue;

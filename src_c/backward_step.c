@@ -15,11 +15,13 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
     cell.dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat);
     if (p->dc) {
         cell.dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r0);
-        cell.c_prev = backward_cells(b, p, s, r0);
+        cell.c_prev = backward_cells_before(b, p, s, r0);
     }
     if (l->kind->blends) {
         cell.dh_prev = backward_padded_rows(b, p->dh, backward_stride_of(b, l->R), r0);
-        if (s)
+        if (b->h_before)
+            cell.h_prev = (struct cylstm_rows){p->h.base, b->h_before + flat, 0};
+        else if (s)
             cell.h_prev = cylstm_walk_rows(&p->h, size, r0, s - 1);
         else if (p->h_0)
             cell.h_prev = (struct cylstm_rows){p->h_0, b->r0_offset + r0, 0};
@@ -34,6 +36,7 @@ static struct cylstm_rows dgates_after(const struct backward *b, const struct ba
                                        size_t s, size_t r0)
 {
     const size_t stride = backward_stride_of(b, p->l.dgates);
+    if (b->after) return (struct cylstm_rows){b->dgates, b->after + backward_flat(b, s, r0), 0};
     if (s + 1 == b->step_end) return backward_padded_rows(b, p->next, stride, r0);
     return backward_padded_rows(b, b->dgates, stride, b->start[s + 1 - b->step_begin] + r0);
 }
@@ -103,6 +106,7 @@ void cylstm_backward_rows(void *arg, size_t share, int caller)
     const struct backward_pass *p = b->now;
     const struct cylstm_range rows = cylstm_share_rows(&b->order, b->split.rows, share);
     for (size_t s = b->step_end; s-- > b->step_begin && !cylstm_stopped(&b->call);) {
+        cylstm_forget_states(b, p, s, rows.begin, cylstm_active_rows(&b->order, rows.end, s));
         step_back(b, caller, share, p, s, rows.begin, rows.end,
                   (struct cylstm_range){0, backward_panels_of(b, p->l.R)});
         if (cylstm_has_second(&p->l))

@@ -282,6 +282,12 @@ CYLSTM_API size_t cylstm_tape_hidden_size(const struct cylstm_dims *dims, size_t
 struct cylstm_sequence {
     size_t T, B;           /* both at least 1 */
     const size_t *lengths; /* (B), each 0 <= length <= T; NULL: all T */
+    /* (T, B), or NULL: nothing. Where `mask` is 0, the states are held and y is 0, or, with
+     * `hold_output`, what it was a step ago in the order of the direction (0 before the first): as
+     * lengths, which are the mask t < length. Where `reset` is not 0, the states are zero before that
+     * step; in both directions the boundary lies between t - 1 and t. Past a length nothing is read. */
+    const unsigned char *mask, *reset;
+    int hold_output;
     const void *x;         /* (T, B, I) */
     ptrdiff_t x_t, x_b;    /* from a step to the next, from a row to the next */
     const void *h_0, *c_0; /* (L*D, B, R), (L*D, B, H); NULL: zeros */

@@ -21,6 +21,19 @@ enum {
 
 /* ------------------------------------------------ rows and directions, split by thread */
 
+/* Rows [r0, r1) whose states are zero before step s. */
+static void reset_rows(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
+                       size_t r1)
+{
+    const size_t size = f->call.real_size, R = cylstm_stride(f->call.kernels, p->l.R) * size,
+                 H = cylstm_stride(f->call.kernels, p->l.H) * size;
+    for (size_t r = r0; p->reset && r < r1; r++) {
+        if (!cylstm_is_reset(p->reset, &f->order, r, s)) continue;
+        memset((char *)p->h[(s + f->parity) & 1] + r * R, 0, R);
+        if (p->c) memset((char *)p->c + r * H, 0, H);
+    }
+}
+
 static void run_steps(struct forward *f, int caller, const struct forward_pass *p,
                       struct workspace *own, size_t r0, size_t r1)
 {
@@ -40,6 +53,7 @@ static void run_steps(struct forward *f, int caller, const struct forward_pass *
         const int is_merged = s < chunk.end;
         if (!is_merged) chunk.end = s + 1;
         const struct merged *sums = is_merged ? &merged : NULL;
+        reset_rows(f, p, s, r0, end);
         cylstm_forward_step(f, caller, p, own, s, r0, n, all, sums);
         if (second.end) cylstm_forward_second(f, caller, p, own, s, r0, n, second, sums);
         merged.row += n;
@@ -144,6 +158,7 @@ static void run_pass_by_units(struct forward *f, const struct forward_pass *p, s
                 f->chunk_rows = rows;
             }
         }
+        reset_rows(f, p, s, 0, n);
         cylstm_run_phase(&f->team, run_units, f, (size_t)f->split.threads);
         if (cylstm_has_second(&p->l))
             cylstm_run_phase(&f->team, run_second, f, (size_t)f->split.threads);
@@ -259,7 +274,8 @@ void cylstm_store_states(const struct forward *f, const struct cylstm_order *ord
                      H = cylstm_stride(f->call.kernels, p->l.H);
         for (size_t r = 0; r < B; r++) {
             const size_t b = n * B + cylstm_batch_row(order, r),
-                         last = cylstm_row_length(order, r) & 1;
+                         length = cylstm_row_length(order, r), last = length & 1;
+            reset_rows(f, p, length, r, r + 1);
             memcpy(cylstm_at(h, size, (ptrdiff_t)(b * p->l.R)),
                    cylstm_at(p->h[last], size, (ptrdiff_t)(r * R)), p->l.R * size);
             if (p->c)
@@ -334,10 +350,10 @@ static void carve_forward(struct cylstm_arena *arena, const struct cylstm_contex
     cylstm_carve_passes(arena, seq->B, f);
     cylstm_carve_workspaces(arena, f);
     for (size_t d = 0; d < D; d++) {
-        f->x_offset[d] = cylstm_carve_offsets(arena, seq);
+        f->x_offset[d] = cylstm_carve_outer_offsets(arena, seq);
         f->inner_offset[d] = cylstm_carve_offsets(arena, seq);
-        f->y_offset[d] = cylstm_carve_offsets(arena, seq);
-        f->tape_offset[d] = seq->tape ? cylstm_carve_offsets(arena, seq) : NULL;
+        f->y_offset[d] = cylstm_carve_outer_offsets(arena, seq);
+        f->tape_offset[d] = seq->tape ? cylstm_carve_outer_offsets(arena, seq) : NULL;
     }
     f->block = block_steps(dims, seq->B, seq->T, size);
     const size_t inner = cylstm_times(cylstm_times(D == 1 ? f->block : seq->T, seq->B), width);
@@ -367,18 +383,19 @@ static void place_walks(struct forward *f, const struct cylstm_sequence *seq)
         struct forward_pass *p = &f->pass[n];
         const size_t layer = n / D, d = n % D;
         const int reverse = cylstm_is_reverse(f->dims, d);
+        p->reset = f->order.reset[reverse];
         const ptrdiff_t column = (ptrdiff_t)(d * p->l.R);
         if (!layer)
-            p->x = cylstm_make_walk(&f->order, size, reverse, (void *)(uintptr_t)seq->x, seq->x_t,
-                                    seq->x_b, f->x_offset[d]);
+            p->x = cylstm_make_outer_walk(&f->order, size, reverse, (void *)(uintptr_t)seq->x,
+                                          seq->x_t, seq->x_b, f->x_offset[d]);
         if (layer + 1 == L)
-            p->y = cylstm_make_walk(&f->order, size, reverse, cylstm_at(seq->y, size, column),
-                                    seq->y_t, seq->y_b, f->y_offset[d]);
+            p->y = cylstm_make_outer_walk(&f->order, size, reverse, cylstm_at(seq->y, size, column),
+                                          seq->y_t, seq->y_b, f->y_offset[d]);
         if (!seq->tape) continue;
-        p->tape =
-            cylstm_make_walk(&f->order, size, reverse,
-                             cylstm_at(seq->tape->cells, size, (ptrdiff_t)(n * seq->T * B * cells)),
-                             (ptrdiff_t)(B * cells), (ptrdiff_t)cells, f->tape_offset[d]);
+        p->tape = cylstm_make_outer_walk(
+            &f->order, size, reverse,
+            cylstm_at(seq->tape->cells, size, (ptrdiff_t)(n * seq->T * B * cells)),
+            (ptrdiff_t)(B * cells), (ptrdiff_t)cells, f->tape_offset[d]);
         if (layer + 1 < L)
             p->y = cylstm_make_walk(&f->order, size, (int)d,
                                     cylstm_at(seq->tape->hidden, size,
@@ -392,7 +409,7 @@ static void place_walks(struct forward *f, const struct cylstm_sequence *seq)
     }
 }
 
-/* Zeros past the lengths. */
+/* Zeros where there is no step, or what y shows there instead. */
 static void clear_padding(const struct forward *f, const struct cylstm_sequence *seq)
 {
     const size_t D = f->dims->directions, LD = f->dims->layers * D, size = f->call.real_size;
@@ -401,7 +418,11 @@ static void clear_padding(const struct forward *f, const struct cylstm_sequence 
         cylstm_clear_padding(
             seq, cylstm_at(seq->tape->cells, size, (ptrdiff_t)(n * seq->T * seq->B * cells)),
             (ptrdiff_t)(seq->B * cells), (ptrdiff_t)cells, cells, size);
-    cylstm_clear_padding(seq, seq->y, seq->y_t, seq->y_b, D * cylstm_hidden_width(f->dims), size);
+    const size_t R = cylstm_hidden_width(f->dims);
+    cylstm_clear_padding(seq, seq->y, seq->y_t, seq->y_b, D * R, size);
+    for (size_t d = 0; seq->mask && seq->hold_output && d < D; d++)
+        cylstm_hold_outputs(seq, cylstm_is_reverse(f->dims, d),
+                            cylstm_at(seq->y, size, (ptrdiff_t)(d * R)), R, size);
 }
 
 void cylstm_forward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,

@@ -12,6 +12,7 @@
 struct forward_pass {
     struct cylstm_layer l;
     struct cylstm_walk x, y, tape; /* (T, B, I), (T, B, D*R) at this direction, (T, B, tape) */
+    const unsigned char *reset;    /* as of struct cylstm_order */
     void *h[2];                    /* (B, R) padded: step s reads h[s % 2] and writes the other */
     void *c;                       /* (B, H) padded; NULL for a cell without it */
     void *m; /* (B, H) padded: what the second product of a step is made with; else NULL */

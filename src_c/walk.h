@@ -16,6 +16,11 @@ struct cylstm_order {
     size_t B, T; /* T: the longest length */
     size_t *row,
         *length; /* (B): batch index and length of the r-th row; NULL: all rows are of length T, in place */
+    /* With a mask, lengths count the steps that it leaves, and this is (T, B), when they are. */
+    size_t *time;
+    /* (T + 1, B) by the way a direction goes: whether the states are zero before step s of row r; at
+     * its length, whether they are behind its last step. NULL: never. */
+    unsigned char *reset[2];
 };
 
 /* Fill `order`, whose arrays have been carved, or make it plain where all lengths are equal. */
@@ -53,22 +58,27 @@ struct cylstm_walk {
     void *base;
     ptrdiff_t *offset; /* (B), carved where the rows have lengths of their own; else NULL */
     ptrdiff_t stride, step;
+    size_t rows; /* B: `offset` is (T, B), for every step its own; or 0 */
 };
 
 /* The walk of direction `reverse` over an array with strides t and b. `offset` is
- * memory for (B) offsets or NULL, as cylstm_carve_offsets gave it. */
+ * memory for (B) offsets or NULL, as cylstm_carve_offsets gave it. Where there is a mask, the array
+ * has a place for every step that it leaves, one after another. */
 struct cylstm_walk cylstm_make_walk(const struct cylstm_order *order, size_t real_size, int reverse,
                                     void *base, ptrdiff_t t, ptrdiff_t b, ptrdiff_t *offset);
+ptrdiff_t *cylstm_carve_offsets(struct cylstm_arena *arena, const struct cylstm_sequence *seq);
 
-static inline ptrdiff_t *cylstm_carve_offsets(struct cylstm_arena *arena,
-                                              const struct cylstm_sequence *seq)
-{
-    return seq->lengths ? cylstm_carve(arena, seq->B, sizeof(ptrdiff_t)) : NULL;
-}
+/* Likewise over an array from outside or of the tape, which has a place for every step. */
+struct cylstm_walk cylstm_make_outer_walk(const struct cylstm_order *order, size_t real_size,
+                                          int reverse, void *base, ptrdiff_t t, ptrdiff_t b,
+                                          ptrdiff_t *offset);
+ptrdiff_t *cylstm_carve_outer_offsets(struct cylstm_arena *arena,
+                                      const struct cylstm_sequence *seq);
 
 static inline ptrdiff_t cylstm_walk_offset(const struct cylstm_walk *w, size_t r, size_t s)
 {
-    return (w->offset ? w->offset[r] : (ptrdiff_t)r * w->stride) + (ptrdiff_t)s * w->step;
+    return (w->offset ? w->offset[s * w->rows + r] : (ptrdiff_t)r * w->stride) +
+           (ptrdiff_t)s * w->step;
 }
 
 /* Rows r0 and on of step s. */
@@ -79,7 +89,7 @@ static inline struct cylstm_rows cylstm_walk_rows(const struct cylstm_walk *w, s
     if (!w->base) return rows;
     const ptrdiff_t first = w->offset ? 0 : (ptrdiff_t)r0 * w->stride;
     rows.base = cylstm_at(w->base, real_size, first + (ptrdiff_t)s * w->step);
-    rows.offset = w->offset ? w->offset + r0 : NULL;
+    rows.offset = w->offset ? w->offset + s * w->rows + r0 : NULL;
     return rows;
 }
 
@@ -90,7 +100,28 @@ static inline struct cylstm_rows cylstm_walk_rows(const struct cylstm_walk *w, s
 void cylstm_load_rows(const struct cylstm_order *order, size_t real_size, size_t n,
                       const void *state, size_t stride, void *rows);
 
-/* Set the steps of a (T, B, width) array that lie past their row's length to zero. */
+/* Whether step s of a row begins with states of zero. */
+static inline int cylstm_is_reset(const unsigned char *reset, const struct cylstm_order *o,
+                                  size_t r, size_t s)
+{
+    return reset && reset[s * o->B + r];
+}
+
+/* Whether a sequence has a step at time t. */
+static inline int cylstm_is_valid(const struct cylstm_sequence *seq, size_t row, size_t t)
+{
+    return (!seq->lengths || t < seq->lengths[row]) && (!seq->mask || seq->mask[t * seq->B + row]);
+}
+
+/* Of a direction's `width` reals of y, and back: what a step shows until the next one, and what a loss
+ * says of all that it shows. `ones` is `width` times 1, `sums` is (T, B, .) with its own strides. */
+void cylstm_hold_outputs(const struct cylstm_sequence *seq, int reverse, void *y, size_t width,
+                         size_t real_size);
+void cylstm_sum_held(const struct cylstm_kernels *kernels, const struct cylstm_sequence *seq,
+                     int reverse, const void *dy, ptrdiff_t dy_t, ptrdiff_t dy_b, size_t width,
+                     void *ones, void *sums, ptrdiff_t t, ptrdiff_t b);
+
+/* Set the steps of a (T, B, width) array that no sequence has to zero. */
 void cylstm_clear_padding(const struct cylstm_sequence *seq, void *array, ptrdiff_t t, ptrdiff_t b,
                           size_t width, size_t real_size);
 

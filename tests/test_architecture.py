@@ -46,6 +46,7 @@ C_LEVELS = [
     {"split"},
     {"optim", "pack"},
     {"product"},
+    {"backward_reset"},
     {"forward_step", "backward_step", "backward_gradients", "linear"},
     {"forward", "backward"},
     {"plan"},

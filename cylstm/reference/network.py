@@ -18,20 +18,24 @@ Array = NDArray[Any]
 
 
 def layer_forward(
-    cell: Cell, w: Weights, x: Array, state: State, valid: Array
-) -> tuple[list[Array], State, Array]:
-    """x (T, B, I), the first state, valid (T, B) -> the states of all steps, (T, B, .) each, the
-    last state, and the gates (T, B, G, H).
+    cell: Cell, w: Weights, x: Array, state: State, valid: Array, reset: Array
+) -> tuple[list[Array], list[Array], State, Array]:
+    """x (T, B, I), the first state, valid and reset (T, B) -> the states after all steps,
+    (T, B, .) each, those before them, the last state, and the gates (T, B, G, H).
 
-    A step that is not valid leaves the state as it was; in the states and gates of all steps its
-    own are zero.
+    A reset makes the state zero before the step. A step that is not valid leaves the state as it
+    was; in the states after all steps and in the gates its own are zero.
     """
     T, B, _ = x.shape
     H = len(w.ih) // cell.raw_gates
     states = [np.zeros((T, *s.shape), x.dtype) for s in state]
+    befores = [np.zeros_like(s) for s in states]
     gates = np.zeros((T, B, cell.gates, H), x.dtype)
     for t in range(T):
-        on = valid[t]  # the sequences that still run
+        state = tuple(np.where(reset[t, :, None], 0, s) for s in state)
+        for before, s in zip(befores, state, strict=True):
+            before[t] = s
+        on = valid[t]  # the sequences that take this step
         new, gates[t, on] = cell.forward(w, x[t, on], tuple(s[on] for s in state))
         for all_steps, s in zip(states, new, strict=True):
             all_steps[t, on] = s
@@ -39,16 +43,16 @@ def layer_forward(
             np.where(on[:, None], all_steps[t], s)
             for all_steps, s in zip(states, state, strict=True)
         )
-    return states, state, gates
+    return states, befores, state, gates
 
 
 def layer_backward(
     cell: Cell,
     w: Weights,
     x: Array,
-    state_0: State,
     valid: Array,
-    states: Sequence[Array],
+    reset: Array,
+    befores: Sequence[Array],
     gates: Array,
     dy: Array,
     dstate: State,
@@ -65,16 +69,16 @@ def layer_backward(
     dstate = tuple(d.copy() for d in dstate)
     for t in reversed(range(len(x))):
         on = valid[t]
-        before = [s[t - 1] for s in states] if t > 0 else state_0
         dnew = [d[on] for d in dstate]
         dnew[0] = dnew[0] + dy[t, on]  # h_t went out as y_t and into the next step: both add
         if cell.states > 1:
             dnew[1] = dnew[1] + dcells[t, on]
         dx[t, on], dbefore, dw_t = cell.backward(
-            w, x[t, on], tuple(s[on] for s in before), gates[t, on], tuple(dnew), dgates[t, on]
+            w, x[t, on], tuple(s[t, on] for s in befores), gates[t, on], tuple(dnew), dgates[t, on]
         )
         for d, new in zip(dstate, dbefore, strict=True):
             d[on] = new
+            d[reset[t]] = 0
         for total, part in zip(dw, dw_t, strict=True):
             if total is not None:
                 total += part
@@ -94,6 +98,33 @@ def along(direction: int, x: Array, lengths: Array) -> Array:
     return x
 
 
+def boundaries(direction: int, reset: Array, lengths: Array) -> Array:
+    """Resets (T, B) as a direction meets them: one at t lies between t - 1 and t, so that the
+    second direction meets it before it goes on to t - 1."""
+    within = reset & (np.arange(len(reset))[:, None] < lengths)
+    if direction == 1:
+        within = np.concatenate([within[1:], np.zeros_like(within[:1])])
+    return along(direction, within, lengths)
+
+
+def hold(y: Array, valid: Array, lengths: Array) -> Array:
+    """y (T, B, P) in the order of a direction, which repeats what it was where a step is held."""
+    y = y.copy()
+    for t in range(1, len(y)):
+        held = ~valid[t] & (t < lengths)
+        y[t, held] = y[t - 1, held]
+    return y
+
+
+def hold_backward(dy: Array, valid: Array, lengths: Array) -> Array:
+    """Its gradient: what was shown twice is asked twice."""
+    dy = dy.copy()
+    for t in reversed(range(1, len(dy))):
+        held = ~valid[t] & (t < lengths)
+        dy[t - 1, held] += dy[t, held]
+    return dy
+
+
 # ---------------------------------------------------------------------------------------------
 # The whole network: directions side by side, layers above each other
 # ---------------------------------------------------------------------------------------------
@@ -110,9 +141,12 @@ class Tape(NamedTuple):
     cell: tuple[Cell, Cell]  # of each direction
     weights: Mapping[str, Array]
     inputs: list[Array]  # of each layer, (T, B, I) or (T, B, D*P)
-    states: list[list[Array]]  # of each layer and direction, h and c of all steps, before dropout
+    befores: list[list[Array]]  # of each layer and direction, h and c before all its steps
     states_0: list[Array]
     lengths: Array  # (B,)
+    valid: Array  # (T, B)
+    reset: Array  # (T, B)
+    hold_output: bool
     dropout: Sequence[Array] | None
     reverse: bool
     batch_first: bool
@@ -134,6 +168,9 @@ def forward(
     states: tuple[Array, Array] | Array | None = None,
     lengths: ArrayLike | None = None,
     *,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    hold_output: bool = False,
     cell: Cell | tuple[Cell, Cell] | None = None,
     reverse: bool = False,
     batch_first: bool = False,
@@ -151,6 +188,12 @@ def forward(
     lengths : integers (B,), one integer for x (T, I), or None for T each
         Steps from there on are not looked at: y is 0, and h_n, c_n are those of the last step
         before (h_0, c_0 where the length is 0).
+    mask : bools (T, B), laid out as x; None: all True
+        Where it is False the state is held, and y is 0: `lengths` is the mask t < length.
+    reset : bools (T, B), laid out as x; None: all False
+        Where it is True the state is zero before that step, in both directions between t - 1 and t.
+        Past a length nothing is reset.
+    hold_output : whether y repeats the output of the step before where the mask is False
     cell : of which kind the cells are, or those of each direction; None for an `LSTM`
     reverse : whether the only direction reads each sequence from its last step on
     dropout : arrays (T, B, D*P), one for each layer but the last, or None
@@ -168,19 +211,26 @@ def forward(
         states_0 = [s if batched else s[:, None] for s in given]
     n = np.full(B, T) if lengths is None else np.asarray(lengths).reshape(B)
     valid = np.arange(T)[:, None] < n  # (T, B)
+    if mask is not None:
+        valid = valid & time_major(mask[..., None], batch_first, batched)[..., 0]
+    resets = np.zeros((T, B), bool)
+    if reset is not None:
+        resets = time_major(reset[..., None], batch_first, batched)[..., 0]
 
-    inputs, all_states, last, all_gates = [], [], [], []
+    inputs, all_states, all_befores, last, all_gates = [], [], [], [], []
     for layer in range(L):
         inputs.append(x)
         for d in range(D):
             k, way = layer * D + d, 1 if reverse else d
-            steps, state, gates = layer_forward(
+            steps, befores, state, gates = layer_forward(
                 cell[d],
                 pick(weights, layer, d),
                 along(way, x, n),
                 tuple(s[k] for s in states_0),
-                valid,
+                along(way, valid, n),
+                boundaries(way, resets, n),
             )
+            all_befores.append(befores)
             all_states.append([along(way, s, n) for s in steps])
             last.append(state)
             all_gates.append(along(way, gates, n))
@@ -188,6 +238,15 @@ def forward(
         if dropout is not None and layer < L - 1:
             x = x * dropout[layer]
 
+    if hold_output:
+        ways = [1 if reverse else d for d in range(D)]
+        x = np.concatenate(
+            [
+                along(way, hold(along(way, y, n), along(way, valid, n), n), n)
+                for way, y in zip(ways, np.split(x, D, axis=2), strict=True)
+            ],
+            axis=2,
+        )
     h_n, c_n = both(np.stack(s) if batched else np.stack(s)[:, 0] for s in zip(*last, strict=True))
     _, cells = both(np.stack(s) for s in zip(*all_states, strict=True))
     return Tape(
@@ -199,9 +258,12 @@ def forward(
         cell,
         weights,
         inputs,
-        all_states,
+        all_befores,
         states_0,
         n,
+        valid,
+        resets,
+        hold_output,
         dropout,
         reverse,
         batch_first,
@@ -232,7 +294,6 @@ def backward(
     dx = time_major(dy, tape.batch_first, tape.batched)  # of the output of the layer at hand
     L, D, _, _ = describe(tape.weights, tape.cell[0])
     n = tape.lengths
-    valid = np.arange(len(dx))[:, None] < n
 
     dstates_0 = [np.zeros_like(s) for s in tape.states_0]
     dweights: dict[str, Array] = {}
@@ -243,15 +304,18 @@ def backward(
         dys, dx = np.split(dx, D, axis=2), np.zeros_like(x)
         for d in range(D):
             k, way = layer * D + d, 1 if tape.reverse else d
+            valid, dy_d = along(way, tape.valid, n), along(way, dys[d], n)
+            if tape.hold_output and layer == L - 1:
+                dy_d = hold_backward(dy_d, valid, n)
             dx_d, dstate, dw = layer_backward(
                 tape.cell[d],
                 pick(tape.weights, layer, d),
                 along(way, x, n),
-                tuple(s[k] for s in tape.states_0),
                 valid,
-                [along(way, s, n) for s in tape.states[k]],
+                boundaries(way, tape.reset, n),
+                tape.befores[k],
                 along(way, tape.gates[k], n),
-                along(way, dys[d], n),
+                dy_d,
                 tuple(s[k] for s in dstates_n),
                 along(way, dcells[k], n),
                 along(way, dgates[k], n),
