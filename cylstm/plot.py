@@ -83,6 +83,15 @@ def gates(
         matplotlib is not installed.
     TypeError, ValueError
         An argument is out of range.
+
+    Examples
+    --------
+    >>> import cylstm, numpy as np
+    >>> import matplotlib  # which cylstm[plot] brings
+    >>> tape = cylstm.LSTM(3, 8, seed=1).forward(np.ones((5, 2, 3), np.float32))
+    >>> figure = cylstm.plot.gates(tape, sequence=1, labels="hello")
+    >>> len(figure.axes)  # i, g, f, c, o, and a scale each
+    10
     """
     all_gates, cells = _select(tape, sequence, layer, direction)
     steps = _steps(all_gates, labels)
