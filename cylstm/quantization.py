@@ -34,6 +34,12 @@ def to_int8(matrix: Array) -> tuple[Array, Array]:
     return np.clip(codes, -127, 127).astype(np.int8), scales
 
 
+def is_symmetric(codes: Array, scales: Array) -> bool:
+    """Whether integers (..., rows, K) and scales (..., rows) are what `to_int8` makes of floats."""
+    large = (scales == 0) | (scales >= LEAST / np.float32(127))
+    return bool(np.abs(codes).max(initial=0) <= 127 and large.all() and np.isfinite(scales).all())
+
+
 def quantize(module: M, weights: str = "int8") -> M:
     """Return an inference module of the same kind with weights of fewer bits.
 

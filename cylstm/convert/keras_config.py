@@ -98,7 +98,7 @@ def _histories(value: Any, depth: int = 0) -> Iterable[tuple[str, int]]:
 def flat(graph: Graph) -> Graph:
     """A model without models inside: their layers in their place, under their names."""
     layers: list[Layer] = []
-    behind: dict[str, str] = {}  # what has no place of its own: what stands for it
+    behind: dict[str, str] = {}  # what has no place of its own: what gives the same
     problem = graph.problem
     for layer in graph.layers:
         if layer.inside is None:

@@ -20,14 +20,15 @@ from .onnx_stack import find_stack
 from .source import Source
 
 
-def read(source: Source, *, graph: bool = False) -> Contents:
+def read(source: Source, *, graph: bool = False, dequantize: bool = False) -> Contents:
     """Return what an ONNX file holds.
 
     As a whole it is one LSTM, GRU or RNN if it is a stack of layers, else, or with `graph`, an
     `OnnxModel`, whose inputs and outputs are those of the file. A path is the names of nodes, and
-    of the branches that they are in, joined by ".".
+    of the branches that they are in, joined by ".". Weights of int8 stay so, where a quantised
+    module of ours means the same by them, unless `dequantize` asks for floats.
     """
-    file = File(source)
+    file = File(source, dequantize)
     layers = find(file.graph)
     others = Counter(n.op_type for _, n in file.graph.nodes() if not is_recurrent(n))
     del others["Constant"]

@@ -86,10 +86,12 @@ class File:
     model : onnx.ModelProto, local functions put in where they were called
     opsets : {domain: version}
     graph : Graph, the outermost
+    dequantize : bool, whether weights of fewer bits are taken as floats
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, dequantize: bool = False) -> None:
         onnx = import_onnx()
+        self.dequantize = dequantize
         path = Path(source.path).resolve()
         self.name, self.folder = path.name, path.parent
         source.file.seek(0)

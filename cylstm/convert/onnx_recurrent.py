@@ -1,7 +1,8 @@
 """The recurrent operators of ONNX: what a node's attributes and inputs say, as a layer of ours.
 
-LSTM, GRU and RNN of every version of the operator set, and com.microsoft's DynamicQuantizeLSTM,
-whose weights are taken as the floats they stand for. An attribute is honoured or refused.
+LSTM, GRU and RNN of every version of the operator set, and com.microsoft's DynamicQuantizeLSTM. Its
+weights stay bytes where they mean what ours do, a symmetric code for each row (`cylstm.quantize`),
+and are the floats that they stand for elsewhere. An attribute is honoured or refused.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..quantization import is_symmetric, scale_of
 from ..weights import Array, Module
 from .found import Recurrent, build
 from .gates import peepholes_to_own, to_own
@@ -130,7 +132,7 @@ class Operator:
         return value
 
     def _matrix(self, role: str) -> Array:
-        """W or R as (D, G*H, columns) of floats."""
+        """W or R as (D, G*H, columns): floats, or codes of int16 whose scales go to `_scales`."""
         value = self._constant(role)
         if value is None:
             raise self.error(f"{role} is missing")
@@ -138,26 +140,42 @@ class Operator:
             raise self.error(f"{role} has shape {value.shape}, expected 3 axes")
         if not self.quantized:
             return value
+        if value.dtype not in (np.int8, np.uint8):
+            raise self.error(f"{role} is {value.dtype}, expected int8 or uint8")
         value = value.transpose(0, 2, 1)
         scale, zero = self._constant(f"{role}_scale"), self._constant(f"{role}_zero_point")
         if scale is None:
             raise self.error(f"{role}_scale is missing")
-        D, columns = value.shape[:2]
-        parts = []
-        for part in (scale, np.zeros_like(scale) if zero is None else zero):
-            if part.size not in (1, D, D * columns):
+        D, rows = value.shape[:2]
+        wholes = []
+        for part in (scale, np.zeros(1, value.dtype) if zero is None else zero):
+            if part.size not in (1, D, D * rows):
                 raise self.error(
                     f"{role}_scale or {role}_zero_point has shape {part.shape}, "
-                    f"expected ({D},) or ({D}, {columns})"
+                    f"expected ({D},) or ({D}, {rows})"
                 )
-            whole = part.reshape(D, -1, 1) if part.size >= D else part.reshape(1, 1, 1)
-            parts.append(whole.astype(np.float32))
-        return ((value.astype(np.float32) - parts[1]) * parts[0]).astype(np.float32)
+            shape = (D, -1) if part.size >= D else (1, 1)
+            wholes.append(np.broadcast_to(part.reshape(shape), (D, rows)))
+        scale, zero = wholes
+        self._scales[role] = scale.astype(np.float32)
+        return value.astype(np.int16) - zero[..., None].astype(np.int16)
+
+    def _narrowed(self, codes: Array, scale: Array) -> Array:
+        """Codes as bytes where they are ours, else as the floats that they stand for."""
+        if self._narrow:
+            return codes.astype(np.int8)
+        return codes.astype(np.float32) * scale[..., None]
 
     def _read_weights(self) -> None:
         D, rows = self.directions, BLOCKS[self.cell]
+        self._scales: dict[str, Array] = {}
         W, R, B = self._matrix("W"), self._matrix("R"), self._constant("B")
-        if W.dtype.kind != "f" or W.dtype != R.dtype:
+        self._narrow = self.quantized and not self.graph.file.dequantize
+        if self.quantized:
+            pairs = (W, self._scales["W"]), (R, self._scales["R"])
+            self._narrow &= all(is_symmetric(codes, scale) for codes, scale in pairs)
+            W, R = (self._narrowed(codes, scale) for codes, scale in pairs)
+        elif W.dtype.kind != "f" or W.dtype != R.dtype:
             raise self.error(f"W is {W.dtype} and R is {R.dtype}, expected floats of one size")
         self.input_size, H = W.shape[2], R.shape[2]
         self.hidden_size, rows = H, rows * H
@@ -185,6 +203,10 @@ class Operator:
         weights: dict[str, Array] = {}
         for d, end in enumerate(("_l0", "_l0_reverse")[: self.directions]):
             arrays = {"weight_ih": self._W[d], "weight_hh": self._R[d]}
+            if self._narrow:
+                arrays |= {
+                    scale_of(name): self._scales[role][d] for name, role in zip(arrays, "WR")
+                }
             if self._B is not None:
                 arrays["bias_ih"], arrays["bias_hh"] = np.split(self._B[d], 2)
             for name, array in arrays.items():
@@ -192,7 +214,7 @@ class Operator:
                 if self._coupled:  # has no f of its own
                     i, _, g, o = np.split(array, 4)
                     array = np.concatenate([i, g, o])
-                weights[name + end] = array.astype(self.dtype)
+                weights[name + end] = array if array.dtype == np.int8 else array.astype(self.dtype)
             if self._P is not None:
                 peepholes = peepholes_to_own(self._P[d], "onnx")
                 weights[f"weight_peep{end}"] = peepholes.astype(self.dtype)
@@ -230,7 +252,7 @@ class Operator:
         return tuple(tuple(functions[d * n : (d + 1) * n]) for d in range(D))
 
     def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"weights": "int8"} if self._narrow else {}
         if self.layout == 1:
             options["batch_first"] = True
         if self.direction == "reverse":

@@ -91,10 +91,11 @@ class _Stack:
         for k, operator in enumerate(self.layers):
             for name, array in operator.layer.read().items():
                 weights[name.replace("_l0", f"_l{k}")] = array
+        first = self.layers[0]
         if any(operator.layer.bias for operator in self.layers):
-            for name in [n for n in weights if n.startswith("weight_ih")]:
+            for name in [n for n in weights if n.startswith("weight_ih_l")]:
                 for bias in ("bias_ih", "bias_hh"):
-                    zeros = np.zeros(len(weights[name]), weights[name].dtype)
+                    zeros = np.zeros(len(weights[name]), first.dtype)
                     weights.setdefault(name.replace("weight_ih", bias), zeros)
         return weights
 

@@ -10,14 +10,16 @@ import pytest
 from onnx import TensorProto, helper
 
 from conformance import CONSTANT, one_node
+from cylstm import load
 from cylstm.convert.onnx_recurrent import ACTIVATIONS
-from helpers import rel
+from helpers import Array, rel
 from onnx_models import (
     TOLERANCE,
     compare,
     lstm_weights,
     make_model,
     run_onnxruntime,
+    saved,
     whole,
 )
 
@@ -90,18 +92,11 @@ def test_float16(tmp_path: Path) -> None:
     assert rel(got["Y"], want["Y"]) < 1e-3  # half a unit of float16
 
 
-def test_quantized(tmp_path: Path) -> None:
-    """com.microsoft.DynamicQuantizeLSTM: ours with the weights that its integers stand for.
-
-    ONNX Runtime quantises x and h as well, at every step, hence the wide second tolerance; and
-    where a CPU has no product of bytes it adds pairs in 16 bits, hence weights below 64.
-    """
+def quantized(W: Array, R: Array, zero: int, per_row: bool = True) -> tuple[Any, Any, Array]:
+    """A DynamicQuantizeLSTM of both directions, an LSTM of the floats it stands for, and x."""
     rng = np.random.default_rng(5)
-    T, B, I, H, D = 5, 3, 8, 16, 2
-    scale = rng.uniform(0.01, 0.02, (2, D, 4 * H)).astype(np.float32)
-    zero = np.zeros((2, D, 4 * H), np.int8)
-    W = rng.integers(-63, 64, (D, I, 4 * H)).astype(np.int8)
-    R = rng.integers(-30, 30, (D, H, 4 * H)).astype(np.int8)
+    (D, I, rows), H = W.shape, R.shape[1]
+    scales = rng.uniform(0.01, 0.02, (2, D, rows if per_row else 1)).astype(np.float32)
     bias = rng.standard_normal((D, 8 * H)).astype(np.float32)
     node = helper.make_node(
         "DynamicQuantizeLSTM",
@@ -111,28 +106,67 @@ def test_quantized(tmp_path: Path) -> None:
         hidden_size=H,
         direction="bidirectional",
     )
-    x = rng.standard_normal((T, B, I)).astype(np.float32)
-    weights = {
-        "W": W,
-        "R": R,
-        "B": bias,
-        "ws": scale[0],
-        "wz": zero[0],
-        "rs": scale[1],
-        "rz": zero[1],
-    }
+    x = rng.standard_normal((5, 3, I)).astype(np.float32)
+    weights = {"W": W, "R": R, "B": bias}
+    for name, scale, codes in zip("wr", scales, (W, R)):
+        scale = scale if per_row else scale[:, 0]
+        weights |= {f"{name}s": scale, f"{name}z": np.full(scale.shape, zero, codes.dtype)}
     model = make_model([node], {"X": x}, ["Y"], weights, domains={"com.microsoft": 1})
     model.graph.output[0].CopyFrom(
         helper.make_tensor_value_info("Y", TensorProto.FLOAT, [None] * 4)
     )
-    got = whole(model, tmp_path).run({"X": x})["Y"]
-    plain = {
-        "X": x,
-        "W": (W * scale[0][:, None]).swapaxes(1, 2),
-        "R": (R * scale[1][:, None]).swapaxes(1, 2),
-        "B": bias,
-    }
+    floats = [
+        ((codes.astype(np.float32) - zero) * scale[:, None]).swapaxes(1, 2)
+        for codes, scale in zip((W, R), scales)
+    ]
+    plain = {"X": x, "W": floats[0], "R": floats[1], "B": bias}
     attributes = {"hidden_size": H, "direction": "bidirectional"}
-    want = run_onnxruntime(one_node("LSTM", attributes, plain, ["Y"]), {"X": x})["Y"]
-    assert rel(got, want) < TOLERANCE
-    assert rel(got, run_onnxruntime(model, {"X": x})["Y"]) < 0.1
+    return model, one_node("LSTM", attributes, plain, ["Y"]), x
+
+
+@pytest.mark.parametrize("per_row", [True, False], ids=["rows", "matrices"])
+@pytest.mark.parametrize(
+    ("dtype", "zero", "low", "high", "narrow"),
+    [
+        ("int8", 0, -63, 64, True),
+        ("int8", 3, -60, 67, True),
+        ("uint8", 128, 65, 192, True),
+        ("int8", 0, -128, 64, False),
+        ("uint8", 3, 0, 140, False),
+    ],
+)
+def test_quantized(
+    dtype: str, zero: int, low: int, high: int, narrow: bool, per_row: bool, tmp_path: Path
+) -> None:
+    """com.microsoft.DynamicQuantizeLSTM: bytes that mean what ours do stay, others become floats.
+
+    Either way the weights are those that it stands for. ONNX Runtime quantises x and h as well, at
+    every step and all rows together, hence the wide tolerance; and where a CPU has no product of
+    bytes it adds pairs in 16 bits, hence weights below 64 where it is asked.
+    """
+    rng = np.random.default_rng(4)
+    W, R = (rng.integers(low, high, (2, n, 64)).astype(dtype) for n in (8, 16))
+    W[0, 0, 0], R = low, (R.astype(int) - zero) // 2 + zero
+    model, plain, x = quantized(W, R.astype(dtype), zero, per_row)
+    want = flat(run_onnxruntime(plain, {"X": x})["Y"])
+    path = saved(model, tmp_path)
+    lstm: Any = load(path)
+    state, y = lstm.state_dict(), lstm(x)[0]
+    assert (state["weight_ih_l0"].dtype == np.int8) == narrow == ("weights='int8'" in repr(lstm))
+    assert rel(y, want) < (0.05 if narrow else TOLERANCE)
+    assert np.array_equal(flat(whole(model, tmp_path).run({"X": x})["Y"]), y)
+    if not narrow:
+        return
+    wide: Any = load(path, dequantize=True)
+    assert rel(wide(x)[0], want) < TOLERANCE
+    for name, array in wide.state_dict().items():
+        if array.ndim == 2:
+            scale = state[name.replace("_l0", "_scale_l0")]
+            np.testing.assert_array_equal(state[name] * scale[:, None], array)
+    if zero != 3:  # which ONNX Runtime refuses
+        assert rel(y, flat(run_onnxruntime(model, {"X": x})["Y"])) < 0.1
+
+
+def flat(Y: Array) -> Array:
+    """(T, D, B, H) as (T, B, D*H)."""
+    return Y.swapaxes(1, 2).reshape(Y.shape[0], Y.shape[2], -1)

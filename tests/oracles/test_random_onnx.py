@@ -155,7 +155,7 @@ class Chain:
         self.width = D * H
 
     def between(self) -> None:
-        """Something of what stands between recurrent layers, or nothing."""
+        """A layer of those that come between recurrent ones, or none."""
         what = self.rng.integers(7)
         if what == 1:
             self.add(str(self.rng.choice(["Relu", "Tanh", "Dropout", "Sigmoid"])))
