@@ -52,6 +52,8 @@ cdef extern from "cylstm.h" nogil:
         cylstm_activation[2][3] activation
         int peephole
         double clip, cell_clip
+        int proj_bias
+        double proj_clip
         int reverse
 
     enum: CYLSTM_LSTM, CYLSTM_LSTM_COUPLED_F, CYLSTM_LSTM_COUPLED_I

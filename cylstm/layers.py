@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from numpy.typing import DTypeLike
@@ -10,7 +11,7 @@ from numpy.typing import DTypeLike
 from . import _checks
 from .activations import Activation, check, for_core
 from .recurrent import _Recurrent
-from .weights import Array, Fixed
+from .weights import Array, Fixed, split
 
 States = tuple[Array, Array]
 
@@ -49,7 +50,8 @@ class LSTM(_Recurrent[States]):
         stays in the order of time, and h_n is the state after the first step.
     peephole : bool
         i and f see c_{t-1} and o sees c_t, each unit its own (Gers et al. 2002): weight_peep_l0
-        (3H: i, f, o) times c is added to their pre-activations.
+        (3H: i, f, o) times c is added to their pre-activations. With `coupled` the gate that is not
+        computed sees nothing, and there are 2H: i, o or f, o.
     coupled : None, "f=1-i" or "i=1-f"
         One gate is what the other leaves; the weights hold the three that are computed, in order.
     activations : None, or 3 of them: of i, f and o; of g; of c in h_t = o * tanh(c_t)
@@ -59,6 +61,14 @@ class LSTM(_Recurrent[States]):
         scaled_tanh, elu, as ONNX defines them.
     clip, cell_clip : float or None
         Pre-activations, and c_t, are clipped to [-clip, clip], with no gradient beyond.
+    proj_bias : bool
+        A projection has a bias, bias_hr_l0 (P): h_t = W_hr h_t + b_hr.
+    proj_clip : float or None
+        What a projection gives is clipped, as by `cell_clip`, before it is fed back and shown.
+    forget_bias : float
+        Added to f's part of bias_ih_l0 and its like as they are drawn, and to no weights that are
+        loaded: with 1 the cell keeps more of what it holds at first (Gers et al. 2000). Where
+        coupled="f=1-i" has no bias of f, it is taken from i's.
     dtype : "float32" or "float64"
         Of the weights, of all arrays, and of the arithmetic.
     seed : int or None
@@ -87,6 +97,9 @@ class LSTM(_Recurrent[States]):
     activations = Fixed["tuple[Activation, ...] | None"]()
     clip = Fixed["float | None"]()
     cell_clip = Fixed["float | None"]()
+    proj_bias = Fixed[bool]()
+    proj_clip = Fixed["float | None"]()
+    forget_bias = Fixed[float]()
 
     def __init__(
         self,
@@ -105,6 +118,9 @@ class LSTM(_Recurrent[States]):
         activations: Sequence[Activation] | None = None,
         clip: float | None = None,
         cell_clip: float | None = None,
+        proj_bias: bool = False,
+        proj_clip: float | None = None,
+        forget_bias: float = 0.0,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
@@ -123,6 +139,9 @@ class LSTM(_Recurrent[States]):
             "activations": activations,
             "clip": clip,
             "cell_clip": cell_clip,
+            "proj_bias": proj_bias,
+            "proj_clip": proj_clip,
+            "forget_bias": forget_bias,
             "dtype": dtype,
         }
         self._make(arguments, seed=seed)
@@ -130,6 +149,7 @@ class LSTM(_Recurrent[States]):
     def _configure_cell(
         self,
         hidden_size: int,
+        bias: bool,
         bidirectional: bool,
         proj_size: int = 0,
         peephole: bool = False,
@@ -137,6 +157,9 @@ class LSTM(_Recurrent[States]):
         activations: Any = None,
         clip: float | None = None,
         cell_clip: float | None = None,
+        proj_bias: bool = False,
+        proj_clip: float | None = None,
+        forget_bias: float = 0.0,
     ) -> dict[str, Any]:
         proj_size = _checks.integer("proj_size", proj_size, 0)
         if proj_size >= hidden_size:
@@ -145,8 +168,11 @@ class LSTM(_Recurrent[States]):
             )
         if coupled not in (None, "f=1-i", "i=1-f"):
             raise ValueError(f"coupled is {coupled!r}, expected None, 'f=1-i' or 'i=1-f'")
-        if peephole and coupled:
-            raise ValueError("peephole and coupled were both given: expected one of them")
+        for name, value in (("proj_bias", proj_bias), ("proj_clip", proj_clip)):
+            if value and not proj_size:
+                raise ValueError(f"{name} is {value!r} without a projection, expected a proj_size")
+        if forget_bias and not bias:
+            raise ValueError(f"forget_bias is {forget_bias!r} without biases, expected bias=True")
         return {
             "proj_size": proj_size,
             "peephole": _checks.flag("peephole", peephole),
@@ -154,10 +180,21 @@ class LSTM(_Recurrent[States]):
             "activations": check(activations, 3, bidirectional),
             "clip": _limit("clip", clip),
             "cell_clip": _limit("cell_clip", cell_clip),
+            "proj_bias": _checks.flag("proj_bias", proj_bias),
+            "proj_clip": _limit("proj_clip", proj_clip),
+            "forget_bias": _checks.number("forget_bias", forget_bias, -inf),
         }
 
     def _cell_of(self, arguments: dict[str, Any]) -> str:
         return f"LSTM, {arguments['coupled']}" if arguments["coupled"] else "LSTM"
+
+    def _draw(self, flat: Array, seed: Any) -> None:
+        super()._draw(flat, seed)
+        amount = -self.forget_bias if self.coupled == "f=1-i" else self.forget_bias
+        first = 0 if self.coupled else self.hidden_size  # i, g, o or f, g, o or i, f, g, o
+        for name, array in split(self._spec, flat).items():
+            if name.startswith("bias_ih"):
+                array[first : first + self.hidden_size] += amount
 
     def _options(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -165,6 +202,8 @@ class LSTM(_Recurrent[States]):
             "activations": for_core(arguments["activations"], 3, arguments["bidirectional"]),
             "clip": arguments["clip"] or 0,
             "cell_clip": arguments["cell_clip"] or 0,
+            "proj_bias": arguments["proj_bias"],
+            "proj_clip": arguments["proj_clip"] or 0,
         }
 
 
@@ -259,6 +298,7 @@ class GRU(_Recurrent[Array]):
     def _configure_cell(
         self,
         hidden_size: int,
+        bias: bool,
         bidirectional: bool,
         reset_after: bool = True,
         activations: Any = None,
@@ -355,6 +395,7 @@ class RNN(_Recurrent[Array]):
     def _configure_cell(
         self,
         hidden_size: int,
+        bias: bool,
         bidirectional: bool,
         nonlinearity: str = "tanh",
         activations: Any = None,

@@ -84,7 +84,7 @@ class _Recurrent(Module, Generic[S]):
             "dropout": _checks.number("dropout", dropout, most=1),
             "bidirectional": _checks.flag("bidirectional", bidirectional),
             "reverse": _checks.flag("reverse", reverse),
-            **self._configure_cell(hidden_size, bool(bidirectional), **more),
+            **self._configure_cell(hidden_size, bool(bias), bool(bidirectional), **more),
             "dtype": _checks.float_dtype(dtype),
         }
         if arguments["bidirectional"] and arguments["reverse"]:
@@ -116,7 +116,7 @@ class _Recurrent(Module, Generic[S]):
             )
         return arguments, self._dims.arrays()
 
-    def _configure_cell(self, hidden_size: int, bidirectional: bool) -> dict[str, Any]:
+    def _configure_cell(self, hidden_size: int, bias: bool, bidirectional: bool) -> dict[str, Any]:
         """Return the arguments that this kind of cell has beside those of all, checked."""
         return {}
 

@@ -168,32 +168,29 @@ static void bias_gradient(struct backward *b, int caller, enum cylstm_array_type
     }
 }
 
-/* Where the dgates of an LSTM lie that has peepholes. */
-enum { I_DGATE, F_DGATE, O_DGATE = 3 };
-
 /* The gradient of peepholes: no product of matrices, but sums over all rows of what i and f do with c
  * before a step, and o with c after it. A share is some of the units. */
 static void peephole_gradients(struct backward *b, size_t share, size_t shares)
 {
-    static const unsigned char dgate[CYLSTM_PEEPHOLES] = {I_DGATE, F_DGATE, O_DGATE};
     const struct backward_pass *p = b->now;
     const struct cylstm_layer *l = &p->l;
     const size_t size = b->call.real_size;
     const struct cylstm_range mine = cylstm_share(l->H, shares, share);
-    for (size_t gate = 0; gate < CYLSTM_PEEPHOLES; gate++) {
+    for (size_t gate = 0; gate < l->kind->peepholes; gate++) {
         void *out = cylstm_at(b->grads->dweights, size,
                               (ptrdiff_t)(l->raw[CYLSTM_WEIGHT_PEEP] + gate * l->H + mine.begin));
+        const size_t dgate = l->kind->peep_dgate[gate], after = gate + 1 == l->kind->peepholes;
         int adds = b->step_end < b->order.T;
         for (size_t s = b->step_end; s-- > b->step_begin;) {
             const size_t flat = b->start[s - b->step_begin],
                          rows = b->start[s + 1 - b->step_begin] - flat;
-            struct cylstm_rows c = dgate[gate] == O_DGATE ? backward_cells(b, p, s, 0)
-                                                          : backward_cells_before(b, p, s, 0),
+            struct cylstm_rows c = after ? backward_cells(b, p, s, 0)
+                                         : backward_cells_before(b, p, s, 0),
                                da = backward_padded_rows(b, b->dgates,
                                                          backward_stride_of(b, l->dgates), flat);
             if (!c.base && adds) continue;
             c.base = cylstm_at(c.base, size, (ptrdiff_t)mine.begin);
-            da.base = cylstm_at(da.base, size, (ptrdiff_t)(dgate[gate] * l->H + mine.begin));
+            da.base = cylstm_at(da.base, size, (ptrdiff_t)(dgate * l->H + mine.begin));
             b->call.kernels->sum_products(&da, &c, c.offset || c.stride ? rows : 0,
                                           mine.end - mine.begin, adds, out);
             adds = 1;
@@ -222,7 +219,12 @@ static void weight_gradients(struct backward *b, int caller, size_t share, size_
                         l->raw[CYLSTM_WEIGHT_HR] + projected.begin * l->H);
     }
     if (b->dims->peephole) peephole_gradients(b, share, shares);
-    if (share || !l->bias) return;
+    if (share) return;
+    if (b->dims->proj_bias) {
+        const struct operand by = {b->dh, width, backward_stride_of(b, l->R)};
+        weight_gradient(b, caller, b->ones, 1, 1, by, l->P, l->raw[CYLSTM_BIAS_HR]);
+    }
+    if (!l->bias) return;
     bias_gradient(b, caller, CYLSTM_BIAS_IH, l->kind->ih);
     if (l->kind->two_biases) bias_gradient(b, caller, CYLSTM_BIAS_HH, l->kind->hh);
 }

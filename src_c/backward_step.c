@@ -26,7 +26,8 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
         else if (p->h_0)
             cell.h_prev = (struct cylstm_rows){p->h_0, b->r0_offset + r0, 0};
     }
-    if (b->dims->peephole) cylstm_find_peepholes(&b->call, &b->weights, l, 1, &cell);
+    if (b->dims->peephole)
+        cell.peep = cylstm_find_vector(&b->call, &b->weights, l, 1, CYLSTM_WEIGHT_PEEP);
     if (b->m) cell.h = backward_padded_rows(b, b->m, backward_stride_of(b, H), flat);
     return cell;
 }
@@ -60,9 +61,17 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
         if (part || p->l.kind->blends) backward_start_from_dh(b, p, g, from);
         g->descending = (int)(s & 1);
         g->addend = cylstm_walk_rows(&p->dy, size, from, s);
-        if (p->l.P) {
-            g->out = backward_padded_rows(b, b->dh, backward_stride_of(b, p->l.R),
-                                          b->start[s - b->step_begin] + from);
+        const struct cylstm_rows dh = backward_padded_rows(b, b->dh, backward_stride_of(b, p->l.R),
+                                                           b->start[s - b->step_begin] + from);
+        if (p->l.P && p->l.options.proj_clip != 0) {
+            g->finish = b->call.kernels->cell[CYLSTM_PROJECTION_MATH][1].backward;
+            g->cell = (struct cylstm_cell){.H = p->l.P,
+                                           .unit_vectors = 1,
+                                           .options = &p->l.options,
+                                           .h_prev = cylstm_walk_rows(&p->h, size, from, s),
+                                           .h = dh};
+        } else if (p->l.P) {
+            g->out = dh;
             g->out_panel = (ptrdiff_t)backward_width_of(b);
         } else {
             const struct cylstm_matrix *last = p->l.second.columns ? &p->l.second : &p->l.w;

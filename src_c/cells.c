@@ -14,6 +14,8 @@ static const struct cylstm_cell_kind cells[CYLSTM_CELLS] =
                           .unit_vectors = PANEL_VECTORS,
                           .vector = {{0, 0}, {1, 1}, {2, 2}, {3, 3}}}, /* i, f, g, o */
                 .dgates = 4,
+                .peepholes = 3,
+                .peep_dgate = {0, 1, 3},
                 .ih = {{0, 4}},
                 .hh = {{0, 4}},
             },
@@ -26,6 +28,8 @@ static const struct cylstm_cell_kind cells[CYLSTM_CELLS] =
                       .unit_vectors = PANEL_VECTORS,
                       .vector = {{0, 0}, {CYLSTM_NONE, CYLSTM_NONE}, {1, 1}, {2, 2}}},
             .dgates = 3,
+            .peepholes = 2,
+            .peep_dgate = {0, 2},
             .ih = {{0, 3}},
             .hh = {{0, 3}},
         },
@@ -38,6 +42,8 @@ static const struct cylstm_cell_kind cells[CYLSTM_CELLS] =
                           .unit_vectors = PANEL_VECTORS,
                           .vector = {{CYLSTM_NONE, CYLSTM_NONE}, {0, 0}, {1, 1}, {2, 2}}},
                 .dgates = 3,
+                .peepholes = 2,
+                .peep_dgate = {0, 2},
                 .ih = {{0, 3}},
                 .hh = {{0, 3}},
             },
@@ -91,8 +97,10 @@ int cylstm_cell_options(const struct cylstm_dims *dims, size_t direction,
                         struct cylstm_options *options)
 {
     const struct cylstm_cell_kind *kind = cylstm_cell_kind(dims);
-    *options = (struct cylstm_options){
-        .coupled = kind->coupled, .clip = dims->clip, .cell_clip = dims->cell_clip};
+    *options = (struct cylstm_options){.coupled = kind->coupled,
+                                       .clip = dims->clip,
+                                       .cell_clip = dims->cell_clip,
+                                       .proj_clip = dims->proj_clip};
     int any = kind->coupled || dims->peephole || dims->clip != 0 || dims->cell_clip != 0;
     for (size_t n = 0; n < sizeof kind->function / sizeof *kind->function; n++) {
         const struct cylstm_activation *a = &dims->activation[direction][n];

@@ -41,6 +41,9 @@ struct cylstm_cell_kind {
     unsigned char dgates; /* vectors of H that a step back leaves: its d pre-activations */
     unsigned char blends; /* h_t holds a part of h_{t-1}: it is read, and a part of its gradient */
     unsigned char two_biases; /* b_ih and b_hh are not all added to the same sums */
+    /* Gates that can see c, in order, and the dgates that are theirs: the last one sees c after the
+     * step, and the others before it. */
+    unsigned char peepholes, peep_dgate[3];
     /* The dgates that weight_ih and bias_ih meet, and bias_hh, and those that weight_hh meets with
      * h_{t-1}, all in raw order; and those behind them, which it meets in the second product. */
     struct cylstm_run ih[CYLSTM_RUNS], hh[CYLSTM_RUNS], second_hh;

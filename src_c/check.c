@@ -68,6 +68,7 @@ void cylstm_check_dims(const struct cylstm_context *ctx, const struct cylstm_dim
     ASSERT(dims->directions == 1 || (dims->directions == 2 && !dims->reverse));
     ASSERT(dims->bits == ctx->kernels->bits);
     ASSERT(dims->cell >= 0 && dims->cell < CYLSTM_CELLS);
+    ASSERT(dims->proj || (!dims->proj_bias && dims->proj_clip == 0));
     ASSERT(dims->format >= 0 && dims->format < CYLSTM_FORMATS);
 }
 

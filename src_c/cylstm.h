@@ -167,6 +167,8 @@ struct cylstm_dims {
     int peephole;     /* LSTM: i and f see c_{t-1}, o sees c_t, each unit its own */
     double clip;      /* pre-activations are clipped to [-clip, clip]; 0: not */
     double cell_clip; /* LSTM: so is c_t */
+    int proj_bias;    /* a projection has a bias: h_t = W_hr h_t + b_hr */
+    double proj_clip; /* and what it gives is clipped, as c_t may be; 0: not */
     int reverse;      /* of one direction: it begins with each sequence's last step */
 };
 
@@ -221,7 +223,7 @@ enum cylstm_format_type {
 /* Raw weights are one array, in PyTorch's names, shapes and order, one after another: for
  * each layer, for each direction, with G gates,
  *     weight_ih (G*H, I of the layer), weight_hh (G*H, R), bias_ih (G*H), bias_hh (G*H),
- *     weight_peep (3H: i, f, o), weight_hr (P, H)
+ *     weight_peep (3H: i, f, o; 2H without the gate that is coupled), weight_hr (P, H), bias_hr (P)
  * each matrix followed by its scales where it has them, as far as `dims` ask for them; layers above
  * the first have D * R inputs. */
 enum cylstm_array_type {
@@ -231,6 +233,7 @@ enum cylstm_array_type {
     CYLSTM_BIAS_HH,
     CYLSTM_WEIGHT_PEEP,
     CYLSTM_WEIGHT_HR,
+    CYLSTM_BIAS_HR,
     CYLSTM_SCALE_IH, /* of the rows of weight_ih, behind it: int8 only, as are the next two */
     CYLSTM_SCALE_HH,
     CYLSTM_SCALE_HR,

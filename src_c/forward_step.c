@@ -7,8 +7,6 @@
 #include "blas.h"
 #include "forward.h"
 
-#include <string.h>
-
 /* Fewer inputs than this are cheaper unmerged. */
 enum { MERGE_INPUTS = 4 };
 
@@ -81,7 +79,8 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
     struct cylstm_cell *cell = &job.product.cell;
     if (l->kind->blends) cell->h_prev = h;
     if (p->c) cell->c = state_rows(f, p->c, l->H, r0, f->c_offset);
-    if (f->dims->peephole) cylstm_find_peepholes(&f->call, &f->weights, l, 0, cell);
+    if (f->dims->peephole)
+        cell->peep = cylstm_find_vector(&f->call, &f->weights, l, 0, CYLSTM_WEIGHT_PEEP);
     if (p->z) cell->z = state_rows(f, p->z, l->H, r0, NULL);
     if (cylstm_has_second(l)) {
         cell->h = state_rows(f, p->m, l->H, r0, NULL);
@@ -92,25 +91,19 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
     run_job(f, caller, own, &job);
 }
 
-/* h = W_hr m, and its copy to y. */
+/* h = W_hr m, with what may follow, and its copy to y. */
 static void project(struct forward *f, int caller, const struct forward_pass *p,
                     const struct workspace *own, struct cylstm_rows m, struct cylstm_rows h,
                     struct cylstm_rows y, size_t n, struct cylstm_range panels)
 {
-    const size_t size = f->call.real_size, width = cylstm_panel_width(f->call.kernels);
     struct cylstm_job job = cylstm_start_job(&p->l, &p->l.hr, n, panels);
     job.product.term[0] = (struct cylstm_term){m, 1, p->l.H, NULL};
-    job.product.out = h;
-    job.product.out_panel = (ptrdiff_t)width;
+    job.product.finish = f->call.kernels->cell[CYLSTM_PROJECTION_MATH][p->l.any].forward;
+    job.product.cell = (struct cylstm_cell){
+        .H = p->l.P, .unit_vectors = 1, .options = &p->l.options, .h = h, .y = y};
+    if (f->dims->proj_bias)
+        job.product.cell.bias = cylstm_find_vector(&f->call, &f->weights, &p->l, 0, CYLSTM_BIAS_HR);
     run_job(f, caller, own, &job);
-    const size_t first = panels.begin * width,
-                 end = panels.end * width < p->l.P ? panels.end * width : p->l.P;
-    for (size_t r = 0; r < n; r++)
-        memcpy(cylstm_at(y.base, size,
-                         (y.offset ? y.offset[r] : (ptrdiff_t)r * y.stride) + (ptrdiff_t)first),
-               cylstm_at(h.base, size,
-                         (h.offset ? h.offset[r] : (ptrdiff_t)r * h.stride) + (ptrdiff_t)first),
-               (end - first) * size);
 }
 
 void cylstm_forward_second(struct forward *f, int caller, const struct forward_pass *p,

@@ -48,9 +48,11 @@ static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t 
         {CYLSTM_BIAS_IH, "bias_ih", biases, 0, real_size, 0},
         {CYLSTM_BIAS_HH, "bias_hh", biases, 0, real_size, 0},
         {CYLSTM_WEIGHT_PEEP, "weight_peep",
-         dims->peephole ? cylstm_times(CYLSTM_PEEPHOLES, dims->hidden) : 0, 0, real_size, 0},
+         dims->peephole ? cylstm_times(cylstm_cell_kind(dims)->peepholes, dims->hidden) : 0, 0,
+         real_size, 0},
         {CYLSTM_WEIGHT_HR, "weight_hr", P, dims->hidden, bytes, 0},
         {CYLSTM_SCALE_HR, "weight_hr_scale", scaled ? P : 0, 0, real_size, 0},
+        {CYLSTM_BIAS_HR, "bias_hr", dims->proj_bias ? P : 0, 0, real_size, 0},
     };
     *count = 0;
     for (size_t n = 0; n < CYLSTM_ARRAYS; n++) {
@@ -61,6 +63,11 @@ static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t 
         at = cylstm_plus(at, array_size(a, real_size));
     }
     return at;
+}
+
+int cylstm_is_vector(enum cylstm_array_type type)
+{
+    return type == CYLSTM_WEIGHT_PEEP || type == CYLSTM_BIAS_HR;
 }
 
 /* ------------------------------------------------------------------ packed matrices */
@@ -172,11 +179,11 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
         backward[n]->at = c.backward;
         c.backward = cylstm_plus(c.backward, measure(backward[n], VL, real_size));
     }
-    if (dims->peephole) { /* in whole cache lines, as all matrices are */
-        const size_t row = cylstm_round_up(cylstm_times(H, real_size), VL * real_size),
-                     size = cylstm_round_up(cylstm_times(CYLSTM_PEEPHOLES, row), CYLSTM_ALIGN);
-        l->peep = c.forward;
-        l->peep_t = c.backward;
+    for (size_t n = 0; n < count; n++) { /* in whole cache lines, as all matrices are */
+        if (!cylstm_is_vector(arrays[n].type)) continue;
+        const size_t size = cylstm_round_up(cylstm_times(arrays[n].rows, real_size), CYLSTM_ALIGN);
+        l->vector[0][arrays[n].type] = c.forward;
+        l->vector[1][arrays[n].type] = c.backward;
         c.forward = cylstm_plus(c.forward, size);
         c.backward = cylstm_plus(c.backward, size);
     }
@@ -206,9 +213,11 @@ struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
     struct cylstm_layer l;
     const struct counts before = count_before(dims, layer, direction, kernels->lanes);
     shape_layer(dims, layer, direction, kernels->lanes, &l);
-    for (size_t n = 0; n < CYLSTM_ARRAYS; n++) l.raw[n] += before.raw;
-    l.peep += before.forward;
-    l.peep_t += before.backward;
+    for (size_t n = 0; n < CYLSTM_ARRAYS; n++) {
+        l.raw[n] += before.raw;
+        l.vector[0][n] += before.forward;
+        l.vector[1][n] += before.backward;
+    }
     l.w.at += before.forward;
     l.second.at += before.forward;
     l.hr.at += before.forward;

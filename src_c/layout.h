@@ -31,7 +31,9 @@ struct cylstm_layer {
     const struct cylstm_cell_kind *kind;
     int any;                       /* the cell has options */
     struct cylstm_options options; /* which then are these */
-    size_t peep, peep_t; /* bytes: where the peepholes start in either pack, (3, H) padded */
+    /* Where arrays that are met unit by unit start in the forward pack and in the backward's, in bytes;
+     * they stand there as they do in the raw weights. */
+    size_t vector[2][CYLSTM_ARRAYS];
     size_t I, H, R, P;
     int bias;
     size_t gates, dgates, tape; /* reals: rows of the raw gates, a step's dgates, its tape */
@@ -95,13 +97,6 @@ static inline int cylstm_is_reverse(const struct cylstm_dims *dims, size_t direc
     return direction == 1 || dims->reverse;
 }
 
-/* Reals of a row of packed peepholes: one for each gate that has some. */
-enum { CYLSTM_PEEPHOLES = 3 };
-static inline size_t cylstm_peep_row(const struct cylstm_kernels *k, size_t H)
-{
-    return cylstm_round_up(H, k->lanes);
-}
-
 struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
                                       const struct cylstm_dims *dims, size_t layer,
                                       size_t direction);
@@ -114,6 +109,9 @@ static inline size_t cylstm_panels_of(const struct cylstm_kernels *k, size_t col
 {
     return (columns + cylstm_panel_width(k) - 1) / cylstm_panel_width(k);
 }
+
+/* Whether an array is met unit by unit, and by no product. */
+int cylstm_is_vector(enum cylstm_array_type type);
 
 /* Bytes of a panel whose rows are all as wide as a panel: no panel is larger. */
 size_t cylstm_wide_panel(const struct cylstm_kernels *k, const struct cylstm_matrix *m);

@@ -202,16 +202,17 @@ static void pack_matrix(const struct packing *p, const struct cylstm_layer *l,
         cylstm_pack_panel(p->kernels, l, m, p->raw, i, (char *)p->packed + m->at + i * m->panel);
 }
 
-/* Peepholes, each gate's in a padded row. */
-static void pack_peepholes(const struct packing *p, const struct cylstm_layer *l, size_t at)
+/* What is met unit by unit. */
+static void pack_vectors(const struct packing *p, const struct cylstm_layer *l, size_t layer,
+                         size_t direction)
 {
-    const size_t size = cylstm_real_size(p->kernels), row = cylstm_peep_row(p->kernels, l->H);
-    for (size_t gate = 0; gate < CYLSTM_PEEPHOLES; gate++) {
-        char *out = (char *)p->packed + at + gate * row * size;
-        const size_t raw = l->raw[CYLSTM_WEIGHT_PEEP] + gate * l->H;
-        memcpy(out, cylstm_at(p->raw, size, (ptrdiff_t)raw), l->H * size);
-        memset(out + l->H * size, 0, (row - l->H) * size);
-    }
+    struct cylstm_array arrays[CYLSTM_ARRAYS];
+    const size_t count = cylstm_list_arrays(p->dims, layer, direction, arrays),
+                 size = cylstm_real_size(p->kernels);
+    for (size_t n = 0; n < count; n++)
+        if (cylstm_is_vector(arrays[n].type))
+            memcpy((char *)p->packed + l->vector[p->backward][arrays[n].type],
+                   cylstm_at(p->raw, size, (ptrdiff_t)arrays[n].at), arrays[n].rows * size);
 }
 
 static void pack_share(void *arg, size_t share, int caller)
@@ -221,7 +222,7 @@ static void pack_share(void *arg, size_t share, int caller)
     for (size_t layer = 0; layer < p->dims->layers; layer++)
         for (size_t d = 0; d < p->dims->directions; d++) {
             const struct cylstm_layer l = cylstm_find_layer(p->kernels, p->dims, layer, d);
-            if (!share && p->dims->peephole) pack_peepholes(p, &l, p->backward ? l.peep_t : l.peep);
+            if (!share) pack_vectors(p, &l, layer, d);
             if (p->backward) {
                 pack_matrix(p, &l, &l.hh_t, share);
                 pack_matrix(p, &l, &l.ih_t, share);

@@ -189,15 +189,10 @@ void cylstm_multiply_weights(struct cylstm_call *call, int caller,
         multiply_raw(call, caller, weights->raw, job, own);
 }
 
-void cylstm_find_peepholes(const struct cylstm_call *call, const struct cylstm_weights *weights,
-                           const struct cylstm_layer *l, int backward, struct cylstm_cell *cell)
+const void *cylstm_find_vector(const struct cylstm_call *call, const struct cylstm_weights *weights,
+                               const struct cylstm_layer *l, int backward,
+                               enum cylstm_array_type type)
 {
-    if (weights->packed) {
-        cell->peep = (const char *)weights->packed + (backward ? l->peep_t : l->peep);
-        cell->peep_row = cylstm_peep_row(call->kernels, l->H);
-    } else {
-        cell->peep =
-            cylstm_at(weights->raw, call->real_size, (ptrdiff_t)l->raw[CYLSTM_WEIGHT_PEEP]);
-        cell->peep_row = l->H;
-    }
+    if (weights->packed) return (const char *)weights->packed + l->vector[backward][type];
+    return cylstm_at(weights->raw, call->real_size, (ptrdiff_t)l->raw[type]);
 }

@@ -30,9 +30,10 @@ size_t cylstm_quantized_size(const struct cylstm_kernels *kernels, const struct 
 size_t cylstm_panels_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
                           int backward);
 
-/* Let a cell see its peepholes, of the forward pack or of the backward's, or raw. */
-void cylstm_find_peepholes(const struct cylstm_call *call, const struct cylstm_weights *weights,
-                           const struct cylstm_layer *l, int backward, struct cylstm_cell *cell);
+/* An array that is met unit by unit, in the forward pack or the backward's, or raw. */
+const void *cylstm_find_vector(const struct cylstm_call *call, const struct cylstm_weights *weights,
+                               const struct cylstm_layer *l, int backward,
+                               enum cylstm_array_type type);
 
 /* A product with the weights of one matrix. Term t of `product` meets the matrix's rows from k[t] on.
  * Where they lie, and in which format, is found when it runs: w of the terms, w_panel, w_k and narrow

@@ -44,6 +44,7 @@ static void *moved(void *p, ptrdiff_t bytes) { return (char *)p + bytes; }
     BREACH(no_layers, c->dims.layers = 0) \
     BREACH(three_directions, c->dims.directions = 3) \
     BREACH(reverse_and_forward, c->dims.directions = 2; c->dims.reverse = 1) \
+    BREACH(clip_of_no_projection, c->dims.proj_clip = 1) \
     BREACH(other_type, c->dims.bits = 64) \
     BREACH(product_overflows, c->dims.hidden = SIZE_MAX / 64) \
     BREACH(no_steps, c->seq.T = 0) \

@@ -69,6 +69,12 @@ static void draw_problem(struct trial *t, struct problem *p)
                                    .bias = (int)below(t, 2),
                                    .bits = t->kernels->bits};
     if (!below(t, 3)) p->dims.proj = between(t, 1, p->dims.hidden);
+    if (p->dims.proj && below(t, 2)) {
+        p->dims.proj_bias = (int)below(t, 2);
+        p->dims.proj_clip = below(t, 2) ? 0.05 : 0;
+    }
+    p->dims.cell = (int)below(t, 3); /* an LSTM, or one of the coupled ones */
+    p->dims.peephole = (int)below(t, 2);
     if (p->dims.directions == 1) p->dims.reverse = (int)below(t, 2);
     cylstm_init_context(&p->ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
     p->ctx.threads = (int)between(t, 1, 3);
@@ -76,9 +82,10 @@ static void draw_problem(struct trial *t, struct problem *p)
                  I = p->dims.input, H = p->dims.hidden, R = p->dims.proj ? p->dims.proj : H,
                  DR = p->dims.directions * R, LD = p->dims.layers * p->dims.directions;
     snprintf(t->shape, sizeof t->shape,
-             "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, %s%d threads", T, B, I, H,
-             p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias,
-             p->dims.reverse ? "reverse, " : "", p->ctx.threads);
+             "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, cell %d%s%s, %d threads", T,
+             B, I, H, p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias, p->dims.cell,
+             p->dims.peephole ? ", peepholes" : "", p->dims.reverse ? ", reverse" : "",
+             p->ctx.threads);
     p->x = (struct rows){T, B, I, I + below(t, 3)};
     p->y = (struct rows){T, B, DR, DR + below(t, 3)};
     p->raw = noise(t, "raw", cylstm_raw_count(&p->dims));
@@ -107,7 +114,8 @@ static void draw_problem(struct trial *t, struct problem *p)
     const size_t counts[RESULTS] = {[Y] = extent(&p->y),
                                     [H_N] = LD * B * R,
                                     [C_N] = LD * B * H,
-                                    [CELLS] = LD * T * B * 5 * H,
+                                    [CELLS] =
+                                        LD * T * B * cylstm_find_cell(&p->dims).tape_vectors * H,
                                     [HIDDEN] = (p->dims.layers - 1) * T * B * DR,
                                     [DX] = extent(&p->x),
                                     [DH_0] = LD * B * R,

@@ -41,6 +41,7 @@ static const struct check checks[] = {
     CELL(gru_gates),
     CELL(gru_candidate),
     CELL(rnn),
+    CELL(projection),
     {"bf16", check_bf16, NULL},
     {"int8", check_int8, NULL},
     {"quantize", check_quantize, NULL},

@@ -168,8 +168,8 @@ static inline ptrdiff_t in_panels(const struct trial *t, size_t column, ptrdiff_
     return (ptrdiff_t)(column / width_of(t)) * to_next + (ptrdiff_t)(column % width_of(t));
 }
 
-extern const struct ending store, store_exactly, store_narrow; /* kernels_product.c */
-extern const struct ending lstm, lstm_back;                    /* kernels_lstm.c */
+extern const struct ending store, store_exactly, store_narrow;           /* kernels_product.c */
+extern const struct ending lstm, lstm_back, projection, projection_back; /* kernels_lstm.c */
 extern const struct ending gru, gru_back, gru_gates, gru_gates_back,
     gru_candidate; /* kernels_gru.c */
 extern const struct ending gru_candidate_back, rnn, rnn_back;

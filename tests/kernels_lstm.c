@@ -9,20 +9,22 @@ static void place_options(struct trial *t, struct cylstm_cell *cell)
 {
     cell->options = draw_options(t, 1);
     if (!cell->options || !chance(t, 2)) return;
-    cell->peep_row = cell->H + gap(t);
-    void *peep = guarded_reals(t, "peep", (PEEPHOLES - 1) * cell->peep_row + cell->H);
-    for (size_t gate = 0; gate < PEEPHOLES; gate++)
-        for (size_t u = 0; u < cell->H; u++)
-            put(t, peep, (ptrdiff_t)(gate * cell->peep_row + u), number(t, 0.25));
+    const size_t count = (cell->options->coupled ? PEEPHOLES - 1 : PEEPHOLES) * cell->H;
+    void *peep = guarded_reals(t, "peep", count);
+    for (size_t u = 0; u < count; u++) put(t, peep, (ptrdiff_t)u, number(t, 0.25));
     cell->peep = peep;
 }
 
-/* What gate `n` of i, f, o sees of c. */
+/* What gate `n` of i, f, o sees of c: nothing where it is coupled, and the others follow it. */
 static struct near peephole(const struct trial *t, const struct cylstm_cell *cell, size_t n,
                             size_t unit)
 {
-    const size_t at = n * cell->peep_row + unit;
-    return exactly(cell->peep && unit < cell->H ? get(t, cell->peep, (ptrdiff_t)at) : 0);
+    const int coupled = cell->options ? cell->options->coupled : 0;
+    if (!cell->peep || unit >= cell->H || (coupled == COUPLED_F && n == 1) ||
+        (coupled == COUPLED_I && n == 0))
+        return exactly(0);
+    if (coupled == COUPLED_I || (coupled == COUPLED_F && n > 1)) n--;
+    return exactly(get(t, cell->peep, (ptrdiff_t)(n * cell->H + unit)));
 }
 
 static void place_lstm(struct trial *t, struct cylstm_product *p, size_t units)
@@ -130,7 +132,71 @@ static void judge_lstm_back(struct trial *t, const struct cylstm_product *p, siz
     expect_vectors(t, "dgates", &cell->dgates, row, unit, cell->H, want, count);
 }
 
+/* --- what follows a projection */
+
+static void place_projection(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const size_t padded = round_up(units, t->kernels->lanes);
+    p->columns = units;
+    p->finish = t->kernels->cell[CYLSTM_PROJECTION_MATH][by_options(t)].forward;
+    p->cell = (struct cylstm_cell){.H = units,
+                                   .unit_vectors = 1,
+                                   .options = draw_options(t, 1),
+                                   .h = place(t, "h", p->rows, padded),
+                                   .y = place(t, "y", p->rows, units)};
+    if (!below(t, 2)) return;
+    void *bias = guarded_reals(t, "bias", units);
+    for (size_t u = 0; u < units; u++) put(t, bias, (ptrdiff_t)u, number(t, 0.25));
+    p->cell.bias = bias;
+}
+
+static void judge_projection(struct trial *t, const struct cylstm_product *p, size_t row,
+                             size_t unit, const struct near *a)
+{
+    const struct cylstm_cell *cell = &p->cell;
+    struct near h = a[0];
+    if (cell->bias && unit < cell->H) h = plus(t, h, exactly(get(t, cell->bias, (ptrdiff_t)unit)));
+    if (cell->options && cell->options->proj_clip != 0)
+        h.is = clipped(h.is, -cell->options->proj_clip, cell->options->proj_clip);
+    expect_h(t, cell, row, unit, h);
+}
+
+static const struct cylstm_options clip_only = {.proj_clip = 0.75};
+
+static void place_projection_back(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    p->columns = units;
+    p->finish = t->kernels->cell[CYLSTM_PROJECTION_MATH][1].backward;
+    p->cell =
+        (struct cylstm_cell){.H = units,
+                             .unit_vectors = 1,
+                             .options = &clip_only,
+                             .h_prev = place(t, "h of the step", p->rows, units),
+                             .h = place(t, "dh", p->rows, round_up(units, t->kernels->lanes))};
+    fill(t, &p->cell.h_prev, p->rows, units, units, -0.7, 0.7);
+    for (size_t r = 0; r < p->rows; r += 2) /* one that was clipped */
+        put(t, row_of(t, &p->cell.h_prev, r), 0, r % 4 ? 0.75 : -0.75);
+}
+
+static void judge_projection_back(struct trial *t, const struct cylstm_product *p, size_t row,
+                                  size_t unit, const struct near *sum)
+{
+    const struct near h = read_unit(t, &p->cell.h_prev, row, (ptrdiff_t)unit, p->cell.H);
+    expect_unit(t, "dh", &p->cell.h, row, unit, (ptrdiff_t)unit,
+                fabsl(h.is) < 0.75L ? sum[0] : exactly(0));
+}
+
 const struct ending
+    projection = {.gates = 1,
+                  .pads = 1,
+                  .grain = 0.125,
+                  .place = place_projection,
+                  .judge = judge_projection},
+    projection_back = {.gates = 1,
+                       .pads = 1,
+                       .grain = 0.125,
+                       .place = place_projection_back,
+                       .judge = judge_projection_back},
     lstm = {.gates = 4, .pads = 1, .grain = 0.125, .place = place_lstm, .judge = judge_lstm},
     lstm_back = {
         .gates = 1, .pads = 1, .grain = 0.125, .place = place_lstm_back, .judge = judge_lstm_back};

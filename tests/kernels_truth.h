@@ -150,6 +150,7 @@ static inline const struct cylstm_options *draw_options(struct trial *t, int cou
     if (coupled) o->coupled = (int)below(t, 3);
     if (chance(t, 2)) o->clip = 0.5 + 0.25 * (double)below(t, 4);
     if (chance(t, 2)) o->cell_clip = 0.5 + 0.25 * (double)below(t, 4);
+    if (chance(t, 2)) o->proj_clip = 0.5 + 0.25 * (double)below(t, 4);
     return o;
 }
 

@@ -150,3 +150,105 @@ def test_reverse_is_an_argument_like_others(tmp_path: Path) -> None:
             cls(3, 5, reverse=True, bidirectional=True)
         with pytest.raises(TypeError, match="reverse is 1"):
             cls(3, 5, reverse=1)  # type: ignore[arg-type]
+
+
+# --- clipped and biased projections, peepholes of coupled cells
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("coupled", ["f=1-i", "i=1-f"])
+def test_a_coupled_gate_sees_nothing_of_the_cell(coupled: str, isa: str, dtype: str) -> None:
+    """It is 1 minus the other: with its own weights, negated, a plain cell computes the same."""
+    one = network(
+        dict(input_size=5, hidden_size=17, coupled=coupled, peephole=True, dtype=dtype), isa
+    )
+    both = network(dict(input_size=5, hidden_size=17, peephole=True, dtype=dtype), isa)
+    state = {}
+    for name, array in one.state_dict().items():
+        first, *rest = np.split(array, 2 if "peep" in name else 3)
+        pair = (first, -first) if coupled == "f=1-i" else (-first, first)  # 1 - s(a) = s(-a)
+        state[name] = np.concatenate([*pair, *rest])
+    both.load_state_dict(state)
+    x = numbers("x", 9, 4, 5).astype(dtype)
+    states = tuple(numbers(name, 1, 4, 17).astype(dtype) for name in "hc")
+    (y, (h, c)), (want, (want_h, want_c)) = one(x, states), both(x, states)
+    tolerance, _ = TOLERANCES[dtype]
+    assert_close({"y": rel(y, want), "h": rel(h, want_h), "c": rel(c, want_c)}, 4 * tolerance)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_clipped_and_biased_projection(isa: str, threads: int, dtype: str) -> None:
+    """Step by step in float64, in calls, tapes and streams; the bits are those of one sequence."""
+    config = dict(input_size=5, hidden_size=33, proj_size=7, dtype=dtype)
+    net = network(dict(**config, proj_bias=True, proj_clip=0.11), isa)
+    plain = network(config, isa)
+    plain.load_state_dict({k: a for k, a in net.state_dict().items() if k != "bias_hr_l0"})
+    assert net.state_dict()["bias_hr_l0"].shape == (7,)
+    x = numbers("x", 6, 5, 5).astype(dtype)
+    h = numbers("h", 1, 5, 7).astype(dtype)
+    c = numbers("c", 1, 5, 33).astype(dtype)
+    y, last = net(x, (h, c), threads=threads)
+    steps = []
+    state = (h, c)
+    for x_t in x:
+        step, (h_t, c_t) = plain(x_t[None], state)
+        h_t = np.clip(h_t + net.state_dict()["bias_hr_l0"], -0.11, 0.11)
+        steps.append(h_t[0])
+        state = (h_t, c_t)
+    tolerance, _ = TOLERANCES[dtype]
+    assert np.abs(y).max() == dtype_of(dtype)(0.11) and 0.1 < np.mean(np.abs(y) < 0.11) < 0.9
+    assert_close({"y": rel(y, np.array(steps)), "c": rel(last[1], state[1])}, 4 * tolerance)
+    stream = net.stream(5)
+    stream.state = h, c
+    assert same_bits([stream.run(x)], [y]) or not bits_promised()
+    alone, _ = net(x[:, 2:3], (h[:, 2:3], c[:, 2:3]))
+    assert same_bits([alone], [y[:, 2:3]]) or not bits_promised()
+
+
+def dtype_of(name: str) -> Any:
+    return np.dtype(name).type
+
+
+def test_quantized_projections_keep_their_bias() -> None:
+    net = network(dict(input_size=5, hidden_size=33, proj_size=7, proj_bias=True), None)
+    x = numbers("x", 6, 5, 5).astype(np.float32)
+    for weights in ("bfloat16", "int8"):
+        small = cylstm.quantize(net, weights)
+        assert small.proj_bias and rel(small(x)[0], net(x)[0]) < 0.03
+
+
+def test_forget_bias() -> None:
+    """It moves the first biases of f, and nothing else."""
+    for coupled, gates, at, sign in (
+        (None, 4, 1, 1),
+        ("f=1-i", 3, 0, -1),
+        ("i=1-f", 3, 0, 1),
+    ):
+        config = dict(num_layers=2, bidirectional=True, coupled=coupled, seed=3)
+        plain, moved = (cylstm.LSTM(3, 5, forget_bias=f, **config) for f in (0, 1.5))  # type: ignore[arg-type]
+        for name, array in plain.state_dict().items():
+            want = array.copy().reshape(-1, 5) if "bias_ih" in name else array
+            if "bias_ih" in name:
+                assert len(want) == gates
+                want[at] += np.float32(sign * 1.5)
+            np.testing.assert_array_equal(moved.state_dict()[name].reshape(want.shape), want)
+        again = cylstm.LSTM(3, 5, forget_bias=1.5, **config)  # type: ignore[arg-type]
+        again.load_state_dict(plain.state_dict())
+        x = numbers("x", 4, 2, 3).astype(np.float32)
+        assert same_bits([again(x)[0]], [plain(x)[0]])
+
+
+def test_arguments() -> None:
+    for bad in (
+        dict(proj_bias=True),
+        dict(proj_clip=0.5),
+        dict(proj_size=2, proj_clip=0.0),
+        dict(forget_bias=1.0, bias=False),
+        dict(forget_bias=float("nan")),
+    ):
+        with pytest.raises(ValueError, match=list(bad)[-1] if "bias" not in bad else "forget_bias"):
+            cylstm.LSTM(3, 5, **bad)
+    for wrong in (dict(proj_bias=1), dict(proj_clip="1"), dict(forget_bias="1")):
+        with pytest.raises(TypeError, match=next(iter(wrong))):
+            cylstm.LSTM(3, 5, 1, True, False, 0.0, False, 2, **wrong)

@@ -229,8 +229,6 @@ def make(cell: str, config: Mapping[str, Any], weights: Mapping[str, Array]) -> 
     known = signature(CLASSES[cell]).parameters
     if missing := [f"{name}={value!r}" for name, value in config.items() if name not in known]:
         raise Refused(f"this version's {cell} has no {', '.join(missing)}")
-    if config.get("peephole") and config.get("coupled"):
-        raise Refused(f"this version's {cell} has no peephole together with coupled gates")
     layer: Any = CLASSES[cell](**config)
     layer.load_state_dict({name: np.asarray(a, np.float32) for name, a in weights.items()})
     return layer
@@ -376,10 +374,7 @@ def run_litert(record: Record) -> Mapping[str, Array]:
         config["coupled"] = "i=1-f"
     if a["peephole"]:
         config["peephole"] = True
-        # weight_peep has its three in order, the coupled gate's too, which nothing reads
-        one["weight_peep"] = np.concatenate(
-            [inputs.get(f"P{g}", np.zeros(a["n_cell"], np.float32)) for g in "ifo"]
-        )
+        one["weight_peep"] = np.concatenate([inputs[f"P{g}"] for g in order if g != "c"])
     if a["projection"]:
         config["proj_size"] = a["n_output"]
         one["weight_hr"] = inputs["Wp"]
@@ -442,7 +437,7 @@ def run_elmo(
                 f"bias_hh_l{k}": np.zeros(4 * H),
                 f"weight_hr_l{k}": arrays[f"{direction}{k}/W_proj"].T,
             }
-        layer = make("LSTM", config, weights)
+        layer = make("LSTM", config | {"reverse": direction == "bw"}, weights)
         streams = range(index["streams"])
         states: Any = None
         for sentence in range(index["sentences_per_stream"]):
@@ -450,12 +445,10 @@ def run_elmo(
             lengths = [len(part) for part in parts]
             x = np.zeros((max(lengths), len(parts), P), np.float32)
             for s, part in enumerate(parts):
-                x[: lengths[s], s] = part if direction == "fw" else part[::-1]
+                x[: lengths[s], s] = part
             y, states = layer(x, states, lengths=lengths)
             for s in streams:
-                top = y[: lengths[s], s]
-                top = top if direction == "fw" else top[::-1]
-                done.setdefault(f"s{s}/{sentence}/expected", []).append(top[1:-1])
+                done.setdefault(f"s{s}/{sentence}/expected", []).append(y[1 : lengths[s] - 1, s])
     outputs.update({name: np.concatenate(both, 1) for name, both in done.items()})
     return outputs
 

@@ -66,8 +66,6 @@ class Recurrent:
         lacking = [f"{name}={self.options[name]!r}" for name in self.options if name not in known]
         if lacking:
             return f"this version's {self.cell} has no {', '.join(lacking)}"
-        if self.options.get("peephole") and self.options.get("coupled"):
-            return f"this version's {self.cell} has no peephole together with coupled gates"
         return None
 
     def config(self) -> dict[str, Any]:

@@ -217,6 +217,8 @@ class Operator:
                 weights[name + end] = array if array.dtype == np.int8 else array.astype(self.dtype)
             if self._P is not None:
                 peepholes = peepholes_to_own(self._P[d], "onnx")
+                if self._coupled:  # f, which is 1 - i, sees nothing
+                    peepholes = np.delete(peepholes.reshape(3, -1), 1, axis=0).ravel()
                 weights[f"weight_peep{end}"] = peepholes.astype(self.dtype)
         return weights
 

@@ -18,7 +18,8 @@ OPSET, IR_VERSION = 17, 8  # of one age: an older file format, so that older run
 
 # Arguments that are not the operator's: they are in the graph around it, or in training alone.
 AROUND = frozenset(
-    "input_size hidden_size num_layers bias batch_first bidirectional dtype dropout".split()
+    "input_size hidden_size num_layers bias batch_first bidirectional dtype dropout "
+    "forget_bias".split()
 )
 
 
@@ -131,6 +132,9 @@ class _Writer:
         """A weight of all directions of a layer, its gates in the operator's order."""
         arrays = [self.weights[f"{name}_l{layer}{end}"] for end in ("", "_reverse")[: self.D]]
         if name == "weight_peep":
+            if "input_forget" in self.attributes:  # i and o; the operator has a place for f
+                parts = [np.split(array, 2) for array in arrays]
+                arrays = [np.concatenate([i, np.zeros_like(i), o]) for i, o in parts]
             return np.stack([peepholes_from_own(array, "onnx") for array in arrays])
         if "input_forget" in self.attributes:
             # Three gates here, i, g, o; the operator has a place for f, which it does not read.

@@ -150,7 +150,8 @@ def _arguments(module: Module, known: dict[str, str], whose: str) -> dict[str, A
     if not isinstance(module, Module) or kind not in known:
         raise TypeError(f"{whose} has no layer for a {kind}, expected one of {', '.join(known)}")
     usual = {name: p.default for name, p in signature(type(module)).parameters.items()}
-    config = {name: value for name, value in module._config().items() if name != "dtype"}
+    unsaid = ("dtype", "forget_bias")  # nor is what weights were before they were loaded
+    config = {name: value for name, value in module._config().items() if name not in unsaid}
     names = known[kind].split()
     if other := [f"{n}={v!r}" for n, v in config.items() if n not in names and v != usual[n]]:
         raise ValueError(f"{whose}'s layer has no {', '.join(other)}")

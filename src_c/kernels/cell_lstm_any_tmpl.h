@@ -12,10 +12,24 @@
 
 enum { COUPLED_F = 1, COUPLED_I = 2 };
 
-/* What a gate sees of c: row `gate` of the peepholes, of n units from u on. */
+/* What gates see of c: vectors of the peepholes, of n units from u on; those of the gates that are
+ * computed follow one another. */
 ALWAYS_INLINE vf peephole(const struct cylstm_cell *cell, size_t gate, size_t u, size_t n)
 {
-    return v_load_n((const real *)cell->peep + gate * cell->peep_row + u, n);
+    return v_load_n((const real *)cell->peep + gate * cell->H + u, n);
+}
+ALWAYS_INLINE vf peephole_i(const struct cylstm_cell *cell, size_t u, size_t n)
+{
+    return cell->options->coupled == COUPLED_I ? v_zero() : peephole(cell, 0, u, n);
+}
+ALWAYS_INLINE vf peephole_f(const struct cylstm_cell *cell, size_t u, size_t n)
+{
+    const int coupled = cell->options->coupled;
+    return coupled == COUPLED_F ? v_zero() : peephole(cell, coupled == COUPLED_I ? 0 : 1, u, n);
+}
+ALWAYS_INLINE vf peephole_o(const struct cylstm_cell *cell, size_t u, size_t n)
+{
+    return peephole(cell, cell->options->coupled ? 1 : 2, u, n);
 }
 
 static void lstm_forward_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
@@ -30,8 +44,8 @@ static void lstm_forward_any(const struct cylstm_cell *cell, size_t panel, size_
         real *c_row = row_of(&cell->c, k) + u;
         const vf c_prev = v_load(c_row);
         if (cell->peep) {
-            a_i = v_fma(peephole(cell, 0, u, n), c_prev, a_i);
-            a_f = v_fma(peephole(cell, 1, u, n), c_prev, a_f);
+            a_i = v_fma(peephole_i(cell, u, n), c_prev, a_i);
+            a_f = v_fma(peephole_f(cell, u, n), c_prev, a_f);
         }
         vf i = v_gate(options, 0, a_i), f = v_gate(options, 0, a_f);
         if (options->coupled == COUPLED_F) f = v_sub(one, i);
@@ -39,7 +53,7 @@ static void lstm_forward_any(const struct cylstm_cell *cell, size_t panel, size_
         const vf g = v_gate(options, 1, v_load(preact + 2 * VL));
         vf c = v_fma(f, c_prev, v_mul(i, g));
         if (options->cell_clip != 0) c = v_clip(c, options->cell_clip);
-        if (cell->peep) a_o = v_fma(peephole(cell, 2, u, n), c, a_o);
+        if (cell->peep) a_o = v_fma(peephole_o(cell, u, n), c, a_o);
         const vf o = v_gate(options, 0, a_o), h = v_mul(o, v_activate(&options->function[2], c));
         v_store(c_row, c);
         v_store(row_of(&cell->h, k) + u, h);
@@ -76,7 +90,7 @@ static void lstm_backward_any(const struct cylstm_cell *cell, size_t panel, size
             const vf d_o = given_too(options, cell, k, 3, u, v_mul(dh, shown));
             const vf da_o = v_mul(d_o, v_gate_slope(options, 0, o));
             vf dc = v_fma(v_mul(dh, o), v_slope(&options->function[2], shown), v_load(dc_row + u));
-            if (cell->peep) dc = v_fma(peephole(cell, 2, u, n), da_o, dc);
+            if (cell->peep) dc = v_fma(peephole_o(cell, u, n), da_o, dc);
             if (cell->given_c.base) dc = v_add(dc, v_load_n(row_of(&cell->given_c, k) + u, n));
             if (options->cell_clip != 0) {
                 const vf limit = v_set1((real)options->cell_clip);
@@ -92,8 +106,8 @@ static void lstm_backward_any(const struct cylstm_cell *cell, size_t panel, size
             const vf da_g = v_mul(dg, v_gate_slope(options, 1, g));
             vf dc_prev = v_mul(dc, f);
             if (cell->peep) {
-                dc_prev = v_fma(peephole(cell, 0, u, n), da_i, dc_prev);
-                dc_prev = v_fma(peephole(cell, 1, u, n), da_f, dc_prev);
+                dc_prev = v_fma(peephole_i(cell, u, n), da_i, dc_prev);
+                dc_prev = v_fma(peephole_f(cell, u, n), da_f, dc_prev);
             }
             v_store(dc_row + u, dc_prev);
             if (cell->h.base) v_store(row_of(&cell->h, k) + u, v_mul(o, shown));

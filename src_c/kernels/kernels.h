@@ -112,6 +112,7 @@ struct cylstm_options {
     int coupled;                        /* LSTM: 1: f = 1 - i; 2: i = 1 - f */
     double clip;                        /* pre-activations are clipped to [-clip, clip]; 0: not */
     double cell_clip;                   /* so is c_t */
+    double proj_clip;                   /* and so is h_t behind a projection */
 };
 
 /* The operands of a cell's gate math, forward or backward; a cell uses those that its equations
@@ -122,9 +123,9 @@ struct cylstm_cell {
     unsigned char unit_vectors; /* vectors of a panel that belong to the same units: 4, 2 or 1 */
     unsigned char tape_vectors; /* on the tape of a step: (tape_vectors, H) */
     const struct cylstm_options *options; /* NULL: none */
-    const void
-        *peep; /* (3, H) in rows peep_row apart: what i and f see of c_{t-1}, and o of c_t; NULL */
-    size_t peep_row;
+    /* (3, H): what i and f see of c_{t-1}, and o of c_t; (2, H) without the one that is coupled; NULL */
+    const void *peep;
+    const void *bias;           /* of a projection: (its units); NULL */
     struct cylstm_rows c;       /* forward: c_{t-1} in, c_t out; padded */
     struct cylstm_rows h;       /* h_t out; padded; backward: base may be NULL */
     struct cylstm_rows y;       /* forward: h_t out; base may be NULL */
@@ -153,6 +154,7 @@ enum cylstm_cell_math {
     CYLSTM_GRU_GATES_MATH,     /* a GRU with two products: r, z and r * h_{t-1} of the first, */
     CYLSTM_GRU_CANDIDATE_MATH, /* n and h of the second */
     CYLSTM_RNN_MATH,
+    CYLSTM_PROJECTION_MATH,
     CYLSTM_CELL_MATHS
 };
 

@@ -14,6 +14,7 @@
 #include "cell_lstm_tmpl.h"
 #include "cell_lstm_any_tmpl.h"
 #include "cell_rnn_tmpl.h"
+#include "projection_tmpl.h"
 #include "dropout_tmpl.h"
 #include "gemm_tmpl.h"
 #include "optim_tmpl.h"
@@ -39,6 +40,8 @@ const struct cylstm_kernels KERNELS = {
             [CYLSTM_GRU_CANDIDATE_MATH] = {{gru_candidate_forward, gru_candidate_backward},
                                            {gru_candidate_forward_any, gru_candidate_backward_any}},
             [CYLSTM_RNN_MATH] = {{rnn_forward, rnn_backward}, {rnn_forward_any, rnn_backward_any}},
+            [CYLSTM_PROJECTION_MATH] = {{projection_forward, projection_backward},
+                                        {projection_forward, projection_backward}},
         },
     .transpose = transpose,
     .sum_biases = sum_biases,

@@ -35,6 +35,10 @@ LSTMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         dict(activations=("sigmoid", "relu", "softsign"), coupled="f=1-i"),
         dict(activations=["Sigmoid", "Relu", "Softsign"], input_forget=1),
     ),
+    "peephole, coupled": (
+        dict(peephole=True, coupled="f=1-i", clip=0.9),
+        dict(input_forget=1, clip=0.9),
+    ),
     "scaled": (
         dict(activations=("sigmoid", ("scaled_tanh", 1.2, 0.7), ("elu", 0.8, 0))),
         dict(
@@ -108,7 +112,9 @@ def onnx_session(op: str, net: Any, states: int, **attributes: Any) -> Any:
     if op == "LSTM":
         names += ["c_0"]
         if net.peephole:
-            p = weights["weight_peep_l0"].reshape(3, H)  # i, f, o; ONNX has i, o, f
+            p = weights["weight_peep_l0"].reshape(-1, H)  # i, f, o; ONNX has i, o, f
+            if net.coupled:  # i, o
+                p = np.stack([p[0], np.full_like(p[0], 9), p[1]])
             initial["P"] = np.concatenate([p[0], p[2], p[1]])[None]
             names += ["P"]
     results = ["y", "h_n", "c_n"][: 1 + states]
@@ -160,6 +166,12 @@ DIFFERENCES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: ("LSTM", options) for name, (options, _) in LSTMS.items()},
     **{name: (cls, options) for name, (cls, options, _) in OTHERS.items()},
     "i=1-f": ("LSTM", dict(coupled="i=1-f")),
+    "i=1-f, peephole": ("LSTM", dict(coupled="i=1-f", peephole=True, cell_clip=0.6)),
+    "projection": ("LSTM", dict(proj_size=3, proj_bias=True, proj_clip=0.12)),
+    "projection, all": (
+        "LSTM",
+        dict(proj_size=4, proj_clip=0.1, peephole=True, coupled="f=1-i", clip=0.5, cell_clip=0.3),
+    ),
     "cell_clip, projection": ("LSTM", dict(cell_clip=0.4, peephole=True, proj_size=3)),
 }
 
@@ -222,7 +234,6 @@ def test_one_raw_step_is_a_packed_one(threads: int) -> None:
 def test_arguments() -> None:
     for bad in (
         dict(coupled="f"),
-        dict(peephole=True, coupled="f=1-i"),
         dict(activations=("sigmoid", "tanh")),
         dict(activations=("sigmoid", "tanh", "sin")),
         dict(clip=-1.0),
