@@ -411,6 +411,22 @@ class Windows:
             (a, b * self.sh, c * self.sw, b * self.dh, c * self.dw, d),
         )
 
+    def of_row(self, x: Array) -> Array:
+        """Return the windows (C, kw, wo) of x (1, C, T), a view of it or of a padded copy."""
+        _, C, T = x.shape
+        if self.left or self.right:
+            whole = np.zeros((C, self.left + T + self.right), x.dtype)
+            whole[:, self.left : self.left + T] = x[0]
+            x, T = whole, whole.shape[1]
+        elif not x.flags.c_contiguous:
+            x = np.ascontiguousarray(x)
+        wo = (T - self.width) // self.sw + 1
+        if wo < 1:
+            raise ValueError(f"x has {T} steps, a window {self.width}: no output")
+        step = x.itemsize
+        strides = T * step, self.dw * step, self.sw * step
+        return np.ndarray((C, self.kw, wo), x.dtype, x, 0, strides)
+
     def back(self, y: Array) -> Array:
         """Return (N, ho, wo, M) as (N, M, ...)."""
         y = y.transpose(0, 3, 1, 2)
@@ -442,11 +458,28 @@ def convolution(
         y = y.swapaxes(1, 2).reshape(N, ho, wo, M)
         return y if bias is None else y + bias
 
+    by_channel = np.ascontiguousarray(W.reshape(M, taps))  # as the file has them
+    column = None if bias is None else np.ascontiguousarray(bias[:, None])
+
+    def of_one_row(x: Array) -> Array | None:
+        """A row of a few steps, (1, C, T) to (1, M, T'): turning axes would take longer."""
+        windows = shape.of_row(x)
+        if M * windows.size > SMALL:
+            return None
+        y: Array = by_channel @ windows.reshape(taps, -1)
+        if column is not None:
+            y += column
+        return y[None]
+
+    is_row = W.ndim == 3 and groups == 1
+
     def conv(x: Array) -> Array:
         if x.dtype != dtype or x.shape[1] != channels:
             raise ValueError(
                 f"x is {x.dtype} of shape {x.shape}, expected {dtype} and {channels} channels"
             )
+        if is_row and x.ndim == 3 and len(x) == 1 and (y := of_one_row(x)) is not None:
+            return y
         windows = shape.of(x)
         if windows.size <= COLUMNS:
             y = times_weights(windows)
