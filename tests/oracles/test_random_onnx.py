@@ -5,7 +5,6 @@ Here are some of them; `make random-models` runs 300.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +66,8 @@ def random_layer(
     return op, attributes, inputs
 
 
-def agrees(model: Any, inputs: dict[str, Array], folder: Path) -> str:
-    """Compare with ONNX Runtime, or return why ours refuses the model."""
-    try:
-        got = whole(model, folder).run(inputs)
-    except ValueError as error:
-        assert "this version" in str(error)
-        return str(error).partition("this version's ")[2]
-    compare(got, run_onnxruntime(model, inputs), TOLERANCE)
-    return ""
-
-
 def test_random_nodes(tmp_path: Path) -> None:
-    """One node: what is taken agrees, and what is refused says why."""
-    refused: Counter[str] = Counter()
-    count = len(seeds(200))
+    """One node, whatever its attributes."""
     for seed in seeds(200):
         rng = np.random.default_rng(seed)
         T, B, I = (int(rng.choice(sizes)) for sizes in ([1, 2, 7], [1, 3, 4], [1, 3, 17]))
@@ -93,10 +79,9 @@ def test_random_nodes(tmp_path: Path) -> None:
         onnx.checker.check_model(model)
         fed = {name: a for name, a in inputs.items() if name not in CONSTANT}
         try:
-            refused[agrees(model, fed, tmp_path)] += 1
-        except AssertionError as error:
+            compare(whole(model, tmp_path).run(fed), run_onnxruntime(model, fed), TOLERANCE)
+        except (AssertionError, ValueError) as error:
             raise AssertionError(f"seed {seed}: {op} {attributes} {list(inputs)}") from error
-    assert refused[""] >= 0.95 * count, refused
 
 
 class Chain:
@@ -180,8 +165,6 @@ class Chain:
 
 def test_random_graphs(tmp_path: Path) -> None:
     """One to three recurrent nodes and what is between them."""
-    refused: Counter[str] = Counter()
-    count = len(seeds(100))
     for seed in seeds(100):
         chain = Chain(np.random.default_rng(1000 + seed))
         chain.between()
@@ -191,8 +174,8 @@ def test_random_graphs(tmp_path: Path) -> None:
         chain.outputs.append(chain.last)
         model = typed(make_model(chain.nodes, chain.inputs, chain.outputs, chain.weights))
         try:
-            refused[agrees(model, chain.inputs, tmp_path)] += 1
-        except AssertionError as error:
+            got = whole(model, tmp_path).run(chain.inputs)
+            compare(got, run_onnxruntime(model, chain.inputs), TOLERANCE)
+        except (AssertionError, ValueError) as error:
             operators = [node.op_type for node in chain.nodes]
             raise AssertionError(f"seed {seed}: {operators}") from error
-    assert refused[""] >= 0.95 * count, refused
