@@ -1,6 +1,6 @@
 # make test          the light suite: NumPy, SciPy, pandas, pytest, hypothesis, safetensors
 # make timing        the tests whose verdict depends on the clock, by themselves
-# make docs          every example of the documentation, run
+# make docs          every example of the documentation, run; then pages of guides and reference in build/docs
 # make demo          the forecasting example; CSV=file COLUMN=name for your own data
 # make longterm      tasks of the papers on LSTMs, beside a plain RNN; a few minutes
 # make test-oracles  against PyTorch, ONNX Runtime and Keras, then the light suite on every ISA and on BLAS
@@ -57,8 +57,10 @@ test: $(STAMPS)/cylstm $(STAMPS)/group-test
 timing: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(PY) -m pytest tests -m timing --ignore=tests/oracles
 
-docs: $(STAMPS)/cylstm $(STAMPS)/group-test
+docs: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-docs
 	$(PY) -m pytest tests/test_docs.py
+	$(PY) -m sphinx -q -W --keep-going -E -b html docs build/docs
+	@echo "build/docs/index.html"
 
 longterm: $(STAMPS)/cylstm $(STAMPS)/extra-examples
 	$(PY) examples/longterm.py $(ARGS)

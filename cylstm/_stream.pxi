@@ -302,7 +302,7 @@ cdef class Stream:
 
     @property
     def state(self):
-        """A copy of the state, h or (h, c): h (L, R) and c (L, H), or (L, N, R) and (L, N, H).
+        """A copy of the state, h or (h, c), with h (L, R) and c (L, H), or (L, N, R) and (L, N, H).
         Settable."""
         cdef list states = self.dims.new_states((self.dims.L, self.N))
         self.take()

@@ -74,6 +74,8 @@ class LSTM(_Recurrent[States]):
     seed : int or None
         Seed for weight initialisation and dropout. None: fresh entropy.
 
+    Notes
+    -----
     Weights are drawn from U(-1/sqrt(H), 1/sqrt(H)), as PyTorch does. They are one immutable block,
     replaced as a whole by `load_state_dict` or an optimiser; a call, a tape or a step keeps the
     block it started with. One LSTM may be called from many threads at once. A copy has the current
@@ -234,15 +236,18 @@ class GRU(_Recurrent[Array]):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype,
-    seed
-        As those of `LSTM`.
+    input_size, hidden_size, num_layers, bias, batch_first, dropout
+        As those of `LSTM`,
+    bidirectional, reverse, dtype, seed
+        and so are these.
     reset_after : bool
         True as in PyTorch, cuDNN and Keras from 2 on; False as in Keras 1 and by default in ONNX.
     activations : None, or 2 of them: of r and z; of n
     clip : float or None
         As those of `LSTM`.
 
+    Notes
+    -----
     The weights have PyTorch's names, shapes and order of gates: weight_ih_l0 (3H, I) holds r, z, n.
 
     Examples
@@ -331,15 +336,18 @@ class RNN(_Recurrent[Array]):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype,
-    seed
-        As those of `LSTM`.
+    input_size, hidden_size, num_layers, bias, batch_first, dropout
+        As those of `LSTM`,
+    bidirectional, reverse, dtype, seed
+        and so are these.
     nonlinearity : "tanh" or "relu"
         f.
     activations : None, or f as one of those of `LSTM`
     clip : float or None
         As that of `LSTM`.
 
+    Notes
+    -----
     The weights have PyTorch's names and shapes: weight_ih_l0 (H, I).
 
     Examples

@@ -224,7 +224,7 @@ class AdamW(Adam):
 def clip_grad_norm(grads: Any, max_norm: float, *, error_if_nonfinite: bool = False) -> float:
     """Scale gradients in place so that their common Euclidean norm is at most `max_norm`.
 
-    As torch.nn.utils.clip_grad_norm_: the factor is max_norm / (norm + 1e-6), used if below 1.
+    As `torch.nn.utils.clip_grad_norm_`: the factor is max_norm / (norm + 1e-6), used if below 1.
     All gradients are scaled or, if an exception comes in between, none.
 
     Parameters

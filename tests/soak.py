@@ -50,7 +50,7 @@ def digest() -> str:
     for number, shape in enumerate(SHAPES):
         p = make_problem(number, dtype="float32", **shape)
         for threads in (1, 2):
-            tape = p.lstm().forward(p.x, p.states, p.lengths, threads=threads)
+            tape = p.lstm().forward(p.x, p.states, lengths=p.lengths, threads=threads)
             grads = tape.backward(p.dy, p.dh_n, p.dc_n, threads=threads)
             for array in (tape.y, tape.h_n, grads.x, *grads.weights.values()):
                 found.update(array.tobytes())
@@ -75,11 +75,11 @@ class Soak:
 
 
 def call(soak: Soak, p: Problem, k: int, threads: int) -> None:
-    soak.lstms[k](p.x, p.states, p.lengths, threads=threads)
+    soak.lstms[k](p.x, p.states, lengths=p.lengths, threads=threads)
 
 
 def train(soak: Soak, p: Problem, k: int, threads: int) -> None:
-    tape = soak.lstms[k].forward(p.x, p.states, p.lengths, threads=threads)
+    tape = soak.lstms[k].forward(p.x, p.states, lengths=p.lengths, threads=threads)
     soak.adams[k].step(tape.backward(p.dy, threads=threads).weights)
 
 
@@ -105,7 +105,7 @@ def fork(soak: Soak, p: Problem, k: int, threads: int) -> None:
 
 def duplicate(soak: Soak, p: Problem, k: int, threads: int) -> None:
     one = pickle.loads(pickle.dumps(copy.deepcopy(soak.lstms[k])))
-    one(p.x, p.states, p.lengths, threads=threads)
+    one(p.x, p.states, lengths=p.lengths, threads=threads)
 
 
 WORK = [call, train, stream, load, fork, duplicate]

@@ -150,6 +150,24 @@ def test_every_public_docstring_has_an_example() -> None:
     assert not [name for name, text in found.items() if ">>> " not in text]
 
 
+@needs_sources
+def test_the_reference_has_every_public_name() -> None:
+    """Its pages name objects one by one; what they are called there is found."""
+    pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
+    text = "".join(path.read_text() for path in pages)
+    named = re.findall(r"^\.\. auto(class|function|module):: (\S+)$", text, re.M)
+    whole = {name for kind, name in named if kind == "module"}
+    shown = {name for _, name in named}
+    missing = [
+        name
+        for name, value in PUBLIC.items()
+        if not inspect.ismodule(value) and not {name, name.rpartition(".")[0]} & (shown | whole)
+    ]
+    assert not missing, f"docs/reference does not name {missing}"
+    index = page("docs/index.md")
+    assert all(f"reference/{path.stem}\n" in index for path in pages)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 @needs_sources
 def test_links_lead_to_files(path: Path) -> None:
