@@ -85,10 +85,12 @@ cdef extern from "cylstm.h" nogil:
     cdef struct cylstm_tape:
         void *cells
         void *hidden
+        int checkpoint
         double dropout
         uint64_t dropout_key
 
     size_t cylstm_tape_cells_size(const cylstm_dims *dims, size_t T, size_t B)
+    size_t cylstm_checkpoint_cells_size(const cylstm_dims *dims, size_t T, size_t B)
     size_t cylstm_tape_hidden_size(const cylstm_dims *dims, size_t T, size_t B)
 
     cdef struct cylstm_sequence:
@@ -107,6 +109,7 @@ cdef extern from "cylstm.h" nogil:
         void *c_n
         cylstm_tape *tape
         const void *raw
+        const void *packed
 
     int cylstm_reads_raw(const cylstm_context *ctx, const cylstm_dims *dims, size_t T, size_t B)
     size_t cylstm_forward_scratch(const cylstm_context *ctx, const cylstm_dims *dims,
@@ -126,6 +129,7 @@ cdef extern from "cylstm.h" nogil:
         ptrdiff_t dx_t, dx_b
         void *dh_0
         void *dc_0
+        size_t k1, k2
         void *dweights
 
     size_t cylstm_backward_scratch(const cylstm_context *ctx, const cylstm_dims *dims,

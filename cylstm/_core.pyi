@@ -176,6 +176,7 @@ class Tape:
         mask: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         hold_output: bool = False,
+        checkpoint: bool = False,
     ) -> Self: ...
     @property
     def y(self) -> _Array: ...
@@ -184,13 +185,26 @@ class Tape:
     @property
     def c_n(self) -> _Array | Any: ...  # None for a cell without c
     @property
-    def gates(self) -> _Array: ...
+    def gates(self) -> _Array | Any: ...  # None of a tape with checkpoint
     @property
     def cells(self) -> _Array | Any: ...
     @property
     def directions(self) -> int: ...
     def backward(
         self,
+        dy: ArrayLike | None = None,
+        dh_n: ArrayLike | None = None,
+        dc_n: ArrayLike | None = None,
+        *,
+        dcells: ArrayLike | None = None,
+        dgates: ArrayLike | None = None,
+        threads: int | None = None,
+        need_x: bool = True,
+    ) -> Gradients: ...
+    def backward_truncated(
+        self,
+        k1: int,
+        k2: int,
         dy: ArrayLike | None = None,
         dh_n: ArrayLike | None = None,
         dc_n: ArrayLike | None = None,

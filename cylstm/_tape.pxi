@@ -35,6 +35,14 @@ class Gradients:
         return f"Gradients({shapes}, weights={list(self.weights)})"
 
 
+cdef Py_ssize_t _step_count(str name, value) except -1:
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} is {value!r}, expected an integer")
+    if not 1 <= value.__index__() <= sys.maxsize:
+        raise ValueError(f"{name} is {value!r}, expected at least 1")
+    return value
+
+
 cdef class Tape:
     """One forward pass, kept for its backward: outputs, gates and cells.
 
@@ -47,7 +55,7 @@ cdef class Tape:
     directions : int, D
 
     gates and cells are time-major whatever `batch_first` says, and zero past each length and where
-    a mask is False.
+    a mask is False. Of a tape with `checkpoint`, gates is None.
 
     Examples
     --------
@@ -67,7 +75,7 @@ cdef class Tape:
 
     def __cinit__(self, Packed packed not None, wrap, x, states, lengths, threads,
                   bint batch_first, double dropout, draw_key, mask=None, reset=None,
-                  bint hold_output=False):
+                  bint hold_output=False, bint checkpoint=False):
         """Run the forward pass. `wrap` makes a mapping of a flat array of weight gradients, and
         `draw_key` gives the key of this call's dropout, once everything else is in order."""
         cdef Problem p = Problem()
@@ -77,28 +85,49 @@ cdef class Tape:
         p.replace_states(np.copy)
         p.allocate()
         cdef Dims dims = p.dims
-        cdef size_t cells = _c.cylstm_tape_cells_size(&dims.c, p.T, p.B)
+        cdef size_t cells = (_c.cylstm_checkpoint_cells_size(&dims.c, p.T, p.B) if checkpoint
+                             else _c.cylstm_tape_cells_size(&dims.c, p.T, p.B))
         cdef size_t hidden = _c.cylstm_tape_hidden_size(&dims.c, p.T, p.B)
         if hidden > SIZE_MAX - cells:
             raise MemoryError(f"no memory for the gates of {p.T} steps of {p.B} sequences")
         self.memory = Memory(cells + hidden, packed.spares, TAPE)
         self.tape.cells = self.memory.start
         self.tape.hidden = <char *>self.memory.start + cells
+        self.tape.checkpoint = checkpoint
         self.tape.dropout = dropout
         self.tape.dropout_key = draw_key() if dropout > 0 else 0
         p.seq.tape = &self.tape
         p.run(n)
         self.p = p
         self.wrap = wrap
-        cdef Py_ssize_t gates = dims.cell.tape_gates, vectors = dims.cell.tape_vectors
+        self.y, self.h_n, self.directions = _frozen(p.y), _frozen(p.states_n[0]), dims.D
+        if dims.cell.states > 1:
+            self.c_n = _frozen(p.states_n[1])
+        self.show()
+
+    cdef int show(self) except -1:
+        """What is on the tape, as arrays: gates, and c, the last of a step's vectors."""
+        cdef Problem p = self.p
+        cdef Dims dims = p.dims
+        cdef Py_ssize_t vectors = 1 if self.tape.checkpoint else dims.cell.tape_vectors
+        if self.tape.checkpoint and dims.cell.states == 1:
+            return 0
         view = _frozen(self.memory.array((dims.L * dims.D, p.T, p.B, vectors, dims.H),
                                          dims.typenum))
         if not p.batched:
             view = view[:, :, 0]
-        self.gates, self.directions = view[..., :gates, :], dims.D
-        self.y, self.h_n = _frozen(p.y), _frozen(p.states_n[0])
         if dims.cell.states > 1:
-            self.cells, self.c_n = view[..., vectors - 1, :], _frozen(p.states_n[1])
+            self.cells = view[..., vectors - 1, :]
+        if not self.tape.checkpoint:
+            self.gates = view[..., :<Py_ssize_t>dims.cell.tape_gates, :]
+        return 0
+
+    cdef tuple shape_of(self, Py_ssize_t gates):
+        """The shape of `gates`, or with 0 of them that of `cells`."""
+        cdef Problem p = self.p
+        batch = (p.B,) if p.batched else ()
+        vectors = (gates,) if gates else ()
+        return (p.dims.L * p.dims.D, p.T, *batch, *vectors, p.dims.H)
 
     def __repr__(self):
         states = "" if self.c_n is None else f", c_n={self.c_n.shape}"
@@ -145,6 +174,55 @@ cdef class Tape:
         >>> grads.h_0.shape, grads.weights["bias_hh_l0"].shape
         ((1, 3, 4), (16,))
         """
+        return self.go_back(0, 0, dy, dh_n, dc_n, dcells, dgates, threads, need_x)
+
+    def backward_truncated(self, k1, k2, dy=None, dh_n=None, dc_n=None, *, dcells=None,
+                           dgates=None, threads=None, bint need_x=True):
+        """Return the gradients of truncated backpropagation through time (Williams and Peng 1990,
+        doi:10.1162/neco.1990.2.4.490): what the loss says of every k1 steps goes back through the k2
+        steps that end with them, and no further.
+
+        The states themselves carry over as in `backward`. With k1 = k2 the gradient of a state
+        stops every k1 steps, at the cost of `backward`; with k1 < k2 the cost is k2 / k1 times that,
+        and with k2 at least T and k1 = T, or any k1, the gradients are the exact ones. Steps are counted
+        from each sequence's first one, without those that a mask leaves out; h_n and c_n belong
+        to the last one. h_0 and c_0 get what reaches them.
+
+        Parameters
+        ----------
+        k1, k2 : int
+            At least 1, and k1 at most k2.
+        dy, dh_n, dc_n, dcells, dgates, threads, need_x
+            As those of `backward`.
+
+        Returns
+        -------
+        Gradients : .x, .h_0, .c_0, .weights
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `backward`; k1 or k2 is out of range; the layers are bidirectional, whose two
+            directions have no last k2 steps in common.
+
+        Examples
+        --------
+        >>> lstm = cylstm.LSTM(3, 5, seed=1)
+        >>> tape = lstm.forward(np.ones((100, 2, 3), np.float32))
+        >>> grads = tape.backward_truncated(10, 20, np.ones((100, 2, 5), np.float32))
+        >>> grads.x.shape
+        (100, 2, 3)
+        """
+        k1, k2 = _step_count("k1", k1), _step_count("k2", k2)
+        if k1 > k2:
+            raise ValueError(f"k1 is {k1} and k2 is {k2}, expected k1 of at most k2")
+        if self.directions == 2:
+            raise ValueError("backward_truncated was asked of the tape of bidirectional layers, "
+                             "expected layers in one direction")
+        return self.go_back(k1, k2, dy, dh_n, dc_n, dcells, dgates, threads, need_x)
+
+    cdef object go_back(self, Py_ssize_t k1, Py_ssize_t k2, dy, dh_n, dc_n, dcells, dgates, threads,
+                        bint need_x):
         cdef Problem p = self.p
         cdef Dims dims = p.dims
         cdef _c.cylstm_gradients g
@@ -161,6 +239,7 @@ cdef class Tape:
                                  "expected None")
         cdef tuple outer = p.state_outer()
         g.dy = g.dh_n = g.dc_n = g.dcells = g.dgates = g.dx = NULL
+        g.k1, g.k2 = k1, k2
         g.dy_t = g.dy_b = g.dx_t = g.dx_b = 0
         if dy is not None:
             dy_rows = _check(dy, "dy", dims, p.outer(dims.D * dims.R))
@@ -173,10 +252,11 @@ cdef class Tape:
             dc_whole = _check_whole(dc_n, "dc_n", dims, (*outer, dims.H))
             g.dc_n = cnp.PyArray_DATA(dc_whole)
         if dcells is not None:
-            dcells_whole = _check_whole(dcells, "dcells", dims, self.cells.shape)
+            dcells_whole = _check_whole(dcells, "dcells", dims, self.shape_of(0))
             g.dcells = cnp.PyArray_DATA(dcells_whole)
         if dgates is not None:
-            dgates_whole = _check_whole(dgates, "dgates", dims, self.gates.shape)
+            dgates_whole = _check_whole(dgates, "dgates", dims,
+                                        self.shape_of(dims.cell.tape_gates))
             g.dgates = cnp.PyArray_DATA(dgates_whole)
         cdef list dstates = dims.new_states(outer)
         new = np.zeros if p.B == 0 or p.T == 0 else np.empty
@@ -199,6 +279,8 @@ cdef class Tape:
         else:
             once = _c.cylstm_reads_raw(&ctx, &dims.c, p.T, p.B)
             packed = weights.read(weights.backward, once, n)
+            if self.tape.checkpoint:
+                seq.packed = weights.read(weights.forward, False, n)
             seq.raw = weights.raw.start if packed == NULL else NULL
             scratch = Memory(_c.cylstm_backward_scratch(&ctx, &dims.c, &seq))
             if release:

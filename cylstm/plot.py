@@ -123,6 +123,8 @@ def _select(
     if not isinstance(tape, _core.Tape):
         raise TypeError(f"tape is a {type(tape).__name__}, expected the tape of a recurrent layer")
     all_gates, cells = tape.gates, tape.cells
+    if all_gates is None:
+        raise ValueError("tape was made with checkpoint=True, expected one that keeps its gates")
     batched = all_gates.ndim == 5
     passes, batch = len(all_gates), all_gates.shape[2] if batched else 1
     directions = tape.directions

@@ -216,11 +216,16 @@ class _Recurrent(Module, Generic[S]):
         hold_output: bool = False,
         threads: int | None = None,
         train: bool = True,
+        checkpoint: bool = False,
     ) -> _core.Tape:
         """Run the layers and record what the backward pass needs: a tape.
 
         Arguments and errors are those of a call. `train=False` keeps a tape without dropout;
         its y is that of a call, to the bit.
+
+        `checkpoint=True` keeps h and c alone, at most 8 H bytes for each step, sequence and layer
+        in float32 instead of 24 H. Backward computes the gates again, chunk by chunk: the gradients
+        are the same to the bit.
 
         Returns
         -------
@@ -251,6 +256,7 @@ class _Recurrent(Module, Generic[S]):
             mask,
             reset,
             hold_output,
+            _checks.flag("checkpoint", checkpoint),
         )
 
     def stream(self, batch_size: int | None = None, *, threads: int | None = None) -> _core.Stream:

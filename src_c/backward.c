@@ -24,6 +24,7 @@ static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t
     for (size_t s = s0; s < s1; s++)
         b->start[s + 1 - s0] = b->start[s - s0] + cylstm_active_rows(&b->order, b->order.B, s);
     cylstm_list_states(b, p);
+    if (b->again) cylstm_run_phase(&b->team, cylstm_recompute_gates, b, shares);
     if (b->split.by_units) {
         for (size_t s = s1; s-- > s0 && !cylstm_stopped(&b->call);) {
             b->step = s;
@@ -85,30 +86,6 @@ static void drop_back(void *arg, size_t share, int caller)
     }
 }
 
-static void run(struct backward *b)
-{
-    const size_t L = b->dims->layers, D = b->dims->directions, T = b->order.T;
-    for (size_t end = T; end && !cylstm_stopped(&b->call);) {
-        const size_t begin = end > b->block ? end - b->block : 0;
-        for (size_t layer = L; layer-- > 0;) {
-            place_block(b, layer, begin);
-            for (size_t d = 0; d < D; d++)
-                for (size_t s1 = end; s1 > begin && !cylstm_stopped(&b->call);) {
-                    const size_t s0 = s1 - begin > b->chunk_steps ? s1 - b->chunk_steps : begin;
-                    run_chunk(b, layer, d, s0, s1);
-                    s1 = s0;
-                }
-            if (layer && b->seq->tape->dropout > 0 && !cylstm_stopped(&b->call)) {
-                b->layer = layer;
-                b->step_begin = begin;
-                b->step_end = end;
-                cylstm_run_phase(&b->team, drop_back, b, b->shares);
-            }
-        }
-        end = begin;
-    }
-}
-
 /* dh_0 = dgates_0 W_hh (and what the cell adds), for a share of its units, and dc_0; rows without a step pass dh_n and dc_n
  * on. */
 static void first_states(void *arg, size_t share, int caller)
@@ -127,14 +104,114 @@ static void first_states(void *arg, size_t share, int caller)
     job.product.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
     job.product.out_panel = (ptrdiff_t)backward_width_of(b);
     if (p->l.kind->blends) backward_start_from_dh(b, p, &job.product, 0);
+    if (b->seen == 0) job.product.addend = job.product.out;
     backward_multiply(b, caller, share, &job);
     for (size_t r = 0; share == 0 && r < B; r++) {
         if (r >= active)
             memcpy(cylstm_at(dh_0, size, b->r0_offset[r]),
                    cylstm_at(p->dh, size, (ptrdiff_t)(r * backward_stride_of(b, R))), R * size);
-        if (p->dc)
+        if (!p->dc) continue;
+        if (b->seen) {
             memcpy(cylstm_at(dc_0, size, b->c0_offset[r]),
                    cylstm_at(p->dc, size, (ptrdiff_t)(r * backward_stride_of(b, H))), H * size);
+            continue;
+        }
+        const struct cylstm_rows one = {b->unit_ones, NULL, 0},
+                                 dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r);
+        b->call.kernels->sum_products(&dc, &one, 1, H, 1, cylstm_at(dc_0, size, b->c0_offset[r]));
+    }
+}
+
+/* The gradients of the first states, which a window begins with. */
+static void reach_first_states(struct backward *b)
+{
+    const size_t D = b->dims->directions, R = cylstm_hidden_width(b->dims), H = b->dims->hidden,
+                 B = b->order.B, size = b->call.real_size;
+    for (size_t n = 0; n < b->dims->layers * D && !cylstm_stopped(&b->call); n++) {
+        const struct backward_pass *p = b->now = &b->pass[n];
+        b->layer = n / D;
+        b->direction = n % D;
+        cylstm_run_phase(&b->team, first_states, b, b->shares);
+        cylstm_forget_first(b, p, cylstm_at(b->grads->dh_0, size, (ptrdiff_t)(n * B * R)), R);
+        if (p->dc)
+            cylstm_forget_first(b, p, cylstm_at(b->grads->dc_0, size, (ptrdiff_t)(n * B * H)), H);
+    }
+}
+
+/* Whether a row's last states are of the loss from a window's loss_begin on. */
+static int ends_in_window(const struct backward *b, size_t r)
+{
+    const size_t length = cylstm_row_length(&b->order, r);
+    return length <= b->window_end && (length > b->loss_begin || !b->loss_begin);
+}
+
+static void load_states(struct backward *b)
+{
+    const size_t LD = b->dims->layers * b->dims->directions, B = b->order.B,
+                 size = b->call.real_size;
+    for (size_t n = 0; n < LD; n++) {
+        const struct backward_pass *p = &b->pass[n];
+        const size_t R = p->l.R, H = p->l.H, R_bytes = backward_stride_of(b, R) * size,
+                     H_bytes = backward_stride_of(b, H) * size;
+        const void *dh_n = b->grads->dh_n, *dc_n = b->grads->dc_n;
+        cylstm_load_rows(&b->order, size, R,
+                         dh_n ? cylstm_at(dh_n, size, (ptrdiff_t)(n * B * R)) : NULL,
+                         backward_stride_of(b, R), p->dh);
+        if (p->dc)
+            cylstm_load_rows(&b->order, size, H,
+                             dc_n ? cylstm_at(dc_n, size, (ptrdiff_t)(n * B * H)) : NULL,
+                             backward_stride_of(b, H), p->dc);
+        for (size_t r = 0; r < B; r++) {
+            if (ends_in_window(b, r)) continue;
+            memset((char *)p->dh + r * R_bytes, 0, R_bytes);
+            if (p->dc) memset((char *)p->dc + r * H_bytes, 0, H_bytes);
+        }
+    }
+}
+
+/* Steps [begin, end) of all layers, last to first. */
+static void run_window(struct backward *b, size_t first, size_t last)
+{
+    const size_t L = b->dims->layers, D = b->dims->directions;
+    b->window_end = last;
+    load_states(b);
+    for (size_t end = last; end > first && !cylstm_stopped(&b->call);) {
+        const size_t begin = end - first > b->block ? end - b->block : first;
+        for (size_t layer = L; layer-- > 0;) {
+            place_block(b, layer, begin);
+            for (size_t d = 0; d < D; d++)
+                for (size_t s1 = end; s1 > begin && !cylstm_stopped(&b->call);) {
+                    size_t s0 = s1 - begin > b->chunk_steps ? s1 - b->chunk_steps : begin;
+                    if (s0 < b->seen && b->seen < s1) s0 = b->seen; /* a chunk adds to dx or not */
+                    run_chunk(b, layer, d, s0, s1);
+                    s1 = s0;
+                }
+            if (layer && b->seq->tape->dropout > 0 && !cylstm_stopped(&b->call)) {
+                b->layer = layer;
+                b->step_begin = begin;
+                b->step_end = end;
+                cylstm_run_phase(&b->team, drop_back, b, b->shares);
+            }
+        }
+        end = begin;
+    }
+    if (!first) reach_first_states(b);
+    b->seen = first;
+}
+
+static void run(struct backward *b)
+{
+    const size_t T = b->order.T, k1 = b->grads->k1, k2 = b->grads->k2;
+    b->seen = SIZE_MAX;
+    if (!k1 || !T) {
+        run_window(b, 0, T);
+        return;
+    }
+    for (size_t begin = (T - 1) / k1 * k1 + k1; begin && !cylstm_stopped(&b->call);) {
+        const size_t end = begin < T ? begin : T;
+        begin -= k1;
+        b->loss_begin = begin;
+        run_window(b, end > k2 ? end - k2 : 0, end);
     }
 }
 
@@ -193,6 +270,7 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     b->dgates = cylstm_carve(arena, cylstm_times(b->chunk_rows, cylstm_stride(k, dgates)), size);
     b->z = cylstm_carve(arena, cylstm_times(b->chunk_rows, z * backward_width_of(b)), size);
     b->ones = cylstm_carve(arena, b->chunk_rows, size);
+    b->unit_ones = cylstm_carve(arena, dims->hidden, size);
     b->dh =
         dims->proj
             ? cylstm_carve(arena, cylstm_times(b->chunk_rows, cylstm_stride(k, dims->proj)), size)
@@ -205,10 +283,10 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
         *offsets[n] = cylstm_carve(arena, b->chunk_rows, sizeof(ptrdiff_t));
     }
     if (seq->reset) b->nothing = cylstm_carve(arena, nothing_size(b, dgates), size);
+    if (seq->tape->checkpoint) cylstm_carve_recompute(arena, b);
     if (seq->mask && seq->hold_output) {
         const size_t width = D * cylstm_hidden_width(dims);
         b->held = cylstm_carve(arena, cylstm_times(cylstm_times(seq->T, B), width), size);
-        b->held_ones = cylstm_carve(arena, cylstm_hidden_width(dims), size);
     }
     b->dx_offset = cylstm_carve(arena, b->chunk_rows, sizeof(ptrdiff_t));
     b->r0_offset = cylstm_carve(arena, B, sizeof(ptrdiff_t));
@@ -252,7 +330,7 @@ static void *sum_held(const struct backward *b, const struct cylstm_gradients *g
                  size = b->call.real_size, column = direction * R;
     cylstm_sum_held(b->call.kernels, b->seq, cylstm_is_reverse(b->dims, direction),
                     cylstm_at(grads->dy, size, (ptrdiff_t)column), grads->dy_t, grads->dy_b, R,
-                    b->held_ones, cylstm_at(b->held, size, (ptrdiff_t)column),
+                    b->unit_ones, cylstm_at(b->held, size, (ptrdiff_t)column),
                     (ptrdiff_t)(b->seq->B * width), (ptrdiff_t)width);
     return b->held;
 }
@@ -262,7 +340,8 @@ static void place_walks(struct backward *b, const struct cylstm_gradients *grads
     const struct cylstm_sequence *seq = b->seq;
     const size_t L = b->dims->layers, D = b->dims->directions, H = b->dims->hidden, B = seq->B;
     const ptrdiff_t width = (ptrdiff_t)(D * cylstm_hidden_width(b->dims)), t = (ptrdiff_t)B * width;
-    const ptrdiff_t hidden = (ptrdiff_t)seq->T * t, cells = (ptrdiff_t)b->pass[0].l.tape,
+    const ptrdiff_t hidden = (ptrdiff_t)seq->T * t,
+                    cells = (ptrdiff_t)cylstm_tape_row(seq->tape, &b->pass[0].l),
                     size = (ptrdiff_t)b->call.real_size;
     for (size_t n = 0; n < L * D; n++) {
         struct backward_pass *p = &b->pass[n];
@@ -306,34 +385,16 @@ static void fill_with_ones(const struct backward *b, void *ones, size_t count)
 }
 
 /* What stays as it is for the whole call. */
-static void fill_constants(const struct backward *b)
+static void fill_constants(struct backward *b)
 {
-    fill_with_ones(b, b->ones, b->chunk_rows);
-    if (b->held) fill_with_ones(b, b->held_ones, cylstm_hidden_width(b->dims));
-    if (b->nothing) memset(b->nothing, 0, nothing_size(b, b->pass[0].l.dgates) * b->call.real_size);
-}
-
-static void load_states(struct backward *b, const struct cylstm_gradients *grads)
-{
-    const size_t LD = b->dims->layers * b->dims->directions, B = b->order.B,
-                 size = b->call.real_size;
-    for (size_t r = 0; r < B; r++) {
-        b->r0_offset[r] =
-            (ptrdiff_t)(cylstm_batch_row(&b->order, r) * cylstm_hidden_width(b->dims));
+    const size_t R = cylstm_hidden_width(b->dims);
+    for (size_t r = 0; r < b->order.B; r++) {
+        b->r0_offset[r] = (ptrdiff_t)(cylstm_batch_row(&b->order, r) * R);
         b->c0_offset[r] = (ptrdiff_t)(cylstm_batch_row(&b->order, r) * b->dims->hidden);
     }
-    for (size_t n = 0; n < LD; n++) {
-        const struct backward_pass *p = &b->pass[n];
-        const size_t R = p->l.R, H = p->l.H;
-        cylstm_load_rows(&b->order, size, R,
-                         grads->dh_n ? cylstm_at(grads->dh_n, size, (ptrdiff_t)(n * B * R)) : NULL,
-                         backward_stride_of(b, R), p->dh);
-        if (p->dc)
-            cylstm_load_rows(&b->order, size, H,
-                             grads->dc_n ? cylstm_at(grads->dc_n, size, (ptrdiff_t)(n * B * H))
-                                         : NULL,
-                             backward_stride_of(b, H), p->dc);
-    }
+    fill_with_ones(b, b->ones, b->chunk_rows);
+    fill_with_ones(b, b->unit_ones, b->dims->hidden);
+    if (b->nothing) memset(b->nothing, 0, nothing_size(b, b->pass[0].l.dgates) * b->call.real_size);
 }
 
 void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
@@ -348,7 +409,6 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     cylstm_sort_rows(&b.order, seq);
     fill_constants(&b);
     place_walks(&b, grads);
-    load_states(&b, grads);
     const size_t LD = dims->layers * dims->directions, size = b.call.real_size, B = seq->B;
     b.grads = grads;
     if (!b.order.T) memset(grads->dweights, 0, cylstm_raw_count(dims) * size);
@@ -360,15 +420,7 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     b.shares = (size_t)b.team.threads;
     run(&b);
     for (size_t n = 0; n < LD && !cylstm_stopped(&b.call); n++) {
-        const struct backward_pass *p = b.now = &b.pass[n];
-        b.layer = n / dims->directions;
-        b.direction = n % dims->directions;
-        cylstm_run_phase(&b.team, first_states, &b, b.shares);
-        cylstm_forget_first(&b, p, cylstm_at(grads->dh_0, size, (ptrdiff_t)(n * B * R)), R);
-        if (p->dc)
-            cylstm_forget_first(&b, p,
-                                cylstm_at(grads->dc_0, size, (ptrdiff_t)(n * B * dims->hidden)),
-                                dims->hidden);
+        const struct backward_pass *p = &b.pass[n];
         if (dims->bias && !p->l.kind->two_biases)
             memcpy(cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw[CYLSTM_BIAS_HH]),
                    cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw[CYLSTM_BIAS_IH]),

@@ -43,7 +43,13 @@ struct backward {
      * there are none. Else NULL. */
     ptrdiff_t *h_before, *c_before, *after;
     void *nothing;
-    void *held, *held_ones; /* (T, B, D*R): dy where y shows held outputs, and (R) ones; or NULL */
+    void *held;      /* (T, B, D*R): dy where y shows held outputs; or NULL */
+    void *unit_ones; /* (H) */
+    struct cylstm_recompute
+        *again; /* the gates of a chunk, where the tape has not kept them; or NULL */
+    /* Truncated: the window of steps that the gradients of the loss from loss_begin on go back through,
+     * and the first step that later windows have seen. Else all of them, and none. */
+    size_t window_end, loss_begin, seen;
     void *m; /* (chunk_rows, H) padded: what the second product was made with; else NULL */
     ptrdiff_t *dx_offset;             /* (chunk_rows): rows of dx */
     ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
@@ -124,7 +130,7 @@ static inline struct cylstm_rows backward_cells(const struct backward *b,
                                                 const struct backward_pass *p, size_t s, size_t r0)
 {
     struct cylstm_rows c = cylstm_walk_rows(&p->tape, b->call.real_size, r0, s);
-    c.base = cylstm_at(c.base, b->call.real_size, (ptrdiff_t)(p->l.tape - p->l.H));
+    c.base = cylstm_at(c.base, b->call.real_size, (ptrdiff_t)cylstm_tape_cell(b->seq->tape, &p->l));
     return c;
 }
 
@@ -150,13 +156,33 @@ static inline void backward_start_from_dh(const struct backward *b, const struct
     g->init_panel = (ptrdiff_t)backward_width_of(b);
 }
 
-/* backward_reset.c: of resets, before a chunk's steps are taken, and before each for rows [r0, r1). */
+/* Where in the mask of the dropout below a layer row r of step s begins. */
+static inline size_t backward_dropout_element(const struct backward *b,
+                                              const struct backward_pass *p, size_t r, size_t s)
+{
+    const size_t t = b->direction ? cylstm_row_length(&b->order, r) - 1 - s : s;
+    return (t * b->order.B + cylstm_batch_row(&b->order, r)) * p->l.I;
+}
+
+/* backward_reset.c: h and c of row r before step s; NULL for zeros. */
+const void *cylstm_h_before(const struct backward *b, const struct backward_pass *p, size_t r,
+                            size_t s);
+const void *cylstm_c_before(const struct backward *b, const struct backward_pass *p, size_t r,
+                            size_t s);
+/* Of resets, before a chunk's steps are taken, and before each for rows [r0, r1). */
 void cylstm_list_states(struct backward *b, const struct backward_pass *p);
 void cylstm_forget_states(const struct backward *b, const struct backward_pass *p, size_t s,
                           size_t r0, size_t r1);
 /* Set those rows of (B, width) gradients of a first state to zero. */
 void cylstm_forget_first(const struct backward *b, const struct backward_pass *p, void *gradient,
                          size_t width);
+
+/* backward_recompute.c: the gates of a chunk once more, a phase over its rows. */
+void cylstm_carve_recompute(struct cylstm_arena *arena, struct backward *b);
+cylstm_phase cylstm_recompute_gates;
+/* Those of row `flat` of the chunk and on. */
+struct cylstm_rows cylstm_recomputed_rows(const struct backward *b, const struct backward_pass *p,
+                                          size_t flat);
 
 /* backward_step.c: phases, whose `arg` is the struct backward. */
 

@@ -51,16 +51,8 @@ void cylstm_gather_inputs(void *arg, size_t share, int caller)
     struct chunk_row at = find_row(b, mine.begin);
     for (size_t n = mine.begin; n < mine.end; n++, next_row(b, &at)) {
         const void *x = cylstm_at(p->x.base, size, cylstm_walk_offset(&p->x, at.r, at.s));
-        const void *h = b->h_before ? cylstm_at(p->h.base, size, b->h_before[n])
-                        : at.s
-                            ? cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, at.r, at.s - 1))
-                        : p->h_0 ? cylstm_at(p->h_0, size, b->r0_offset[at.r])
-                                 : NULL;
-        size_t element = 0; /* of the dropout's mask */
-        if (drop) {
-            const size_t t = b->direction ? cylstm_row_length(&b->order, at.r) - 1 - at.s : at.s;
-            element = (t * b->order.B + cylstm_batch_row(&b->order, at.r)) * I;
-        }
+        const void *h = cylstm_h_before(b, p, at.r, at.s);
+        const size_t element = drop ? backward_dropout_element(b, p, at.r, at.s) : 0;
         for (size_t k = 0, panel = 0; k < I; k += width, panel++) {
             const size_t count = I - k < width ? I - k : width;
             const void *from = cylstm_at(x, size, (ptrdiff_t)k);
@@ -98,7 +90,8 @@ static void input_gradient(struct backward *b, int caller, size_t share, size_t 
         mine.end - mine.begin, panels);
     job.product.out = (struct cylstm_rows){p->dx.base, b->dx_offset + mine.begin, 0};
     job.product.out_panel = (ptrdiff_t)backward_width_of(b);
-    if (b->direction) job.product.addend = job.product.out;
+    const int again = !b->layer && b->step_begin >= b->seen; /* a window before has been here */
+    if (b->direction || again) job.product.addend = job.product.out;
     backward_multiply(b, caller, share, &job);
 }
 

@@ -1,4 +1,4 @@
-/* backward_reset.c -- resets inside a sequence, on the way back: where a row's states began as zeros,
+/* backward_reset.c -- what a step had before it, and resets: where a row's states began as zeros,
  * no gradient passes, and what a step reads of the one before is zero.
  */
 #include "backward.h"
@@ -11,24 +11,30 @@ static ptrdiff_t offset_to(const struct backward *b, const void *base, const voi
     return ((ptrdiff_t)(uintptr_t)row - (ptrdiff_t)(uintptr_t)base) / (ptrdiff_t)b->call.real_size;
 }
 
-static const void *h_before(const struct backward *b, const struct backward_pass *p, size_t r,
-                            size_t s)
+static const void *or_nothing(const struct backward *b, const void *row)
 {
-    const size_t size = b->call.real_size;
-    if (cylstm_is_reset(p->reset, &b->order, r, s)) return b->nothing;
-    if (s) return cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, r, s - 1));
-    return p->h_0 ? cylstm_at(p->h_0, size, b->r0_offset[r]) : b->nothing;
+    return row ? row : b->nothing;
 }
 
-static const void *c_before(const struct backward *b, const struct backward_pass *p, size_t r,
+const void *cylstm_h_before(const struct backward *b, const struct backward_pass *p, size_t r,
                             size_t s)
 {
     const size_t size = b->call.real_size;
-    if (cylstm_is_reset(p->reset, &b->order, r, s)) return b->nothing;
+    if (cylstm_is_reset(p->reset, &b->order, r, s)) return NULL;
+    if (s) return cylstm_at(p->h.base, size, cylstm_walk_offset(&p->h, r, s - 1));
+    return p->h_0 ? cylstm_at(p->h_0, size, b->r0_offset[r]) : NULL;
+}
+
+const void *cylstm_c_before(const struct backward *b, const struct backward_pass *p, size_t r,
+                            size_t s)
+{
+    const size_t size = b->call.real_size;
+    if (cylstm_is_reset(p->reset, &b->order, r, s)) return NULL;
     if (s)
         return cylstm_at(p->tape.base, size,
-                         cylstm_walk_offset(&p->tape, r, s - 1) + (ptrdiff_t)(p->l.tape - p->l.H));
-    return p->c_0 ? cylstm_at(p->c_0, size, b->c0_offset[r]) : b->nothing;
+                         cylstm_walk_offset(&p->tape, r, s - 1) +
+                             (ptrdiff_t)cylstm_tape_cell(b->seq->tape, &p->l));
+    return p->c_0 ? cylstm_at(p->c_0, size, b->c0_offset[r]) : NULL;
 }
 
 static const void *dgates_after(const struct backward *b, const struct backward_pass *p, size_t r,
@@ -48,8 +54,10 @@ void cylstm_list_states(struct backward *b, const struct backward_pass *p)
         const size_t active = cylstm_active_rows(&b->order, b->order.B, s);
         for (size_t r = 0; r < active; r++) {
             const size_t flat = backward_flat(b, s, r);
-            b->h_before[flat] = offset_to(b, p->h.base, h_before(b, p, r, s));
-            if (p->dc) b->c_before[flat] = offset_to(b, p->tape.base, c_before(b, p, r, s));
+            b->h_before[flat] = offset_to(b, p->h.base, or_nothing(b, cylstm_h_before(b, p, r, s)));
+            if (p->dc)
+                b->c_before[flat] =
+                    offset_to(b, p->tape.base, or_nothing(b, cylstm_c_before(b, p, r, s)));
             b->after[flat] = offset_to(b, b->dgates, dgates_after(b, p, r, s));
         }
     }

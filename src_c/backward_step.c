@@ -9,9 +9,12 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
     const size_t size = b->call.real_size, H = l->H, flat = b->start[s - b->step_begin] + r0;
     struct cylstm_cell cell = cylstm_start_cell(l, gates);
     cell.unit_vectors = 1; /* dh is one vector of each unit */
-    cell.tape = cylstm_walk_rows(&p->tape, size, r0, s);
-    cell.given_gates = cylstm_walk_rows(&p->dgates, size, r0, s);
-    cell.given_c = cylstm_walk_rows(&p->dcells, size, r0, s);
+    cell.tape =
+        b->again ? cylstm_recomputed_rows(b, p, flat) : cylstm_walk_rows(&p->tape, size, r0, s);
+    if (s >= b->loss_begin) {
+        cell.given_gates = cylstm_walk_rows(&p->dgates, size, r0, s);
+        cell.given_c = cylstm_walk_rows(&p->dcells, size, r0, s);
+    }
     cell.dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat);
     if (p->dc) {
         cell.dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r0);
@@ -50,7 +53,7 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
     const size_t size = b->call.real_size;
     const size_t active = cylstm_active_rows(&b->order, r1, s);
     size_t continuing = cylstm_active_rows(&b->order, r1, s + 1);
-    if (continuing < r0) continuing = r0;
+    if (continuing < r0 || s + 1 == b->window_end) continuing = r0;
     for (int part = 0; part < 2; part++) {
         const size_t from = part ? continuing : r0, to = part ? active : continuing;
         if (to <= from) continue;
@@ -60,7 +63,8 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
         if (part) g->term[0].K = g->term[1].K = 0; /* no step after */
         if (part || p->l.kind->blends) backward_start_from_dh(b, p, g, from);
         g->descending = (int)(s & 1);
-        g->addend = cylstm_walk_rows(&p->dy, size, from, s);
+        if (s >= b->loss_begin || b->layer + 1 < b->dims->layers)
+            g->addend = cylstm_walk_rows(&p->dy, size, from, s);
         const struct cylstm_rows dh = backward_padded_rows(b, b->dh, backward_stride_of(b, p->l.R),
                                                            b->start[s - b->step_begin] + from);
         if (p->l.P && p->l.options.proj_clip != 0) {

@@ -273,12 +273,16 @@ struct cylstm_tape {
     /* (L-1, T, B, D*R): outputs of the layers below the last, before dropout; with `reverse` in the
      * order in which they were computed */
     void *hidden;
+    /* Not 0: `cells` holds (L*D, T, B, H), c alone, nothing of a cell without it; backward computes the
+     * rest again. */
+    int checkpoint;
     double dropout;       /* of the outputs between layers; 0: none */
     uint64_t dropout_key; /* a different key draws a different mask */
 };
 
 /* Bytes of its two arrays for T steps of B rows: `cells`, a multiple of CYLSTM_ALIGN, and `hidden`. */
 CYLSTM_API size_t cylstm_tape_cells_size(const struct cylstm_dims *dims, size_t T, size_t B);
+CYLSTM_API size_t cylstm_checkpoint_cells_size(const struct cylstm_dims *dims, size_t T, size_t B);
 CYLSTM_API size_t cylstm_tape_hidden_size(const struct cylstm_dims *dims, size_t T, size_t B);
 
 /* With one state, c_0, c_n and their gradients are NULL everywhere. */
@@ -301,6 +305,8 @@ struct cylstm_sequence {
     /* NULL, or the raw weights: then these are read, until the call ends, and no packed ones.
      * Scratch sizes depend on it; backward need not have what forward had. */
     const void *raw;
+    /* Backward, of a tape with `checkpoint`: the packed weights of the forward pass. */
+    const void *packed;
 };
 
 /* Whether a call of T steps and B rows should read raw weights, if it is the only one to read them:
@@ -333,7 +339,11 @@ struct cylstm_gradients {
     void *dx; /* (T, B, I), set to 0 past each length */
     ptrdiff_t dx_t, dx_b;
     void *dh_0, *dc_0; /* (L*D, B, R), (L*D, B, H) */
-    void *dweights;    /* cylstm_raw_count reals, in the order of the raw weights */
+    /* Truncated backpropagation through time, of layers in one direction: the gradients of the loss of
+     * every k1 steps (of what y, c and gates are there, and of last states) go back through the k2 steps
+     * that end with them, and no further; k1 <= k2. 0: through all. */
+    size_t k1, k2;
+    void *dweights; /* cylstm_raw_count reals, in the order of the raw weights */
 };
 
 CYLSTM_API size_t cylstm_backward_scratch(const struct cylstm_context *ctx,

@@ -21,19 +21,6 @@ enum {
 
 /* ------------------------------------------------ rows and directions, split by thread */
 
-/* Rows [r0, r1) whose states are zero before step s. */
-static void reset_rows(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
-                       size_t r1)
-{
-    const size_t size = f->call.real_size, R = cylstm_stride(f->call.kernels, p->l.R) * size,
-                 H = cylstm_stride(f->call.kernels, p->l.H) * size;
-    for (size_t r = r0; p->reset && r < r1; r++) {
-        if (!cylstm_is_reset(p->reset, &f->order, r, s)) continue;
-        memset((char *)p->h[(s + f->parity) & 1] + r * R, 0, R);
-        if (p->c) memset((char *)p->c + r * H, 0, H);
-    }
-}
-
 static void run_steps(struct forward *f, int caller, const struct forward_pass *p,
                       struct workspace *own, size_t r0, size_t r1)
 {
@@ -53,9 +40,10 @@ static void run_steps(struct forward *f, int caller, const struct forward_pass *
         const int is_merged = s < chunk.end;
         if (!is_merged) chunk.end = s + 1;
         const struct merged *sums = is_merged ? &merged : NULL;
-        reset_rows(f, p, s, r0, end);
+        cylstm_reset_rows(f, p, s, r0, end);
         cylstm_forward_step(f, caller, p, own, s, r0, n, all, sums);
         if (second.end) cylstm_forward_second(f, caller, p, own, s, r0, n, second, sums);
+        cylstm_keep_cells(f, p, s, r0, end);
         merged.row += n;
     }
 }
@@ -158,10 +146,11 @@ static void run_pass_by_units(struct forward *f, const struct forward_pass *p, s
                 f->chunk_rows = rows;
             }
         }
-        reset_rows(f, p, s, 0, n);
+        cylstm_reset_rows(f, p, s, 0, n);
         cylstm_run_phase(&f->team, run_units, f, (size_t)f->split.threads);
         if (cylstm_has_second(&p->l))
             cylstm_run_phase(&f->team, run_second, f, (size_t)f->split.threads);
+        cylstm_keep_cells(f, p, s, 0, n);
         rows[0] += n;
     }
     f->chunk_rows = NULL;
@@ -275,7 +264,7 @@ void cylstm_store_states(const struct forward *f, const struct cylstm_order *ord
         for (size_t r = 0; r < B; r++) {
             const size_t b = n * B + cylstm_batch_row(order, r),
                          length = cylstm_row_length(order, r), last = length & 1;
-            reset_rows(f, p, length, r, r + 1);
+            cylstm_reset_rows(f, p, length, r, r + 1);
             memcpy(cylstm_at(h, size, (ptrdiff_t)(b * p->l.R)),
                    cylstm_at(p->h[last], size, (ptrdiff_t)(r * R)), p->l.R * size);
             if (p->c)
@@ -378,7 +367,7 @@ static void place_walks(struct forward *f, const struct cylstm_sequence *seq)
     const size_t L = f->dims->layers, D = f->dims->directions, B = seq->B;
     const size_t width = D * cylstm_hidden_width(f->dims), size = f->call.real_size;
     const ptrdiff_t t = (ptrdiff_t)(B * width), b = (ptrdiff_t)width;
-    const size_t cells = f->pass[0].l.tape;
+    const size_t cells = seq->tape ? cylstm_tape_row(seq->tape, &f->pass[0].l) : 0;
     for (size_t n = 0; n < L * D; n++) {
         struct forward_pass *p = &f->pass[n];
         const size_t layer = n / D, d = n % D;
@@ -392,10 +381,14 @@ static void place_walks(struct forward *f, const struct cylstm_sequence *seq)
             p->y = cylstm_make_outer_walk(&f->order, size, reverse, cylstm_at(seq->y, size, column),
                                           seq->y_t, seq->y_b, f->y_offset[d]);
         if (!seq->tape) continue;
-        p->tape = cylstm_make_outer_walk(
+        const struct cylstm_walk on_tape = cylstm_make_outer_walk(
             &f->order, size, reverse,
             cylstm_at(seq->tape->cells, size, (ptrdiff_t)(n * seq->T * B * cells)),
             (ptrdiff_t)(B * cells), (ptrdiff_t)cells, f->tape_offset[d]);
+        if (!seq->tape->checkpoint)
+            p->tape = on_tape;
+        else if (p->c)
+            p->kept = on_tape;
         if (layer + 1 < L)
             p->y = cylstm_make_walk(&f->order, size, (int)d,
                                     cylstm_at(seq->tape->hidden, size,
@@ -413,7 +406,7 @@ static void place_walks(struct forward *f, const struct cylstm_sequence *seq)
 static void clear_padding(const struct forward *f, const struct cylstm_sequence *seq)
 {
     const size_t D = f->dims->directions, LD = f->dims->layers * D, size = f->call.real_size;
-    const size_t cells = f->pass[0].l.tape;
+    const size_t cells = seq->tape ? cylstm_tape_row(seq->tape, &f->pass[0].l) : 0;
     for (size_t n = 0; seq->tape && n < LD; n++)
         cylstm_clear_padding(
             seq, cylstm_at(seq->tape->cells, size, (ptrdiff_t)(n * seq->T * seq->B * cells)),

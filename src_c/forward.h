@@ -12,6 +12,7 @@
 struct forward_pass {
     struct cylstm_layer l;
     struct cylstm_walk x, y, tape; /* (T, B, I), (T, B, D*R) at this direction, (T, B, tape) */
+    struct cylstm_walk kept;       /* (T, B, H): c, where the tape keeps nothing else */
     const unsigned char *reset;    /* as of struct cylstm_order */
     void *h[2];                    /* (B, R) padded: step s reads h[s % 2] and writes the other */
     void *c;                       /* (B, H) padded; NULL for a cell without it */
@@ -69,6 +70,13 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
 void cylstm_forward_second(struct forward *f, int caller, const struct forward_pass *p,
                            const struct workspace *own, size_t s, size_t r0, size_t n,
                            struct cylstm_range panels, const struct merged *merged);
+
+/* Before it, states of zero for those of rows [r0, r1) that a reset stands before; after it, c on a
+ * tape that keeps nothing else. */
+void cylstm_reset_rows(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
+                       size_t r1);
+void cylstm_keep_cells(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
+                       size_t r1);
 
 /* Whether the input products of `steps` steps of `rows` rows are merged. */
 int cylstm_is_merged(const struct forward *f, const struct forward_pass *p, size_t rows,

@@ -267,6 +267,13 @@ size_t cylstm_tape_cells_size(const struct cylstm_dims *dims, size_t T, size_t B
                            CYLSTM_ALIGN);
 }
 
+size_t cylstm_checkpoint_cells_size(const struct cylstm_dims *dims, size_t T, size_t B)
+{
+    const size_t cells = cylstm_cell_kind(dims)->shape.states > 1 ? dims->hidden : 0;
+    return cylstm_round_up(series_size(dims, dims->layers * dims->directions, T, B, cells),
+                           CYLSTM_ALIGN);
+}
+
 size_t cylstm_tape_hidden_size(const struct cylstm_dims *dims, size_t T, size_t B)
 {
     return series_size(dims, dims->layers - 1, T, B, dims->directions * cylstm_hidden_width(dims));

@@ -125,6 +125,17 @@ void cylstm_sum_held(const struct cylstm_kernels *kernels, const struct cylstm_s
 void cylstm_clear_padding(const struct cylstm_sequence *seq, void *array, ptrdiff_t t, ptrdiff_t b,
                           size_t width, size_t real_size);
 
+/* Reals of a step on the tape, and where in them c begins. */
+static inline size_t cylstm_tape_row(const struct cylstm_tape *tape, const struct cylstm_layer *l)
+{
+    if (!tape->checkpoint) return l->tape;
+    return l->kind->shape.states > 1 ? l->H : 0;
+}
+static inline size_t cylstm_tape_cell(const struct cylstm_tape *tape, const struct cylstm_layer *l)
+{
+    return tape->checkpoint ? 0 : l->tape - l->H;
+}
+
 /* The dropout between layer - 1 and layer. */
 static inline struct cylstm_dropout cylstm_layer_dropout(const struct cylstm_tape *tape,
                                                          size_t layer)

@@ -48,7 +48,9 @@ C_LEVELS = [
     {"product"},
     {"backward_reset"},
     {"forward_step", "backward_step", "backward_gradients", "linear"},
-    {"forward", "backward"},
+    {"forward"},
+    {"backward_recompute"},
+    {"backward"},
     {"plan"},
 ]
 PUBLIC_HEADER = "cylstm.h"  # the words that all C files above the kernels share

@@ -1,4 +1,4 @@
-"""Resets and masks inside a sequence: what they are, on the way forward and on the way back."""
+"""Resets and masks inside a sequence: forward and backward."""
 
 from __future__ import annotations
 
