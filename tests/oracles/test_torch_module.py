@@ -307,6 +307,15 @@ def test_a_change_between_forward_and_backward() -> None:
 # ------------------------------------------------------------------- what is left to torch
 
 
+def narrowed(module: torch.nn.Module, x: torch.Tensor) -> Any:
+    """What comes of a call under autocast, or the message of its error."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            return module(x)
+    except RuntimeError as error:
+        return str(error)
+
+
 def test_other_dtypes_and_modes_are_torchs() -> None:
     ours, theirs = pair(CASES[2], torch.float32)
     x = torch.randn(5, 2, 3)
@@ -315,10 +324,13 @@ def test_other_dtypes_and_modes_are_torchs() -> None:
         traced = torch.jit.trace(ours, x)
     assert "lstm" in str(traced.inlined_graph)
     torch.testing.assert_close(traced(x), theirs(x))
-    with torch.autocast("cpu", torch.bfloat16):
-        got, want = ours(x), theirs(x)
-    assert got[0].dtype is want[0].dtype
-    torch.testing.assert_close(got, want)
+    got, want = narrowed(ours, x), narrowed(theirs, x)
+    assert type(got) is type(want)
+    if isinstance(got, str):  # oneDNN has no LSTM of bfloat16 for this CPU
+        assert got == want
+    else:
+        assert got[0].dtype is want[0].dtype
+        torch.testing.assert_close(got, want)
     compiled = torch.compile(ours, backend="eager")
     torch.testing.assert_close(compiled(x), theirs(x))
 
@@ -329,7 +341,8 @@ def test_other_dtypes_and_modes_are_torchs() -> None:
     torch.testing.assert_close(torch.func.grad(loss(ours))(x), torch.func.grad(loss(theirs))(x))
     with pytest.raises(ValueError, match="does not match weight dtype"):  # torch's own words
         ours(x.double())
-    assert ours.to(torch.bfloat16)(x.bfloat16())[0].dtype is torch.bfloat16
+    if not isinstance(want, str):
+        assert ours.to(torch.bfloat16)(x.bfloat16())[0].dtype is torch.bfloat16
     torch.testing.assert_close(
         ours.double()(x.double())[0].float(), theirs(x)[0], rtol=0, atol=1e-2
     )
