@@ -7,6 +7,8 @@
 #include "blas.h"
 #include "forward.h"
 
+#include <string.h>
+
 /* Fewer inputs than this are cheaper unmerged. */
 enum { MERGE_INPUTS = 4 };
 
