@@ -54,6 +54,7 @@ cdef extern from "cylstm.h" nogil:
         double clip, cell_clip
         int proj_bias
         double proj_clip
+        int layer_norm
         int reverse
 
     enum: CYLSTM_LSTM, CYLSTM_LSTM_COUPLED_F, CYLSTM_LSTM_COUPLED_I
@@ -66,6 +67,7 @@ cdef extern from "cylstm.h" nogil:
         size_t gates, states, tape_gates, tape_vectors
     cylstm_cell_shape cylstm_find_cell(const cylstm_dims *dims)
 
+    enum: CYLSTM_NO_NORM, CYLSTM_LITERT_NORM
     enum: CYLSTM_AS_COMPUTED, CYLSTM_BFLOAT16, CYLSTM_INT8
     enum: CYLSTM_ARRAYS
 

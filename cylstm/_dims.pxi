@@ -10,6 +10,7 @@ cdef dict ACTIVATIONS = {
     "softplus": _c.CYLSTM_SOFTPLUS, "affine": _c.CYLSTM_AFFINE,
     "leaky_relu": _c.CYLSTM_LEAKY_RELU, "thresholded_relu": _c.CYLSTM_THRESHOLDED_RELU,
     "scaled_tanh": _c.CYLSTM_SCALED_TANH, "elu": _c.CYLSTM_ELU}
+cdef dict NORMS = {None: _c.CYLSTM_NO_NORM, "litert": _c.CYLSTM_LITERT_NORM}
 cdef dict FORMATS = {None: _c.CYLSTM_AS_COMPUTED, "bfloat16": _c.CYLSTM_BFLOAT16,
                      "int8": _c.CYLSTM_INT8}
 
@@ -50,8 +51,8 @@ cdef class Dims:
 
     def __cinit__(self, str cell, layers, directions, input, hidden, proj, bias, dtype, isa=None, *,
                   bint reverse=False, tuple activations=(), bint peephole=False, double clip=0,
-                  double cell_clip=0, bint proj_bias=False, double proj_clip=0, format=None,
-                  int8=None):
+                  double cell_clip=0, bint proj_bias=False, double proj_clip=0,
+                  layer_norm=None, format=None, int8=None):
         """`activations` are (name, alpha, beta), of one direction after the other, in the order of
         the cell's equations; a name that is None is that of the equations. Clips of 0 are none.
         `format` is that of the weights, `int8` who multiplies by such, None for the chosen ones."""
@@ -67,6 +68,7 @@ cdef class Dims:
         self.c.cell, self.c.format = CELLS[cell], FORMATS[format]
         self.c.peephole, self.c.clip, self.c.cell_clip = peephole, clip, cell_clip
         self.c.proj_bias, self.c.proj_clip, self.c.reverse = proj_bias, proj_clip, reverse
+        self.c.layer_norm = NORMS[layer_norm]
         cdef Py_ssize_t each = max(1, len(activations) // directions), n, d, k
         for n in range(len(activations)):
             function, alpha, beta = activations[n]

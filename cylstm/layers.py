@@ -65,6 +65,15 @@ class LSTM(_Recurrent[States]):
         A projection has a bias, bias_hr_l0 (P): h_t = W_hr h_t + b_hr.
     proj_clip : float or None
         What a projection gives is clipped, as by `cell_clip`, before it is fed back and shown.
+    layer_norm : None or "litert"
+        Each gate's sum of products (and of its peephole) is normalised over the H units before its
+        bias is added, as LiteRT does it (after Ba et al. 2016, arXiv:1607.06450)::
+
+            a_k = w_ln[k] * (s_k - mean(s_k)) / sqrt(variance(s_k) + 1e-8) + b_ih[k] + b_hh[k]
+
+        weight_ln_l0 (4H, with coupled gates 3H) starts as ones. c is carried as it is. Of other
+        meanings, Haste's normalises W_ih x and W_hh h apart, and c as it is shown; torch's and
+        TensorFlow's examples carry a normalised c.
     forget_bias : float
         Added to f's part of bias_ih_l0 and its like as they are drawn, and to no weights that are
         loaded: with 1 the cell keeps more of what it holds at first (Gers et al. 2000). Where
@@ -101,6 +110,7 @@ class LSTM(_Recurrent[States]):
     cell_clip = Fixed["float | None"]()
     proj_bias = Fixed[bool]()
     proj_clip = Fixed["float | None"]()
+    layer_norm = Fixed["str | None"]()
     forget_bias = Fixed[float]()
 
     def __init__(
@@ -122,6 +132,7 @@ class LSTM(_Recurrent[States]):
         cell_clip: float | None = None,
         proj_bias: bool = False,
         proj_clip: float | None = None,
+        layer_norm: str | None = None,
         forget_bias: float = 0.0,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
@@ -143,6 +154,7 @@ class LSTM(_Recurrent[States]):
             "cell_clip": cell_clip,
             "proj_bias": proj_bias,
             "proj_clip": proj_clip,
+            "layer_norm": layer_norm,
             "forget_bias": forget_bias,
             "dtype": dtype,
         }
@@ -161,6 +173,7 @@ class LSTM(_Recurrent[States]):
         cell_clip: float | None = None,
         proj_bias: bool = False,
         proj_clip: float | None = None,
+        layer_norm: str | None = None,
         forget_bias: float = 0.0,
     ) -> dict[str, Any]:
         proj_size = _checks.integer("proj_size", proj_size, 0)
@@ -170,6 +183,8 @@ class LSTM(_Recurrent[States]):
             )
         if coupled not in (None, "f=1-i", "i=1-f"):
             raise ValueError(f"coupled is {coupled!r}, expected None, 'f=1-i' or 'i=1-f'")
+        if layer_norm not in (None, "litert"):
+            raise ValueError(f"layer_norm is {layer_norm!r}, expected None or 'litert'")
         for name, value in (("proj_bias", proj_bias), ("proj_clip", proj_clip)):
             if value and not proj_size:
                 raise ValueError(f"{name} is {value!r} without a projection, expected a proj_size")
@@ -184,6 +199,7 @@ class LSTM(_Recurrent[States]):
             "cell_clip": _limit("cell_clip", cell_clip),
             "proj_bias": _checks.flag("proj_bias", proj_bias),
             "proj_clip": _limit("proj_clip", proj_clip),
+            "layer_norm": layer_norm,
             "forget_bias": _checks.number("forget_bias", forget_bias, -inf),
         }
 
@@ -195,6 +211,8 @@ class LSTM(_Recurrent[States]):
         amount = -self.forget_bias if self.coupled == "f=1-i" else self.forget_bias
         first = 0 if self.coupled else self.hidden_size  # i, g, o or f, g, o or i, f, g, o
         for name, array in split(self._spec, flat).items():
+            if name.startswith("weight_ln"):
+                array[...] = 1
             if name.startswith("bias_ih"):
                 array[first : first + self.hidden_size] += amount
 
@@ -206,6 +224,7 @@ class LSTM(_Recurrent[States]):
             "cell_clip": arguments["cell_clip"] or 0,
             "proj_bias": arguments["proj_bias"],
             "proj_clip": arguments["proj_clip"] or 0,
+            "layer_norm": arguments["layer_norm"],
         }
 
 

@@ -32,6 +32,7 @@ static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t
             cylstm_run_phase(&b->team, cylstm_backward_units, b, shares);
             if (cylstm_has_second(&p->l))
                 cylstm_run_phase(&b->team, cylstm_backward_second, b, shares);
+            if (p->l.kind->norm) cylstm_run_phase(&b->team, cylstm_backward_whole_rows, b, shares);
         }
     } else {
         cylstm_run_phase(&b->team, cylstm_backward_rows, b, b->split.rows);
@@ -272,9 +273,14 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     b->ones = cylstm_carve(arena, b->chunk_rows, size);
     b->unit_ones = cylstm_carve(arena, dims->hidden, size);
     b->dh =
-        dims->proj
-            ? cylstm_carve(arena, cylstm_times(b->chunk_rows, cylstm_stride(k, dims->proj)), size)
+        dims->proj || dims->layer_norm
+            ? cylstm_carve(arena,
+                           cylstm_times(b->chunk_rows, cylstm_stride(k, cylstm_hidden_width(dims))),
+                           size)
             : NULL;
+    const size_t norm = cylstm_times(cylstm_cell_kind(dims)->norm, dims->hidden);
+    b->dnorm = norm ? cylstm_carve(arena, cylstm_times(b->chunk_rows, cylstm_stride(k, norm)), size)
+                    : NULL;
     const size_t m = cylstm_times(b->chunk_rows, cylstm_stride(k, dims->hidden));
     b->m = second ? cylstm_carve(arena, m, size) : NULL;
     carve_panels(arena, ctx, dims, b);

@@ -50,7 +50,8 @@ struct backward {
     /* Truncated: the window of steps that the gradients of the loss from loss_begin on go back through,
      * and the first step that later windows have seen. Else all of them, and none. */
     size_t window_end, loss_begin, seen;
-    void *m; /* (chunk_rows, H) padded: what the second product was made with; else NULL */
+    void *dnorm; /* (chunk_rows, norm) padded: of a normalised cell; else NULL */
+    void *m;     /* (chunk_rows, H) padded: what the second product was made with; else NULL */
     ptrdiff_t *dx_offset;             /* (chunk_rows): rows of dx */
     ptrdiff_t *r0_offset, *c0_offset; /* (B): rows of (B, R) and (B, H) arrays in batch order */
     void *between[2];                 /* (block, B, D*R): dy of inner layers */
@@ -186,9 +187,10 @@ struct cylstm_rows cylstm_recomputed_rows(const struct backward *b, const struct
 
 /* backward_step.c: phases, whose `arg` is the struct backward. */
 
-cylstm_phase cylstm_backward_rows;   /* all steps of the chunk, for a share of the rows */
-cylstm_phase cylstm_backward_units;  /* one step, for a share of the units of h */
-cylstm_phase cylstm_backward_second; /* its second product, likewise, of the units of m */
+cylstm_phase cylstm_backward_rows;       /* all steps of the chunk, for a share of the rows */
+cylstm_phase cylstm_backward_units;      /* one step, for a share of the units of h */
+cylstm_phase cylstm_backward_second;     /* its second product, likewise, of the units of m */
+cylstm_phase cylstm_backward_whole_rows; /* its whole rows, if the cell waits for them */
 
 /* backward_gradients.c: phases over the rows of a chunk. */
 

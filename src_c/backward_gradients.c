@@ -161,6 +161,16 @@ static void bias_gradient(struct backward *b, int caller, enum cylstm_array_type
     }
 }
 
+/* The gradient of an array that a normalised cell meets unit by unit: a sum of some of dnorm. */
+static void norm_gradient(struct backward *b, int caller, enum cylstm_array_type type,
+                          struct cylstm_run run)
+{
+    const struct cylstm_layer *l = &b->now->l;
+    const struct operand by = {cylstm_at(b->dnorm, b->call.real_size, (ptrdiff_t)(run.from * l->H)),
+                               backward_width_of(b), backward_stride_of(b, l->kind->norm * l->H)};
+    weight_gradient(b, caller, b->ones, 1, 1, by, run.count * l->H, l->raw[type]);
+}
+
 /* The gradient of peepholes: no product of matrices, but sums over all rows of what i and f do with c
  * before a step, and o with c after it. A share is some of the units. */
 static void peephole_gradients(struct backward *b, size_t share, size_t shares)
@@ -216,6 +226,11 @@ static void weight_gradients(struct backward *b, int caller, size_t share, size_
     if (b->dims->proj_bias) {
         const struct operand by = {b->dh, width, backward_stride_of(b, l->R)};
         weight_gradient(b, caller, b->ones, 1, 1, by, l->P, l->raw[CYLSTM_BIAS_HR]);
+    }
+    if (l->kind->norm) {
+        norm_gradient(b, caller, CYLSTM_WEIGHT_LN, l->kind->norm_weight);
+        if (l->bias) norm_gradient(b, caller, CYLSTM_BIAS_IH, l->kind->bias);
+        return;
     }
     if (!l->bias) return;
     bias_gradient(b, caller, CYLSTM_BIAS_IH, l->kind->ih);

@@ -11,7 +11,7 @@ enum { AT_ONCE = 64 }; /* rows between two polls */
 
 /* Of a chunk's rows; padded but for x, and NULL where a cell has no use for it. */
 struct cylstm_recompute {
-    void *tape, *h[2], *c, *m, *z, *x;
+    void *tape, *h[2], *c, *m, *z, *sums, *x;
     ptrdiff_t *x_offset; /* where x lies, if it is as it was */
 };
 
@@ -30,6 +30,8 @@ void cylstm_carve_recompute(struct cylstm_arena *arena, struct backward *b)
     if (l.kind->shape.states > 1) again.c = cylstm_carve(arena, H, size);
     if (cylstm_has_second(&l)) again.m = cylstm_carve(arena, H, size);
     if (l.second.columns) again.z = cylstm_carve(arena, H, size);
+    if (l.kind->norm)
+        again.sums = cylstm_carve(arena, cylstm_times(rows, cylstm_sums_stride(k, l.H)), size);
     if (b->seq->tape->dropout > 0) again.x = cylstm_carve(arena, cylstm_times(rows, l.I), size);
     again.x_offset = cylstm_carve(arena, rows, sizeof(ptrdiff_t));
     if (arena->base) *b->again = again;
@@ -80,7 +82,8 @@ static void gather(const struct backward *b, const struct backward_pass *p,
 static struct forward_pass pass_of_chunk(const struct backward *b, const struct backward_pass *p)
 {
     const struct cylstm_recompute *again = b->again;
-    struct forward_pass q = {.l = p->l, .c = again->c, .m = again->m, .z = again->z};
+    struct forward_pass q = {
+        .l = p->l, .c = again->c, .m = again->m, .z = again->z, .sums = again->sums};
     q.l.any = cylstm_cell_options(b->dims, b->direction, &q.l.options); /* as it was forward */
     q.h[0] = again->h[0];
     q.h[1] = again->h[1];
@@ -110,6 +113,7 @@ void cylstm_recompute_gates(void *arg, size_t share, int caller)
     for (size_t r = mine.begin; r < mine.end && !cylstm_stopped(&b->call); r += AT_ONCE) {
         const size_t n = mine.end - r < AT_ONCE ? mine.end - r : AT_ONCE;
         cylstm_forward_step(&f, 0, &q, &none, 0, r, n, cylstm_step_panels(&f, &q), NULL);
+        if (q.sums) cylstm_forward_rows(&f, &q, 0, r, n);
         if (q.l.second.columns)
             cylstm_forward_second(&f, 0, &q, &none, 0, r, n, cylstm_second_panels(&f, &q), NULL);
         if (caller && b->call.ctx->poll)

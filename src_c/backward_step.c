@@ -74,7 +74,7 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
                                            .options = &p->l.options,
                                            .h_prev = cylstm_walk_rows(&p->h, size, from, s),
                                            .h = dh};
-        } else if (p->l.P) {
+        } else if (p->l.P || p->l.kind->norm) {
             g->out = dh;
             g->out_panel = (ptrdiff_t)backward_width_of(b);
         } else {
@@ -108,9 +108,29 @@ static void second_back(struct backward *b, int caller, size_t share, const stru
             (struct cylstm_term){dgates, 1, l->kind->second_hh.count * l->H, NULL};
         job.k[0] = l->gates - job.product.term[0].K;
     }
-    job.product.finish = cylstm_cell_of(b->call.kernels, l, l->w.gates)->backward;
-    job.product.cell = cell_of_step(b, p, l->w.gates, s, r0);
+    if (l->kind->norm) {
+        job.product.out = backward_padded_rows(b, b->m, backward_stride_of(b, l->H), flat);
+        job.product.out_panel = (ptrdiff_t)backward_width_of(b);
+    } else {
+        job.product.finish = cylstm_cell_of(b->call.kernels, l, l->w.gates)->backward;
+        job.product.cell = cell_of_step(b, p, l->w.gates, s, r0);
+    }
     backward_multiply(b, caller, share, &job);
+}
+
+/* Whole rows [r0, r1) of a cell that waits for them: dh, or dm, is there. */
+static void rows_back(struct backward *b, const struct backward_pass *p, size_t s, size_t r0,
+                      size_t r1)
+{
+    const size_t active = cylstm_active_rows(&b->order, r1, s);
+    if (active <= r0) return;
+    struct cylstm_cell cell = cell_of_step(b, p, p->l.w.gates, s, r0);
+    cell.sums = backward_padded_rows(b, p->l.P ? b->m : b->dh, backward_stride_of(b, p->l.H),
+                                     b->start[s - b->step_begin] + r0);
+    cell.dnorm = backward_padded_rows(b, b->dnorm, backward_stride_of(b, p->l.kind->norm * p->l.H),
+                                      b->start[s - b->step_begin] + r0);
+    cylstm_find_norm(&b->call, &b->weights, &p->l, 1, &cell);
+    b->call.kernels->norm_backward(&cell, active - r0);
 }
 
 void cylstm_backward_rows(void *arg, size_t share, int caller)
@@ -125,6 +145,7 @@ void cylstm_backward_rows(void *arg, size_t share, int caller)
         if (cylstm_has_second(&p->l))
             second_back(b, caller, share, p, s, rows.begin, rows.end,
                         (struct cylstm_range){0, backward_panels_of(b, p->l.H)});
+        if (p->l.kind->norm) rows_back(b, p, s, rows.begin, rows.end);
     }
 }
 
@@ -140,4 +161,13 @@ void cylstm_backward_second(void *arg, size_t share, int caller)
     struct backward *b = arg;
     second_back(b, caller, share, b->now, b->step, 0, b->order.B,
                 cylstm_share(backward_panels_of(b, b->now->l.H), b->shares, share));
+}
+
+void cylstm_backward_whole_rows(void *arg, size_t share, int caller)
+{
+    struct backward *b = arg;
+    const struct cylstm_range mine =
+        cylstm_share(cylstm_active_rows(&b->order, b->order.B, b->step), b->shares, share);
+    (void)caller;
+    rows_back(b, b->now, b->step, mine.begin, mine.end);
 }

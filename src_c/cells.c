@@ -88,6 +88,32 @@ static const struct cylstm_cell_kind cells[CYLSTM_CELLS] =
             },
 };
 
+/* The same of normalised LSTMs: the tape has the sums too. A step back leaves the gradients of the sums
+ * as dgates, and for the arrays of the norm those of pre-activations, and their products with what the
+ * norm gave. */
+#define NORMED_LSTM(GATES, COUPLED, ...) \
+    { \
+        .shape = {.gates = GATES, .states = 2, .tape_gates = 4, .tape_vectors = 9}, \
+        .function = LSTM_FUNCTIONS, \
+        .coupled = COUPLED, \
+        .first = {.math = CYLSTM_KEEP_MATH, \
+                  .unit_vectors = PANEL_VECTORS, \
+                  .vector = {__VA_ARGS__}}, \
+        .dgates = GATES, \
+        .peepholes = GATES - 1, \
+        .peep_dgate = {0, GATES == 4 ? 1 : 2, 3}, \
+        .norm = 2 * GATES, \
+        .bias = {0, GATES}, \
+        .norm_weight = {GATES, GATES}, \
+        .ih = {{0, GATES}}, \
+        .hh = {{0, GATES}}, \
+    }
+static const struct cylstm_cell_kind normed[] = {
+    [CYLSTM_LSTM] = NORMED_LSTM(4, 0, {0, 0}, {1, 1}, {2, 2}, {3, 3}),
+    [CYLSTM_LSTM_COUPLED_F] = NORMED_LSTM(3, 1, {0, 0}, {CYLSTM_NONE, CYLSTM_NONE}, {1, 1}, {2, 2}),
+    [CYLSTM_LSTM_COUPLED_I] = NORMED_LSTM(3, 2, {CYLSTM_NONE, CYLSTM_NONE}, {0, 0}, {1, 1}, {2, 2}),
+};
+
 /* The kernels know nothing of cylstm.h: both lists of activations are the same. */
 _Static_assert((int)CYLSTM_OF_CELL == FUNCTION_OF_CELL && (int)CYLSTM_SIGMOID == FUNCTION_SIGMOID &&
                    (int)CYLSTM_SOFTPLUS == FUNCTION_SOFTPLUS && (int)CYLSTM_ELU == FUNCTION_ELU,
@@ -101,7 +127,8 @@ int cylstm_cell_options(const struct cylstm_dims *dims, size_t direction,
                                        .clip = dims->clip,
                                        .cell_clip = dims->cell_clip,
                                        .proj_clip = dims->proj_clip};
-    int any = kind->coupled || dims->peephole || dims->clip != 0 || dims->cell_clip != 0;
+    int any =
+        kind->norm || kind->coupled || dims->peephole || dims->clip != 0 || dims->cell_clip != 0;
     for (size_t n = 0; n < sizeof kind->function / sizeof *kind->function; n++) {
         const struct cylstm_activation *a = &dims->activation[direction][n];
         const int own = a->type == CYLSTM_OF_CELL;
@@ -114,7 +141,7 @@ int cylstm_cell_options(const struct cylstm_dims *dims, size_t direction,
 
 const struct cylstm_cell_kind *cylstm_cell_kind(const struct cylstm_dims *dims)
 {
-    return &cells[dims->cell];
+    return dims->layer_norm ? &normed[dims->cell] : &cells[dims->cell];
 }
 
 struct cylstm_cell_shape cylstm_find_cell(const struct cylstm_dims *dims)

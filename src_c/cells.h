@@ -44,6 +44,11 @@ struct cylstm_cell_kind {
     /* Gates that can see c, in order, and the dgates that are theirs: the last one sees c after the
      * step, and the others before it. */
     unsigned char peepholes, peep_dgate[3];
+    /* The cell waits for whole rows of sums, which are normalised. Then biases and weights of the norm
+     * are met unit by unit, and a step back leaves so many vectors of H more, `dnorm`, of which their
+     * gradients are sums. */
+    unsigned char norm;
+    struct cylstm_run bias, norm_weight;
     /* The dgates that weight_ih and bias_ih meet, and bias_hh, and those that weight_hh meets with
      * h_{t-1}, all in raw order; and those behind them, which it meets in the second product. */
     struct cylstm_run ih[CYLSTM_RUNS], hh[CYLSTM_RUNS], second_hh;

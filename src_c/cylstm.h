@@ -169,7 +169,17 @@ struct cylstm_dims {
     double cell_clip; /* LSTM: so is c_t */
     int proj_bias;    /* a projection has a bias: h_t = W_hr h_t + b_hr */
     double proj_clip; /* and what it gives is clipped, as c_t may be; 0: not */
+    int layer_norm;   /* LSTM: enum cylstm_norm_type */
     int reverse;      /* of one direction: it begins with each sequence's last step */
+};
+
+/* What is normalised over all units of a layer: s to z = (s - mean) / sqrt(variance + epsilon). */
+enum cylstm_norm_type {
+    CYLSTM_NO_NORM,
+    /* LiteRT's: each gate's sum, before its bias: a_k = w_ln[k] z_k + b_ih[k] + b_hh[k], where s_k is
+     * the sum of the products and of the peephole; epsilon is 1e-8 */
+    CYLSTM_LITERT_NORM,
+    CYLSTM_NORMS
 };
 
 /* ONNX's list, with its alpha and beta. */
@@ -223,7 +233,8 @@ enum cylstm_format_type {
 /* Raw weights are one array, in PyTorch's names, shapes and order, one after another: for
  * each layer, for each direction, with G gates,
  *     weight_ih (G*H, I of the layer), weight_hh (G*H, R), bias_ih (G*H), bias_hh (G*H),
- *     weight_peep (3H: i, f, o; 2H without the gate that is coupled), weight_hr (P, H), bias_hr (P)
+ *     weight_peep (3H: i, f, o; 2H without the gate that is coupled), weight_hr (P, H), bias_hr (P),
+ *     weight_ln (G*H)
  * each matrix followed by its scales where it has them, as far as `dims` ask for them; layers above
  * the first have D * R inputs. */
 enum cylstm_array_type {
@@ -234,6 +245,7 @@ enum cylstm_array_type {
     CYLSTM_WEIGHT_PEEP,
     CYLSTM_WEIGHT_HR,
     CYLSTM_BIAS_HR,
+    CYLSTM_WEIGHT_LN,
     CYLSTM_SCALE_IH, /* of the rows of weight_ih, behind it: int8 only, as are the next two */
     CYLSTM_SCALE_HH,
     CYLSTM_SCALE_HR,

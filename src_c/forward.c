@@ -42,6 +42,7 @@ static void run_steps(struct forward *f, int caller, const struct forward_pass *
         const struct merged *sums = is_merged ? &merged : NULL;
         cylstm_reset_rows(f, p, s, r0, end);
         cylstm_forward_step(f, caller, p, own, s, r0, n, all, sums);
+        if (p->sums) cylstm_forward_rows(f, p, s, r0, n);
         if (second.end) cylstm_forward_second(f, caller, p, own, s, r0, n, second, sums);
         cylstm_keep_cells(f, p, s, r0, end);
         merged.row += n;
@@ -114,6 +115,16 @@ static void run_units(void *arg, size_t share, int caller)
                         f->chunk_rows ? &merged : NULL);
 }
 
+static void run_whole_rows(void *arg, size_t share, int caller)
+{
+    struct forward *f = arg;
+    const struct forward_pass *p = &f->pass[f->layer_begin * f->dims->directions + f->direction];
+    const struct cylstm_range mine = cylstm_share(
+        cylstm_active_rows(&f->order, f->order.B, f->step_begin), (size_t)f->split.threads, share);
+    (void)caller;
+    cylstm_forward_rows(f, p, f->step_begin, mine.begin, mine.end - mine.begin);
+}
+
 static void run_second(void *arg, size_t share, int caller)
 {
     struct forward *f = arg;
@@ -148,6 +159,7 @@ static void run_pass_by_units(struct forward *f, const struct forward_pass *p, s
         }
         cylstm_reset_rows(f, p, s, 0, n);
         cylstm_run_phase(&f->team, run_units, f, (size_t)f->split.threads);
+        if (p->sums) cylstm_run_phase(&f->team, run_whole_rows, f, (size_t)f->split.threads);
         if (cylstm_has_second(&p->l))
             cylstm_run_phase(&f->team, run_second, f, (size_t)f->split.threads);
         cylstm_keep_cells(f, p, s, 0, n);
@@ -299,6 +311,8 @@ void cylstm_carve_passes(struct cylstm_arena *arena, size_t B, struct forward *f
         p.c = states > 1 ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
         p.m = cylstm_has_second(&p.l) ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
         p.z = p.l.second.columns ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
+        if (p.l.kind->norm)
+            p.sums = cylstm_carve(arena, cylstm_times(B, cylstm_sums_stride(k, p.l.H)), size);
         if (arena->base) f->pass[n] = p;
     }
 }

@@ -16,8 +16,9 @@ struct forward_pass {
     const unsigned char *reset;    /* as of struct cylstm_order */
     void *h[2];                    /* (B, R) padded: step s reads h[s % 2] and writes the other */
     void *c;                       /* (B, H) padded; NULL for a cell without it */
-    void *m; /* (B, H) padded: what the second product of a step is made with; else NULL */
-    void *z; /* (B, H) padded: a gate that waits for it; else NULL */
+    void *m;    /* (B, H) padded: what the second product of a step is made with; else NULL */
+    void *sums; /* (B, 4 H) padded: of a cell that waits for whole rows; else NULL */
+    void *z;    /* (B, H) padded: a gate that waits for it; else NULL */
 };
 
 /* One thread's own memory. */
@@ -66,6 +67,9 @@ struct cylstm_range cylstm_second_panels(const struct forward *f, const struct f
 void cylstm_forward_step(struct forward *f, int caller, const struct forward_pass *p,
                          const struct workspace *own, size_t s, size_t r0, size_t n,
                          struct cylstm_range panels, const struct merged *merged);
+/* Its whole rows, if the cell waits for them. */
+void cylstm_forward_rows(struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
+                         size_t n);
 /* Its second product, if it has one: of the cell's own gates, or the projection. */
 void cylstm_forward_second(struct forward *f, int caller, const struct forward_pass *p,
                            const struct workspace *own, size_t s, size_t r0, size_t n,

@@ -70,16 +70,13 @@ static struct cylstm_job gates_job(struct forward *f, const struct forward_pass 
     return job;
 }
 
-void cylstm_forward_step(struct forward *f, int caller, const struct forward_pass *p,
-                         const struct workspace *own, size_t s, size_t r0, size_t n,
-                         struct cylstm_range panels, const struct merged *merged)
+/* What the gates of a step read and write, beyond the tape. */
+static void place_cell(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
+                       struct cylstm_cell *cell)
 {
     const struct cylstm_layer *l = &p->l;
     const size_t now = (s + f->parity) & 1;
-    const struct cylstm_rows h = state_rows(f, p->h[now], l->R, r0, f->h_offset);
-    struct cylstm_job job = gates_job(f, p, &l->w, h, s, r0, n, panels, merged);
-    struct cylstm_cell *cell = &job.product.cell;
-    if (l->kind->blends) cell->h_prev = h;
+    if (l->kind->blends) cell->h_prev = state_rows(f, p->h[now], l->R, r0, f->h_offset);
     if (p->c) cell->c = state_rows(f, p->c, l->H, r0, f->c_offset);
     if (f->dims->peephole)
         cell->peep = cylstm_find_vector(&f->call, &f->weights, l, 0, CYLSTM_WEIGHT_PEEP);
@@ -90,7 +87,39 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
         cell->h = state_rows(f, p->h[!now], l->R, r0, f->h_offset);
         cell->y = cylstm_walk_rows(&p->y, f->call.real_size, r0, s);
     }
+}
+
+static struct cylstm_rows sums_rows(const struct forward *f, const struct forward_pass *p,
+                                    size_t r0)
+{
+    const size_t stride = cylstm_sums_stride(f->call.kernels, p->l.H);
+    return (struct cylstm_rows){cylstm_at(p->sums, f->call.real_size, (ptrdiff_t)(r0 * stride)),
+                                NULL, (ptrdiff_t)stride};
+}
+
+void cylstm_forward_step(struct forward *f, int caller, const struct forward_pass *p,
+                         const struct workspace *own, size_t s, size_t r0, size_t n,
+                         struct cylstm_range panels, const struct merged *merged)
+{
+    const struct cylstm_rows h = state_rows(f, p->h[(s + f->parity) & 1], p->l.R, r0, f->h_offset);
+    struct cylstm_job job = gates_job(f, p, &p->l.w, h, s, r0, n, panels, merged);
+    if (p->sums)
+        job.product.cell = (struct cylstm_cell){
+            .H = p->l.H, .unit_vectors = PANEL_VECTORS, .sums = sums_rows(f, p, r0)};
+    else
+        place_cell(f, p, s, r0, &job.product.cell);
     run_job(f, caller, own, &job);
+}
+
+void cylstm_forward_rows(struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
+                         size_t n)
+{
+    struct cylstm_cell cell = cylstm_start_cell(&p->l, p->l.w.gates);
+    cell.tape = cylstm_walk_rows(&p->tape, f->call.real_size, r0, s);
+    place_cell(f, p, s, r0, &cell);
+    cell.sums = sums_rows(f, p, r0);
+    cylstm_find_norm(&f->call, &f->weights, &p->l, 0, &cell);
+    f->call.kernels->norm_forward(&cell, n);
 }
 
 /* h = W_hr m, with what may follow, and its copy to y. */

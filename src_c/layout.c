@@ -53,6 +53,7 @@ static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t 
         {CYLSTM_WEIGHT_HR, "weight_hr", P, dims->hidden, bytes, 0},
         {CYLSTM_SCALE_HR, "weight_hr_scale", scaled ? P : 0, 0, real_size, 0},
         {CYLSTM_BIAS_HR, "bias_hr", dims->proj_bias ? P : 0, 0, real_size, 0},
+        {CYLSTM_WEIGHT_LN, "weight_ln", dims->layer_norm ? gates : 0, 0, real_size, 0},
     };
     *count = 0;
     for (size_t n = 0; n < CYLSTM_ARRAYS; n++) {
@@ -65,9 +66,16 @@ static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t 
     return at;
 }
 
-int cylstm_is_vector(enum cylstm_array_type type)
+int cylstm_is_vector(const struct cylstm_cell_kind *kind, enum cylstm_array_type type)
 {
-    return type == CYLSTM_WEIGHT_PEEP || type == CYLSTM_BIAS_HR;
+    switch (type) {
+    case CYLSTM_BIAS_IH:
+    case CYLSTM_BIAS_HH: return kind->norm;
+    case CYLSTM_WEIGHT_PEEP:
+    case CYLSTM_BIAS_HR:
+    case CYLSTM_WEIGHT_LN: return 1;
+    default: return 0;
+    }
 }
 
 /* ------------------------------------------------------------------ packed matrices */
@@ -180,7 +188,7 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
         c.backward = cylstm_plus(c.backward, measure(backward[n], VL, real_size));
     }
     for (size_t n = 0; n < count; n++) { /* in whole cache lines, as all matrices are */
-        if (!cylstm_is_vector(arrays[n].type)) continue;
+        if (!cylstm_is_vector(kind, arrays[n].type)) continue;
         const size_t size = cylstm_round_up(cylstm_times(arrays[n].rows, real_size), CYLSTM_ALIGN);
         l->vector[0][arrays[n].type] = c.forward;
         l->vector[1][arrays[n].type] = c.backward;

@@ -103,7 +103,7 @@ static void pack_biases(const struct panel *p, const struct cylstm_matrix *m,
 {
     const struct cylstm_layer *l = p->layer;
     memset(p->out, 0, p->width * p->size);
-    for (size_t v = 0; l->bias && v < PANEL_VECTORS; v++) {
+    for (size_t v = 0; l->bias && !l->kind->norm && v < PANEL_VECTORS; v++) {
         const struct cylstm_vector gate = gate_of(m, v);
         const size_t n = units->n[v];
         const void *ih = raw_at(p, CYLSTM_BIAS_IH, (size_t)gate.ih * l->H + units->unit[v]),
@@ -210,7 +210,7 @@ static void pack_vectors(const struct packing *p, const struct cylstm_layer *l, 
     const size_t count = cylstm_list_arrays(p->dims, layer, direction, arrays),
                  size = cylstm_real_size(p->kernels);
     for (size_t n = 0; n < count; n++)
-        if (cylstm_is_vector(arrays[n].type))
+        if (cylstm_is_vector(l->kind, arrays[n].type))
             memcpy((char *)p->packed + l->vector[p->backward][arrays[n].type],
                    cylstm_at(p->raw, size, (ptrdiff_t)arrays[n].at), arrays[n].rows * size);
 }

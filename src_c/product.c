@@ -196,3 +196,12 @@ const void *cylstm_find_vector(const struct cylstm_call *call, const struct cyls
     if (weights->packed) return (const char *)weights->packed + l->vector[backward][type];
     return cylstm_at(weights->raw, call->real_size, (ptrdiff_t)l->raw[type]);
 }
+
+void cylstm_find_norm(const struct cylstm_call *call, const struct cylstm_weights *weights,
+                      const struct cylstm_layer *l, int backward, struct cylstm_cell *cell)
+{
+    cell->norm = cylstm_find_vector(call, weights, l, backward, CYLSTM_WEIGHT_LN);
+    if (!l->bias) return;
+    cell->b_ih = cylstm_find_vector(call, weights, l, backward, CYLSTM_BIAS_IH);
+    cell->b_hh = cylstm_find_vector(call, weights, l, backward, CYLSTM_BIAS_HH);
+}

@@ -35,6 +35,10 @@ const void *cylstm_find_vector(const struct cylstm_call *call, const struct cyls
                                const struct cylstm_layer *l, int backward,
                                enum cylstm_array_type type);
 
+/* Let a normalised cell see the arrays that are its own. */
+void cylstm_find_norm(const struct cylstm_call *call, const struct cylstm_weights *weights,
+                      const struct cylstm_layer *l, int backward, struct cylstm_cell *cell);
+
 /* A product with the weights of one matrix. Term t of `product` meets the matrix's rows from k[t] on.
  * Where they lie, and in which format, is found when it runs: w of the terms, w_panel, w_k and narrow
  * are not the caller's to fill in. Where `init` is NULL it starts from the matrix's biases, or from

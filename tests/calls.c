@@ -75,6 +75,7 @@ static void draw_problem(struct trial *t, struct problem *p)
     }
     p->dims.cell = (int)below(t, 3); /* an LSTM, or one of the coupled ones */
     p->dims.peephole = (int)below(t, 2);
+    p->dims.layer_norm = !below(t, 3);
     if (p->dims.directions == 1) p->dims.reverse = (int)below(t, 2);
     cylstm_init_context(&p->ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
     p->ctx.threads = (int)between(t, 1, 3);
@@ -84,7 +85,7 @@ static void draw_problem(struct trial *t, struct problem *p)
     snprintf(t->shape, sizeof t->shape,
              "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, cell %d%s%s, %d threads", T,
              B, I, H, p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias, p->dims.cell,
-             p->dims.peephole ? ", peepholes" : "", p->dims.reverse ? ", reverse" : "",
+             p->dims.layer_norm ? ", normalised" : p->dims.peephole ? ", peepholes" : "", p->dims.reverse ? ", reverse" : "",
              p->ctx.threads);
     p->x = (struct rows){T, B, I, I + below(t, 3)};
     p->y = (struct rows){T, B, DR, DR + below(t, 3)};

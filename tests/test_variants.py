@@ -239,6 +239,94 @@ def test_forget_bias() -> None:
         assert same_bits([again(x)[0]], [plain(x)[0]])
 
 
+# --- every variant of the LSTM against its equations
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "peephole": dict(peephole=True, cell_clip=0.7),
+    "f=1-i": dict(peephole=True, coupled="f=1-i", clip=0.8),
+    "i=1-f": dict(peephole=True, coupled="i=1-f"),
+    "projection": dict(proj_size=5, proj_bias=True, proj_clip=0.15),
+    "layer norm": dict(layer_norm="litert"),
+    "layer norm, all": dict(layer_norm="litert", peephole=True, coupled="i=1-f", cell_clip=0.9)
+    | dict(clip=1.5, proj_size=5, proj_clip=0.2),
+    "layer norm, no bias": dict(layer_norm="litert", bias=False, peephole=True, coupled="f=1-i"),
+}
+CALLS: dict[str, dict[str, Any]] = {
+    "step": dict(T=1, B=3, input_size=5, hidden_size=17, lengths=None),
+    "row": dict(T=20, B=1, input_size=7, hidden_size=50, num_layers=2, lengths=None),
+    "directions": dict(T=9, B=7, input_size=5, hidden_size=33, num_layers=2, bidirectional=True)
+    | dict(lengths=[9, 0, 1, 9, 4, 8, 2]),
+    "panels": dict(T=5, B=13, input_size=8, hidden_size=64, lengths=None),
+    "units": dict(T=6, B=1, input_size=33, hidden_size=150, lengths=None),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variant(variant: str, call: str, isa: str, dtype: str) -> None:
+    """Calls, tapes, gradients, threads and streams."""
+    options = VARIANTS[variant]
+    config = CALLS[call] | options
+    T, B, lengths = (config.pop(name) for name in ("T", "B", "lengths"))
+    net = network({**config, "dtype": dtype}, isa)
+    LD, R = net.num_layers * (1 + net.bidirectional), net.proj_size or net.hidden_size
+    x = numbers("x", T, B, net.input_size, scale=1.5).astype(dtype)
+    states, dstates = (
+        tuple(numbers(p + n, LD, B, w).astype(dtype) for n, w in (("h", R), ("c", net.hidden_size)))
+        for p in ("", "d")
+    )
+    y, (h_n, c_n) = net(x, states, lengths=lengths)
+    dy = numbers("dy", *y.shape).astype(dtype)
+    clips = {k: v for k, v in options.items() if "clip" in k}
+    want = reference.forward(
+        {name: a.astype(np.float64) for name, a in net.state_dict().items()},
+        x.astype(np.float64),
+        (states[0].astype(np.float64), states[1].astype(np.float64)),
+        lengths,
+        cell=reference.LSTM(options.get("coupled"), **clips),
+    )
+    want_grads = reference.backward(want, dy.astype(np.float64), *dstates)
+    results, gradients = TOLERANCES[dtype]
+    found = {"y": rel(y, want.y), "h_n": rel(h_n, want.h_n), "c_n": rel(c_n, want.c_n)}
+    tape = net.forward(x, states, lengths=lengths, threads=2)
+    found |= {"gates": rel(tape.gates, want.gates), "cells": rel(tape.cells, want.cells)}
+    assert_close(found, 10 * results)
+    assert same_bits([tape.y, tape.h_n, tape.c_n], [y, h_n, c_n]) or not bits_promised()
+    one, two = (tape.backward(dy, *dstates, threads=n) for n in (1, 2))
+    assert same_bits([one.x, one.weights.flat], [two.x, two.weights.flat]) or not bits_promised()
+    less = net.forward(x, states, lengths=lengths, checkpoint=True).backward(dy, *dstates)
+    assert same_bits([less.x, less.weights.flat], [one.x, one.weights.flat]) or not bits_promised()
+    assert list(one.weights) == list(want_grads.weights)
+    found = {name: rel(one.weights[name], a) for name, a in want_grads.weights.items()}
+    for name in ("x", "h_0", "c_0"):
+        found[name] = rel(getattr(one, name), getattr(want_grads, name))
+    assert_close(found, 40 * gradients)
+    if not net.bidirectional and lengths is None:
+        stream = net.stream(B)
+        stream.state = states
+        assert same_bits([stream.run(x)], [y]) or not bits_promised()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_in_files_copies_and_fewer_bits(variant: str, tmp_path: Path) -> None:
+    net = network(dict(input_size=5, hidden_size=17, num_layers=2, **VARIANTS[variant]), None)
+    x = numbers("x", 6, 4, 5).astype(np.float32)
+    cylstm.save(net, tmp_path / "net")
+    for other in (copy.copy(net), pickle.loads(pickle.dumps(net)), cylstm.load(tmp_path / "net")):
+        assert repr(other) == repr(net) and same_bits([other(x)[0]], [net(x)[0]])
+    for weights, error in (("bfloat16", 0.05), ("int8", 0.2)):
+        assert rel(cylstm.quantize(net, weights)(x)[0], net(x)[0]) < error
+
+
+def test_a_fresh_norm_is_one() -> None:
+    net = cylstm.LSTM(3, 5, layer_norm="litert", coupled="f=1-i", num_layers=2, seed=1)
+    for layer in range(2):
+        np.testing.assert_array_equal(net.state_dict()[f"weight_ln_l{layer}"], np.ones(15))
+    with pytest.raises(ValueError, match="layer_norm is 'torch', expected None or 'litert'"):
+        cylstm.LSTM(3, 5, layer_norm="torch")
+
+
 def test_arguments() -> None:
     for bad in (
         dict(proj_bias=True),

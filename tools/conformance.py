@@ -386,7 +386,7 @@ def run_litert(record: Record) -> Mapping[str, Array]:
             config[name] = a[name]
     if a.get("layer_norm"):
         config["layer_norm"] = "litert"
-        one["ln"] = stacked("L")
+        one["weight_ln"] = stacked("L")
     ends = ("_l0", "_l0_reverse") if both else ("_l0",)
     layer = make("LSTM", config, {name + end: value for name, value in one.items() for end in ends})
     y, _ = layer(x)

@@ -29,7 +29,9 @@ of an RNN)
 ``bias_ih_lk``          (GH,)                               absent without biases
 ``bias_hh_lk``          (GH,)                               absent without biases
 ``weight_hr_lk``        (P, H)                              absent without a projection
-``weight_peep_lk``      (3H,)                               absent without peepholes; i, f, o
+``weight_peep_lk``      (3H,), or (2H,) of a coupled cell   absent without peepholes; i, f, o
+``bias_hr_lk``          (P,)                                absent without such a bias
+``weight_ln_lk``        (GH,)                               absent without a layer norm
 ======================  ==================================  ================================
 
 Dims: T steps, B sequences, I inputs, H cells, P outputs (P = H without a projection), L layers,

@@ -13,14 +13,16 @@ Array = NDArray[Any]
 
 
 class Weights(NamedTuple):
-    """The weights of one layer and direction; biases may be zero, and the last two None."""
+    """The weights of one layer and direction; biases may be zero, and the last four None."""
 
     ih: Array  # (GH, I)
     hh: Array  # (GH, P)
     b_ih: Array  # (GH,)
     b_hh: Array  # (GH,)
     hr: Array | None  # (P, H)
-    peep: Array | None  # (3H,), of i, f, o
+    peep: Array | None  # (3H,), of i, f, o; (2H,) without the one that is coupled
+    b_hr: Array | None = None  # (P,)
+    ln: Array | None = None  # (GH,)
 
 
 State = tuple[Array, ...]  # (h, c) of shapes (B, P) and (B, H), or (h,)
@@ -36,6 +38,13 @@ class LSTM:
     ``coupled`` leaves one gate to another, and its weights out: "f=1-i" or "i=1-f".
     ``activations`` stand for the sigmoid of i, f and o, the tanh of g, and that of c in h_t. What
     goes into the first two is clipped to [-clip, clip], and c_t to [-cell_clip, cell_clip].
+
+    A projection may have a bias, and be clipped: h_t = W_hr h_t + b_hr in [-proj_clip, proj_clip].
+
+    With a layer norm, LiteRT's, each gate's sum of products and peephole is normalised over all
+    units before its bias is added::
+
+        a_k = w_ln[k] * (s_k - mean(s_k)) / sqrt(variance(s_k) + 1e-8) + b_ih[k] + b_hh[k]
     """
 
     gates = 4
@@ -47,8 +56,10 @@ class LSTM:
         activations: tuple[Choice, Choice, Choice] = ("sigmoid", "tanh", "tanh"),
         clip: float = np.inf,
         cell_clip: float = np.inf,
+        proj_clip: float = np.inf,
     ) -> None:
-        self.coupled, self.cell_clip = coupled, cell_clip
+        self.coupled, self.cell_clip, self.proj_clip = coupled, cell_clip, proj_clip
+        self.left_out = {None: None, "f=1-i": 1, "i=1-f": 0}[coupled]
         self.raw_gates = 3 if coupled else 4
         *of_gates, of_cell = activations
         self.gate, self.candidate = behind_clip(clip, *of_gates)
@@ -57,28 +68,52 @@ class LSTM:
     def forward(self, w: Weights, x: Array, state: State) -> tuple[State, Array]:
         """x (B, I) and the state -> the new state, and the gates (B, 4, H)."""
         _, c = state
-        p_i, p_f, p_o = peepholes(w, c)
-        a_i, a_f, a_g, a_o = self.sums(w, x, state)
-        i, f, g = self.gate(a_i + p_i * c), self.gate(a_f + p_f * c), self.candidate(a_g)
+        p_i, p_f, p_o = self.peepholes(w, c)
+        s_i, s_f, s_g, s_o = self.sums(w, x, state)
+        norms = self.norms(w, c)
+        a_i, a_f, a_g = norms[0](s_i + p_i * c), norms[1](s_f + p_f * c), norms[2](s_g)
+        i, f, g = self.gate(a_i), self.gate(a_f), self.candidate(a_g)
         if self.coupled == "f=1-i":
             f = 1 - i
         if self.coupled == "i=1-f":
             i = 1 - f
 
         c = np.clip(f * c + i * g, -self.cell_clip, self.cell_clip)
-        o = self.gate(a_o + p_o * c)
+        o = self.gate(norms[3](s_o + p_o * c))
         h = o * self.output(c)
         if w.hr is not None:
-            h = h @ w.hr.T
+            h = np.clip(self.projected(w, h), -self.proj_clip, self.proj_clip)
         return (h, c), np.stack([i, f, g, o], axis=1)
 
     def sums(self, w: Weights, x: Array, state: State) -> list[Array]:
-        """The pre-activations of i, f, g and o, without what they see of c; 0 of one left out."""
+        """The sums of i, f, g and o, without what they see of c; 0 of one left out."""
         h, _ = state
-        a = np.split(x @ w.ih.T + w.b_ih + h @ w.hh.T + w.b_hh, self.raw_gates, axis=1)
-        if self.coupled:
-            a.insert(1 if self.coupled == "f=1-i" else 0, np.zeros_like(a[0]))
-        return a
+        bias = w.b_ih + w.b_hh if w.ln is None else 0
+        return self.four(np.split(x @ w.ih.T + h @ w.hh.T + bias, self.raw_gates, axis=1))
+
+    def four(self, parts: list[Array]) -> list[Array]:
+        """Those of all gates, 0 of one that is coupled."""
+        if self.left_out is not None:
+            parts.insert(self.left_out, np.zeros_like(parts[0]))
+        return parts
+
+    def norms(self, w: Weights, c: Array) -> list[Norm]:
+        """What makes pre-activations of the sums of i, f, g and o."""
+        if w.ln is None:
+            return [Norm(None, None)] * 4
+        gains, biases = (self.four(np.split(a, self.raw_gates)) for a in (w.ln, w.b_ih + w.b_hh))
+        return [Norm(gain, bias) for gain, bias in zip(gains, biases, strict=True)]
+
+    def peepholes(self, w: Weights, c: Array) -> list[Array]:
+        """p_i, p_f and p_o, zeros where there are none."""
+        if w.peep is None:
+            return [np.zeros(c.shape[1], c.dtype)] * 3
+        return self.four(np.split(w.peep, self.raw_gates - 1))
+
+    def projected(self, w: Weights, m: Array) -> Array:
+        """W_hr m + b_hr."""
+        assert w.hr is not None
+        return m @ w.hr.T + (0 if w.b_hr is None else w.b_hr)
 
     def backward(
         self, w: Weights, x: Array, state: State, gates: Array, dnew: State, dgates: Array
@@ -90,20 +125,25 @@ class LSTM:
         """
         (h, c), (dh_new, dc_new) = state, dnew
         i, f, g, o = (gates[:, k] for k in range(4))
-        p_i, p_f, p_o = peepholes(w, c)
-        a_i, a_f, a_g, a_o = self.sums(w, x, state)
+        p_i, p_f, p_o = self.peepholes(w, c)
+        s_i, s_f, s_g, s_o = self.sums(w, x, state)
         sum_c = f * c + i * g
         c_new = np.clip(sum_c, -self.cell_clip, self.cell_clip)
         shown = self.output(c_new)
+        norms = self.norms(w, c)
+        sums = [s_i + p_i * c, s_f + p_f * c, s_g, s_o + p_o * c_new]
+        a_i, a_f, a_g, a_o = (norm(s) for norm, s in zip(norms, sums, strict=True))
 
         if w.hr is None:
             dhr, do_shown = None, dh_new
-        else:  # h_new = W_hr (o * shown)
+        else:  # h_new = clip(W_hr (o * shown) + b_hr)
+            dh_new = dh_new * unclipped(self.projected(w, o * shown), self.proj_clip)
             dhr, do_shown = dh_new.T @ (o * shown), dh_new @ w.hr
 
         do = do_shown * shown + dgates[:, 3]
-        da_o = do * self.gate.slope(a_o + p_o * c_new)
-        dc_new = dc_new + do_shown * o * self.output.slope(c_new) + da_o * p_o
+        da_o = do * self.gate.slope(a_o)
+        ds_o = norms[3].backward(sums[3], da_o)
+        dc_new = dc_new + do_shown * o * self.output.slope(c_new) + ds_o * p_o
         dc_new = dc_new * unclipped(sum_c, self.cell_clip)
 
         di = dc_new * g + dgates[:, 0]  # sum_c = f * c + i * g
@@ -114,25 +154,56 @@ class LSTM:
         if self.coupled == "i=1-f":
             di, df = np.zeros_like(di), df - di
 
-        da_i = di * self.gate.slope(a_i + p_i * c)
-        da_f = df * self.gate.slope(a_f + p_f * c)
-        da_g = dg * self.candidate.slope(a_g)
-        dc = dc_new * f + da_i * p_i + da_f * p_f
+        da_i, da_f = di * self.gate.slope(a_i), df * self.gate.slope(a_f)
+        da = [da_i, da_f, dg * self.candidate.slope(a_g), da_o]
+        ds_i, ds_f, ds_g = (norms[k].backward(sums[k], da[k]) for k in range(3))
+        dc = dc_new * f + ds_i * p_i + ds_f * p_f
 
-        parts = [da_i, da_f, da_g, da_o]
-        if self.coupled:
-            del parts[1 if self.coupled == "f=1-i" else 0]
-        da = np.concatenate(parts, axis=1)
-        db = da.sum(axis=0)  # both biases are added to the same sum and have the same gradient
-        dp = np.concatenate([(da_i * c).sum(0), (da_f * c).sum(0), (da_o * c_new).sum(0)])
-        dw = Weights(da.T @ x, da.T @ h, db, db, dhr, None if w.peep is None else dp)
-        return da @ w.ih, (da @ w.hh, dc), dw
+        ds = self.computed([ds_i, ds_f, ds_g, ds_o], axis=1)
+        db = self.computed([d.sum(0) for d in da])  # both biases are added to the same sum
+        dp = self.computed([(ds_i * c).sum(0), (ds_f * c).sum(0), (ds_o * c_new).sum(0)])
+        dln = self.computed([(d * normal(s)[0]).sum(0) for d, s in zip(da, sums, strict=True)])
+        dw = Weights(
+            ds.T @ x,
+            ds.T @ h,
+            db,
+            db,
+            dhr,
+            None if w.peep is None else dp,
+            None if w.b_hr is None else dh_new.sum(0),
+            None if w.ln is None else dln,
+        )
+        return ds @ w.ih, (ds @ w.hh, dc), dw
+
+    def computed(self, parts: list[Array], axis: int = 0) -> Array:
+        """Those of the gates that have weights, one after another."""
+        return np.concatenate([p for k, p in enumerate(parts) if k != self.left_out], axis)
 
 
-def peepholes(w: Weights, c: Array) -> list[Array]:
-    """p_i, p_f and p_o, zeros where there are none."""
-    none = np.zeros(3 * c.shape[1], c.dtype)
-    return np.split(none if w.peep is None else w.peep, 3)
+class Norm(NamedTuple):
+    """A layer norm of a gate's sums, or what leaves them as they are."""
+
+    gain: Array | None
+    bias: Array | None
+
+    def __call__(self, s: Array) -> Array:
+        return s if self.gain is None else self.gain * normal(s)[0] + self.bias
+
+    def backward(self, s: Array, da: Array) -> Array:
+        """The gradient with respect to s: its mean and its part along z can change nothing."""
+        if self.gain is None:
+            return da
+        z, deviation = normal(s)
+        dz = da * self.gain
+        along = (dz * z).mean(axis=1, keepdims=True) * z
+        return (dz - dz.mean(axis=1, keepdims=True) - along) / deviation
+
+
+def normal(s: Array) -> tuple[Array, Array]:
+    """(B, H) -> z, of mean 0 and variance 1 over H, and the deviation (B, 1)."""
+    centred = s - s.mean(axis=1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-8)
+    return centred / deviation, deviation
 
 
 class GRU:

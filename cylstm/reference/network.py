@@ -351,15 +351,15 @@ def names(layer: int, direction: int) -> list[str]:
     """The names of the `Weights` of one layer and direction."""
     suffix = f"_l{layer}" + "_reverse" * direction
     kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peep")
-    return [kind + suffix for kind in kinds]
+    return [kind + suffix for kind in (*kinds, "bias_hr", "weight_ln")]
 
 
 def pick(weights: Mapping[str, Array], layer: int, direction: int) -> Weights:
     """One layer and direction of ``weights``; absent biases are zero."""
-    ih, hh, b_ih, b_hh, hr, peep = (weights.get(name) for name in names(layer, direction))
+    ih, hh, b_ih, b_hh, *more = (weights.get(name) for name in names(layer, direction))
     assert ih is not None and hh is not None
     zero = np.zeros(len(ih), ih.dtype)
-    return Weights(ih, hh, zero if b_ih is None else b_ih, zero if b_hh is None else b_hh, hr, peep)
+    return Weights(ih, hh, zero if b_ih is None else b_ih, zero if b_hh is None else b_hh, *more)
 
 
 def describe(weights: Mapping[str, Array], cell: Cell) -> tuple[int, int, int, int]:

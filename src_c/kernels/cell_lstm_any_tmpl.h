@@ -38,14 +38,17 @@ static void lstm_forward_any(const struct cylstm_cell *cell, size_t panel, size_
     const struct cylstm_options *options = cell->options;
     const real *preact = sums;
     const size_t u = panel * VL, H = cell->H, n = valid(u, H);
-    const vf one = v_set1(1);
+    const vf one = v_set1(1), zero = v_zero();
+    const vf p_i = cell->peep ? peephole_i(cell, u, n) : zero;
+    const vf p_f = cell->peep ? peephole_f(cell, u, n) : zero;
+    const vf p_o = cell->peep ? peephole_o(cell, u, n) : zero;
     for (size_t k = row; k < row + rows; k++, preact += PANEL_VECTORS * VL) {
         vf a_i = v_load(preact), a_f = v_load(preact + VL), a_o = v_load(preact + 3 * VL);
         real *c_row = row_of(&cell->c, k) + u;
         const vf c_prev = v_load(c_row);
         if (cell->peep) {
-            a_i = v_fma(peephole_i(cell, u, n), c_prev, a_i);
-            a_f = v_fma(peephole_f(cell, u, n), c_prev, a_f);
+            a_i = v_fma(p_i, c_prev, a_i);
+            a_f = v_fma(p_f, c_prev, a_f);
         }
         vf i = v_gate(options, 0, a_i), f = v_gate(options, 0, a_f);
         if (options->coupled == COUPLED_F) f = v_sub(one, i);
@@ -53,7 +56,7 @@ static void lstm_forward_any(const struct cylstm_cell *cell, size_t panel, size_
         const vf g = v_gate(options, 1, v_load(preact + 2 * VL));
         vf c = v_fma(f, c_prev, v_mul(i, g));
         if (options->cell_clip != 0) c = v_clip(c, options->cell_clip);
-        if (cell->peep) a_o = v_fma(peephole_o(cell, u, n), c, a_o);
+        if (cell->peep) a_o = v_fma(p_o, c, a_o);
         const vf o = v_gate(options, 0, a_o), h = v_mul(o, v_activate(&options->function[2], c));
         v_store(c_row, c);
         v_store(row_of(&cell->h, k) + u, h);

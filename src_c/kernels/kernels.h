@@ -126,6 +126,10 @@ struct cylstm_cell {
     /* (3, H): what i and f see of c_{t-1}, and o of c_t; (2, H) without the one that is coupled; NULL */
     const void *peep;
     const void *bias;           /* of a projection: (its units); NULL */
+    const void *norm;           /* of a normalised cell: (gates, H) */
+    const void *b_ih, *b_hh;    /* and its biases: (gates, H); NULL */
+    struct cylstm_rows dnorm;   /* and backward out: (2, gates, H) */
+    struct cylstm_rows sums;    /* and sums of whole rows: (4, H padded), backward dh */
     struct cylstm_rows c;       /* forward: c_{t-1} in, c_t out; padded */
     struct cylstm_rows h;       /* h_t out; padded; backward: base may be NULL */
     struct cylstm_rows y;       /* forward: h_t out; base may be NULL */
@@ -155,8 +159,12 @@ enum cylstm_cell_math {
     CYLSTM_GRU_CANDIDATE_MATH, /* n and h of the second */
     CYLSTM_RNN_MATH,
     CYLSTM_PROJECTION_MATH,
+    CYLSTM_KEEP_MATH, /* of a cell that waits for whole rows: forward, keeps the sums */
     CYLSTM_CELL_MATHS
 };
+
+/* Finishes the first `rows` rows, all units of them. */
+typedef void cylstm_rows_fn(const struct cylstm_cell *cell, size_t rows);
 
 struct cylstm_cell_fns {
     cylstm_cell_fn *forward, *backward;
@@ -233,6 +241,7 @@ struct cylstm_kernels {
     void (*finish)(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
                    void *sums);
     struct cylstm_cell_fns cell[CYLSTM_CELL_MATHS][2]; /* [1]: by the options of each call */
+    cylstm_rows_fn *norm_forward, *norm_backward;      /* by options */
     /* A vector of a panel from n <= VL rows of K reals, `stride` apart: out[k * width + lane] =
      * rows[lane * stride + k] for each k, and 0 in lanes n to `lanes`. */
     void (*transpose)(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out,

@@ -13,6 +13,7 @@
 #include "cell_gru_tmpl.h"
 #include "cell_lstm_tmpl.h"
 #include "cell_lstm_any_tmpl.h"
+#include "cell_norm_tmpl.h"
 #include "cell_rnn_tmpl.h"
 #include "projection_tmpl.h"
 #include "dropout_tmpl.h"
@@ -42,7 +43,10 @@ const struct cylstm_kernels KERNELS = {
             [CYLSTM_RNN_MATH] = {{rnn_forward, rnn_backward}, {rnn_forward_any, rnn_backward_any}},
             [CYLSTM_PROJECTION_MATH] = {{projection_forward, projection_backward},
                                         {projection_forward, projection_backward}},
+            [CYLSTM_KEEP_MATH] = {{norm_keep, NULL}, {norm_keep, NULL}},
         },
+    .norm_forward = norm_forward,
+    .norm_backward = norm_backward,
     .transpose = transpose,
     .sum_biases = sum_biases,
     .sum_products = sum_products,

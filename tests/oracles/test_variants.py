@@ -167,6 +167,13 @@ DIFFERENCES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (cls, options) for name, (cls, options, _) in OTHERS.items()},
     "i=1-f": ("LSTM", dict(coupled="i=1-f")),
     "i=1-f, peephole": ("LSTM", dict(coupled="i=1-f", peephole=True, cell_clip=0.6)),
+    "layer norm": ("LSTM", dict(layer_norm="litert")),
+    "layer norm, all": (
+        "LSTM",
+        dict(layer_norm="litert", peephole=True, coupled="i=1-f", cell_clip=0.6, clip=1.5)
+        | dict(proj_size=4, proj_bias=True, activations=("sigmoid", "softsign", "tanh")),
+    ),
+    "layer norm, f=1-i": ("LSTM", dict(layer_norm="litert", peephole=True, coupled="f=1-i")),
     "projection": ("LSTM", dict(proj_size=3, proj_bias=True, proj_clip=0.12)),
     "projection, all": (
         "LSTM",
