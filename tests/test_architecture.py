@@ -31,7 +31,7 @@ PYTHON_LEVELS = [
     {"layers", "linear", "embedding", "parameter"},
     {"steps"},
     {"sequential"},
-    {"losses", "optimizer", "files", "plot", "quantization", "threadpoolctl", "torch"},
+    {"dask", "losses", "optimizer", "files", "plot", "quantization", "threadpoolctl", "torch"},
     {"optim"},
     {"convert"},
     {"cli"},
@@ -59,7 +59,7 @@ PUBLIC_HEADER = "cylstm.h"  # the words that all C files above the kernels share
 IMPORTED = {"numpy"}
 IMPORTED_LAZILY = {"scipy", "h5py", "keras", "matplotlib", "onnx", "torch", "tqdm"}
 # Modules that `import cylstm` leaves alone, for users of a package which they import at the top.
-OF_ANOTHER_PACKAGE = {"threadpoolctl": {"threadpoolctl"}, "torch": {"torch"}}
+OF_ANOTHER_PACKAGE = {name: {name} for name in ("dask", "threadpoolctl", "torch")}
 
 
 def level(levels: list[set[str]], name: str) -> int:
