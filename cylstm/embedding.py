@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks
-from .weights import Array, Fixed, LeafGrads, Module, Shown, Spec, generator
+from .weights import Array, Fixed, LeafGrads, Module, Shown, Spec, generator, given
 
 
 def sum_rows(rows: Array, values: Array) -> tuple[Array, Array]:
@@ -155,13 +155,7 @@ class Embedding(Module):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        arguments = {
-            "num_embeddings": num_embeddings,
-            "embedding_dim": embedding_dim,
-            "padding_idx": padding_idx,
-            "dtype": dtype,
-        }
-        self._make(arguments, seed=seed)
+        self._make(given(locals()), seed=seed)
 
     def _configure(
         self,

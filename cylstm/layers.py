@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from . import _checks
 from .activations import Activation, check, for_core
 from .recurrent import _Recurrent
-from .weights import Array, Fixed, split
+from .weights import Array, Fixed, given, split
 
 States = tuple[Array, Array]
 
@@ -137,28 +137,7 @@ class LSTM(_Recurrent[States]):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        arguments = {
-            "input_size": input_size,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "bias": bias,
-            "batch_first": batch_first,
-            "dropout": dropout,
-            "bidirectional": bidirectional,
-            "reverse": reverse,
-            "proj_size": proj_size,
-            "peephole": peephole,
-            "coupled": coupled,
-            "activations": activations,
-            "clip": clip,
-            "cell_clip": cell_clip,
-            "proj_bias": proj_bias,
-            "proj_clip": proj_clip,
-            "layer_norm": layer_norm,
-            "forget_bias": forget_bias,
-            "dtype": dtype,
-        }
-        self._make(arguments, seed=seed)
+        self._make(given(locals()), seed=seed)
 
     def _configure_cell(
         self,
@@ -303,21 +282,7 @@ class GRU(_Recurrent[Array]):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        arguments = {
-            "input_size": input_size,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "bias": bias,
-            "batch_first": batch_first,
-            "dropout": dropout,
-            "bidirectional": bidirectional,
-            "reverse": reverse,
-            "reset_after": reset_after,
-            "activations": activations,
-            "clip": clip,
-            "dtype": dtype,
-        }
-        self._make(arguments, seed=seed)
+        self._make(given(locals()), seed=seed)
 
     def _configure_cell(
         self,
@@ -403,21 +368,7 @@ class RNN(_Recurrent[Array]):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        arguments = {
-            "input_size": input_size,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "nonlinearity": nonlinearity,
-            "bias": bias,
-            "batch_first": batch_first,
-            "dropout": dropout,
-            "bidirectional": bidirectional,
-            "reverse": reverse,
-            "activations": activations,
-            "clip": clip,
-            "dtype": dtype,
-        }
-        self._make(arguments, seed=seed)
+        self._make(given(locals()), seed=seed)
 
     def _configure_cell(
         self,

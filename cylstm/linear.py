@@ -19,6 +19,7 @@ from .weights import (
     Spec,
     WeightGrads,
     Weights,
+    given,
     uniform,
 )
 
@@ -158,13 +159,7 @@ class Linear(Module):
         dtype: DTypeLike = "float32",
         seed: int | None = None,
     ) -> None:
-        arguments = {
-            "in_features": in_features,
-            "out_features": out_features,
-            "bias": bias,
-            "dtype": dtype,
-        }
-        self._make(arguments, seed=seed)
+        self._make(given(locals()), seed=seed)
 
     def _configure(
         self,

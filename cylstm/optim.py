@@ -17,7 +17,7 @@ import numpy as np
 
 from . import _checks, _core
 from .embedding import RowGrads
-from .optimizer import Hyper, Optimizer, as_list
+from .optimizer import Hyper, Optimizer, Part, as_list
 from .weights import Array, Module, WeightGrads
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm"]
@@ -54,11 +54,11 @@ class SGD(Optimizer):
         self,
         modules: Module | Sequence[Module],
         lr: float,
+        *,
         momentum: float = 0.0,
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        *,
         frozen: Collection[str] | Sequence[Collection[str]] = (),
     ) -> None:
         hyper = {
@@ -87,19 +87,10 @@ class SGD(Optimizer):
     def _kinds(hyper: Hyper) -> tuple[str, ...]:
         return ("momentum_buffer",) if hyper["momentum"] else ()
 
-    def _advance(
-        self,
-        hyper: Hyper,
-        step: int,
-        weights: Array,
-        grads: Array,
-        kept: Array,
-        new_weights: Array,
-        new_kept: Array,
-        threads: int,
-    ) -> None:
-        buffer, new_buffer = (kept[0], new_kept[0]) if len(kept) else (None, None)
-        _core.sgd_step(weights, grads, new_weights, buffer, new_buffer, threads, **hyper, step=step)
+    def _advance(self, hyper: Hyper, step: int, part: Part, threads: int) -> None:
+        old, grads, new = part.weights, part.grads, part.new_weights
+        buffer, new_buffer = (part.kept[0], part.new_kept[0]) if len(part.kept) else (None, None)
+        _core.sgd_step(old, grads, new, buffer, new_buffer, threads, **hyper, step=step)
 
 
 class Adam(Optimizer):
@@ -137,10 +128,10 @@ class Adam(Optimizer):
         self,
         modules: Module | Sequence[Module],
         lr: float = 1e-3,
+        *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        *,
         frozen: Collection[str] | Sequence[Collection[str]] = (),
     ) -> None:
         hyper = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
@@ -166,25 +157,15 @@ class Adam(Optimizer):
     def _kinds(hyper: Hyper) -> tuple[str, ...]:
         return "exp_avg", "exp_avg_sq"
 
-    def _advance(
-        self,
-        hyper: Hyper,
-        step: int,
-        weights: Array,
-        grads: Array,
-        kept: Array,
-        new_weights: Array,
-        new_kept: Array,
-        threads: int,
-    ) -> None:
+    def _advance(self, hyper: Hyper, step: int, part: Part, threads: int) -> None:
         _core.adam_step(
-            weights,
-            grads,
-            new_weights,
-            kept[0],
-            kept[1],
-            new_kept[0],
-            new_kept[1],
+            part.weights,
+            part.grads,
+            part.new_weights,
+            part.kept[0],
+            part.kept[1],
+            part.new_kept[0],
+            part.new_kept[1],
             threads,
             **hyper,
             decoupled=self._decoupled,
@@ -212,13 +193,15 @@ class AdamW(Adam):
         self,
         modules: Module | Sequence[Module],
         lr: float = 1e-3,
+        *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
-        *,
         frozen: Collection[str] | Sequence[Collection[str]] = (),
     ) -> None:
-        super().__init__(modules, lr, betas, eps, weight_decay, frozen=frozen)
+        super().__init__(
+            modules, lr, betas=betas, eps=eps, weight_decay=weight_decay, frozen=frozen
+        )
 
 
 def clip_grad_norm(grads: Any, max_norm: float, *, error_if_nonfinite: bool = False) -> float:

@@ -47,6 +47,19 @@ class Parts(NamedTuple):
     frozen: list[slice]
 
 
+class Part(NamedTuple):
+    """Weights that a step moves together: what they are and what is kept of each, before and after.
+
+    The first three are read, the others written.
+    """
+
+    weights: Array  # (n,)
+    grads: Array  # (n,)
+    kept: Array  # (kinds, n)
+    new_weights: Array
+    new_kept: Array
+
+
 class Optimizer:
     """The part that all optimisers share.
 
@@ -113,18 +126,8 @@ class Optimizer:
         """Return PyTorch's names of the arrays kept for each weight."""
         raise NotImplementedError
 
-    def _advance(
-        self,
-        hyper: Hyper,
-        step: int,
-        weights: Array,
-        grads: Array,
-        kept: Array,
-        new_weights: Array,
-        new_kept: Array,
-        threads: int,
-    ) -> None:
-        """Write the new weights (n,) and what is kept of them (kinds, n); the rest stays."""
+    def _advance(self, hyper: Hyper, step: int, part: Part, threads: int) -> None:
+        """Write the new weights of `part` and what is kept of them."""
         raise NotImplementedError
 
     # What the user sees.
@@ -217,19 +220,11 @@ class Optimizer:
             if self._parts[k].moving:
                 self._move_rows(hyper, step, grads, new_weights, new_kept, threads)
             return
-        for part in self._parts[k].moving:
-            self._advance(
-                hyper,
-                step,
-                weights[part],
-                grads[part],
-                kept[:, part],
-                new_weights[part],
-                new_kept[:, part],
-                threads,
-            )
-        for part in self._parts[k].frozen:
-            new_weights[part], new_kept[:, part] = weights[part], kept[:, part]
+        for run in self._parts[k].moving:
+            part = Part(weights[run], grads[run], kept[:, run], new_weights[run], new_kept[:, run])
+            self._advance(hyper, step, part, threads)
+        for run in self._parts[k].frozen:
+            new_weights[run], new_kept[:, run] = weights[run], kept[:, run]
 
     def _move_rows(
         self, hyper: Hyper, step: int, grads: RowGrads, weights: Array, kept: Array, threads: int
@@ -240,16 +235,14 @@ class Optimizer:
         old, old_kept = table[grads.rows], kept_tables[:, grads.rows]
         new, new_kept = np.empty(old.shape, old.dtype), np.empty(old_kept.shape, old.dtype)
         kinds = len(kept), old.size
-        self._advance(
-            hyper,
-            step,
+        part = Part(
             old.reshape(-1),
             grads.flat,
             old_kept.reshape(kinds),
             new.reshape(-1),
             new_kept.reshape(kinds),
-            threads,
         )
+        self._advance(hyper, step, part, threads)
         table[grads.rows], kept_tables[:, grads.rows] = new, new_kept
 
     @property

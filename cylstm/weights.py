@@ -307,6 +307,11 @@ class Fixed(Generic[T]):
         raise AttributeError(f"{self._name} of {name} is fixed: make another {name}")
 
 
+def given(names: dict[str, Any]) -> dict[str, Any]:
+    """Return a constructor's arguments from its `locals()`: all but the module and the seed."""
+    return {name: value for name, value in names.items() if name not in ("self", "seed")}
+
+
 class Module:
     """What every module with weights shares: state dicts, updates, copies, pickles.
 

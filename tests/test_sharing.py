@@ -327,7 +327,7 @@ def test_a_call_meets_one_set_of_weights() -> None:
     assert seen.all()
 
 
-def test_two_blocks_take_turns() -> None:
+def test_packs_take_turns_as_their_blocks_do() -> None:
     """Both what was loaded and what was packed of it: an update allocates nothing."""
     lstm = cylstm.LSTM(3, 50, 2, seed=1)
     state = {name: a.copy() for name, a in lstm.state_dict().items()}
