@@ -211,3 +211,16 @@ def test_a_directory_that_lies_about_its_length(tmp_path: Path) -> None:
     with opened(tmp_path / "a") as found:
         with pytest.raises(ValueError, match="not a whole zip file"):
             print(found.names)
+
+
+FILES = sorted((Path(__file__).parents[1] / "fuzz" / "files").iterdir())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_files_that_are_fuzzed_load(path: Path) -> None:
+    """One of each format: what starts broken would find nothing."""
+    for suffix, package in ((".onnx", "onnx"), (".h5", "h5py"), (".keras", "h5py")):
+        if path.suffix == suffix:
+            pytest.importorskip(package)
+    assert cylstm.load(path) is not None
+    assert repr(cylstm.inspect(path))
