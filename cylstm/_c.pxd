@@ -111,6 +111,7 @@ cdef extern from "cylstm.h" nogil:
         void *c_n
         cylstm_tape *tape
         const void *raw
+        int per_sample
         const void *packed
 
     int cylstm_reads_raw(const cylstm_context *ctx, const cylstm_dims *dims, size_t T, size_t B)

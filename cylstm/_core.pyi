@@ -156,9 +156,9 @@ class Gradients:
     x: _Array | Any  # None where backward was told need_x=False
     h_0: _Array
     c_0: _Array | Any  # None for a cell without c
-    weights: WeightGrads
+    weights: WeightGrads | Any  # with per_sample a dict
     def __init__(
-        self, x: _Array | None, h_0: _Array, c_0: _Array | None, weights: WeightGrads
+        self, x: _Array | None, h_0: _Array, c_0: _Array | None, weights: WeightGrads | Any
     ) -> None: ...
 
 class Tape:
@@ -200,6 +200,7 @@ class Tape:
         dgates: ArrayLike | None = None,
         threads: int | None = None,
         need_x: bool = True,
+        per_sample: bool = False,
     ) -> Gradients: ...
     def backward_truncated(
         self,

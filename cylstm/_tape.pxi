@@ -134,7 +134,7 @@ cdef class Tape:
         return f"Tape(y={self.y.shape}, h_n={self.h_n.shape}{states})"
 
     def backward(self, dy=None, dh_n=None, dc_n=None, *, dcells=None, dgates=None, threads=None,
-                 bint need_x=True):
+                 bint need_x=True, bint per_sample=False):
         """Return the exact gradients of a loss, given those with respect to y, h_n and c_n, and to
         what the tape shows, cells and gates.
 
@@ -155,6 +155,11 @@ cdef class Tape:
             False leaves out the gradient of x, which then is None; it is a quarter to a third of
             the work, and the first layer of a model has no use for it.
 
+        per_sample : bool
+            True gives every sequence its own gradients of the weights, which `.weights` has as a
+            dict of arrays with a leading B (none where x has none): their sum over it is what
+            False gives, up to rounding.
+
         Returns
         -------
         Gradients : .x, .h_0, .c_0, .weights
@@ -174,7 +179,7 @@ cdef class Tape:
         >>> grads.h_0.shape, grads.weights["bias_hh_l0"].shape
         ((1, 3, 4), (16,))
         """
-        return self.go_back(0, 0, dy, dh_n, dc_n, dcells, dgates, threads, need_x)
+        return self.go_back(0, 0, dy, dh_n, dc_n, dcells, dgates, threads, need_x, per_sample)
 
     def backward_truncated(self, k1, k2, dy=None, dh_n=None, dc_n=None, *, dcells=None,
                            dgates=None, threads=None, bint need_x=True):
@@ -219,10 +224,10 @@ cdef class Tape:
         if self.directions == 2:
             raise ValueError("backward_truncated was asked of the tape of bidirectional layers, "
                              "expected layers in one direction")
-        return self.go_back(k1, k2, dy, dh_n, dc_n, dcells, dgates, threads, need_x)
+        return self.go_back(k1, k2, dy, dh_n, dc_n, dcells, dgates, threads, need_x, False)
 
     cdef object go_back(self, Py_ssize_t k1, Py_ssize_t k2, dy, dh_n, dc_n, dcells, dgates, threads,
-                        bint need_x):
+                        bint need_x, bint per_sample):
         cdef Problem p = self.p
         cdef Dims dims = p.dims
         cdef _c.cylstm_gradients g
@@ -260,7 +265,8 @@ cdef class Tape:
             g.dgates = cnp.PyArray_DATA(dgates_whole)
         cdef list dstates = dims.new_states(outer)
         new = np.zeros if p.B == 0 or p.T == 0 else np.empty
-        dweights = new(_c.cylstm_raw_count(&dims.c), dims.dtype)
+        cdef Py_ssize_t count = _c.cylstm_raw_count(&dims.c)
+        dweights = new(p.B * count if per_sample else count, dims.dtype)
         if need_x:
             dx = np.empty(p.outer(dims.inputs), dims.dtype)
             g.dx = cnp.PyArray_DATA(dx)
@@ -279,6 +285,7 @@ cdef class Tape:
         else:
             once = _c.cylstm_reads_raw(&ctx, &dims.c, p.T, p.B)
             packed = weights.read(weights.backward, once, n)
+            seq.per_sample = per_sample
             if self.tape.checkpoint:
                 seq.packed = weights.read(weights.forward, False, n)
             seq.raw = weights.raw.start if packed == NULL else NULL
@@ -290,4 +297,17 @@ cdef class Tape:
             else:
                 _c.cylstm_backward(&ctx, &dims.c, packed, &seq, &g, scratch.start)
         dc_0 = dstates[1] if dims.cell.states > 1 else None
-        return Gradients(dx, dstates[0], dc_0, self.wrap(dweights))
+        named = self.by_sample(dweights) if per_sample else self.wrap(dweights)
+        return Gradients(dx, dstates[0], dc_0, named)
+
+    cdef dict by_sample(self, cnp.ndarray dweights):
+        """Views of (B, all weights) by name."""
+        cdef dict named = {}
+        cdef Py_ssize_t count = _c.cylstm_raw_count(&self.p.dims.c)
+        rows = (<object>dweights).reshape((self.p.B, count)) if self.p.batched else dweights
+        at = 0
+        for name, shape in self.p.dims.arrays():
+            size = int(np.prod(shape))
+            named[name] = rows[..., at:at + size].reshape(*rows.shape[:rows.ndim - 1], *shape)
+            at += size
+        return named

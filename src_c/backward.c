@@ -8,7 +8,10 @@
 
 #include <string.h>
 
-enum { CHUNK_ROWS = 512 }; /* rows of dgates that are kept before they are used up */
+enum {
+    CHUNK_ROWS = 512,  /* rows of dgates that are kept before they are used up */
+    SAMPLE_STEPS = 32, /* steps of them at least, where each sequence has a product of its own */
+};
 
 /* Steps [s0, s1) of one layer and direction, last to first. */
 static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t s0, size_t s1)
@@ -87,87 +90,12 @@ static void drop_back(void *arg, size_t share, int caller)
     }
 }
 
-/* dh_0 = dgates_0 W_hh (and what the cell adds), for a share of its units, and dc_0; rows without a step pass dh_n and dc_n
- * on. */
-static void first_states(void *arg, size_t share, int caller)
+/* The first of steps [s0, s1) from which on the same rows are active. */
+static size_t same_rows_from(const struct backward *b, size_t s0, size_t s1)
 {
-    struct backward *b = arg;
-    const struct backward_pass *p = b->now;
-    const size_t size = b->call.real_size, R = p->l.R, H = p->l.H, B = b->order.B,
-                 n = b->layer * b->dims->directions + b->direction;
-    void *dh_0 = cylstm_at(b->grads->dh_0, size, (ptrdiff_t)(n * B * R)),
-         *dc_0 = cylstm_at(b->grads->dc_0, size, (ptrdiff_t)(n * B * H));
-    const size_t active = cylstm_active_rows(&b->order, B, 0);
-    struct cylstm_job job =
-        backward_dgates_job(b, p, &p->l.hh_t, p->l.kind->hh,
-                            backward_padded_rows(b, p->next, backward_stride_of(b, p->l.dgates), 0),
-                            active, cylstm_share(backward_panels_of(b, R), b->shares, share));
-    job.product.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
-    job.product.out_panel = (ptrdiff_t)backward_width_of(b);
-    if (p->l.kind->blends) backward_start_from_dh(b, p, &job.product, 0);
-    if (b->seen == 0) job.product.addend = job.product.out;
-    backward_multiply(b, caller, share, &job);
-    for (size_t r = 0; share == 0 && r < B; r++) {
-        if (r >= active)
-            memcpy(cylstm_at(dh_0, size, b->r0_offset[r]),
-                   cylstm_at(p->dh, size, (ptrdiff_t)(r * backward_stride_of(b, R))), R * size);
-        if (!p->dc) continue;
-        if (b->seen) {
-            memcpy(cylstm_at(dc_0, size, b->c0_offset[r]),
-                   cylstm_at(p->dc, size, (ptrdiff_t)(r * backward_stride_of(b, H))), H * size);
-            continue;
-        }
-        const struct cylstm_rows one = {b->unit_ones, NULL, 0},
-                                 dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r);
-        b->call.kernels->sum_products(&dc, &one, 1, H, 1, cylstm_at(dc_0, size, b->c0_offset[r]));
-    }
-}
-
-/* The gradients of the first states, which a window begins with. */
-static void reach_first_states(struct backward *b)
-{
-    const size_t D = b->dims->directions, R = cylstm_hidden_width(b->dims), H = b->dims->hidden,
-                 B = b->order.B, size = b->call.real_size;
-    for (size_t n = 0; n < b->dims->layers * D && !cylstm_stopped(&b->call); n++) {
-        const struct backward_pass *p = b->now = &b->pass[n];
-        b->layer = n / D;
-        b->direction = n % D;
-        cylstm_run_phase(&b->team, first_states, b, b->shares);
-        cylstm_forget_first(b, p, cylstm_at(b->grads->dh_0, size, (ptrdiff_t)(n * B * R)), R);
-        if (p->dc)
-            cylstm_forget_first(b, p, cylstm_at(b->grads->dc_0, size, (ptrdiff_t)(n * B * H)), H);
-    }
-}
-
-/* Whether a row's last states are of the loss from a window's loss_begin on. */
-static int ends_in_window(const struct backward *b, size_t r)
-{
-    const size_t length = cylstm_row_length(&b->order, r);
-    return length <= b->window_end && (length > b->loss_begin || !b->loss_begin);
-}
-
-static void load_states(struct backward *b)
-{
-    const size_t LD = b->dims->layers * b->dims->directions, B = b->order.B,
-                 size = b->call.real_size;
-    for (size_t n = 0; n < LD; n++) {
-        const struct backward_pass *p = &b->pass[n];
-        const size_t R = p->l.R, H = p->l.H, R_bytes = backward_stride_of(b, R) * size,
-                     H_bytes = backward_stride_of(b, H) * size;
-        const void *dh_n = b->grads->dh_n, *dc_n = b->grads->dc_n;
-        cylstm_load_rows(&b->order, size, R,
-                         dh_n ? cylstm_at(dh_n, size, (ptrdiff_t)(n * B * R)) : NULL,
-                         backward_stride_of(b, R), p->dh);
-        if (p->dc)
-            cylstm_load_rows(&b->order, size, H,
-                             dc_n ? cylstm_at(dc_n, size, (ptrdiff_t)(n * B * H)) : NULL,
-                             backward_stride_of(b, H), p->dc);
-        for (size_t r = 0; r < B; r++) {
-            if (ends_in_window(b, r)) continue;
-            memset((char *)p->dh + r * R_bytes, 0, R_bytes);
-            if (p->dc) memset((char *)p->dc + r * H_bytes, 0, H_bytes);
-        }
-    }
+    const size_t B = b->order.B, rows = cylstm_active_rows(&b->order, B, s1 - 1);
+    while (cylstm_active_rows(&b->order, B, s0) != rows) s0++;
+    return s0;
 }
 
 /* Steps [begin, end) of all layers, last to first. */
@@ -175,7 +103,7 @@ static void run_window(struct backward *b, size_t first, size_t last)
 {
     const size_t L = b->dims->layers, D = b->dims->directions;
     b->window_end = last;
-    load_states(b);
+    cylstm_load_last_states(b);
     for (size_t end = last; end > first && !cylstm_stopped(&b->call);) {
         const size_t begin = end - first > b->block ? end - b->block : first;
         for (size_t layer = L; layer-- > 0;) {
@@ -184,6 +112,7 @@ static void run_window(struct backward *b, size_t first, size_t last)
                 for (size_t s1 = end; s1 > begin && !cylstm_stopped(&b->call);) {
                     size_t s0 = s1 - begin > b->chunk_steps ? s1 - b->chunk_steps : begin;
                     if (s0 < b->seen && b->seen < s1) s0 = b->seen; /* a chunk adds to dx or not */
+                    if (b->seq->per_sample) s0 = same_rows_from(b, s0, s1);
                     run_chunk(b, layer, d, s0, s1);
                     s1 = s0;
                 }
@@ -196,7 +125,7 @@ static void run_window(struct backward *b, size_t first, size_t last)
         }
         end = begin;
     }
-    if (!first) reach_first_states(b);
+    if (!first) cylstm_reach_first_states(b);
     b->seen = first;
 }
 
@@ -249,6 +178,7 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     b->call.kernels = k;
     b->call.real_size = size;
     b->chunk_steps = B < CHUNK_ROWS ? CHUNK_ROWS / B : 1;
+    if (seq->per_sample) b->chunk_steps = cylstm_larger(b->chunk_steps, SAMPLE_STEPS);
     if (b->chunk_steps > seq->T) b->chunk_steps = seq->T;
     b->chunk_rows = b->chunk_steps * B;
     b->block = D == 1 ? b->chunk_steps : seq->T;
@@ -403,6 +333,37 @@ static void fill_constants(struct backward *b)
     if (b->nothing) memset(b->nothing, 0, nothing_size(b, b->pass[0].l.dgates) * b->call.real_size);
 }
 
+/* Where the gradients of a sequence's weights begin, if each has its own. */
+static void *gradients_of(const struct backward *b, size_t sample)
+{
+    return cylstm_at(b->grads->dweights, b->call.real_size,
+                     (ptrdiff_t)(sample * cylstm_raw_count(b->dims)));
+}
+
+/* The gradients of weights that no step has used. */
+static void clear_idle(const struct backward *b)
+{
+    const size_t bytes = cylstm_raw_count(b->dims) * b->call.real_size,
+                 sums = b->seq->per_sample ? b->order.B : 1;
+    for (size_t r = 0; r < sums; r++)
+        if (!(sums > 1 ? cylstm_row_length(&b->order, r) : b->order.T))
+            memset(gradients_of(b, sums > 1 ? cylstm_batch_row(&b->order, r) : 0), 0, bytes);
+}
+
+/* b_hh has the gradient of b_ih, where both are added to the same sums. */
+static void copy_biases(const struct backward *b)
+{
+    const size_t size = b->call.real_size, sums = b->seq->per_sample ? b->order.B : 1,
+                 LD = b->dims->layers * b->dims->directions;
+    for (size_t n = 0; n < sums * LD; n++) {
+        const struct cylstm_layer *l = &b->pass[n % LD].l;
+        char *gradients = gradients_of(b, n / LD);
+        if (!b->dims->bias || l->kind->two_biases) return;
+        memcpy(gradients + l->raw[CYLSTM_BIAS_HH] * size, gradients + l->raw[CYLSTM_BIAS_IH] * size,
+               l->gates * size);
+    }
+}
+
 void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                      const void *packed_backward, const struct cylstm_sequence *seq,
                      const struct cylstm_gradients *grads, void *scratch)
@@ -415,9 +376,9 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     cylstm_sort_rows(&b.order, seq);
     fill_constants(&b);
     place_walks(&b, grads);
-    const size_t LD = dims->layers * dims->directions, size = b.call.real_size, B = seq->B;
+    const size_t size = b.call.real_size, B = seq->B;
     b.grads = grads;
-    if (!b.order.T) memset(grads->dweights, 0, cylstm_raw_count(dims) * size);
+    clear_idle(&b);
     const size_t R = cylstm_hidden_width(dims),
                  weights = b.pass[0].l.gates * R + dims->hidden * dims->proj;
     const double rows = (double)B * (double)b.order.T + ROWS_FOR_WEIGHTS;
@@ -425,13 +386,7 @@ void cylstm_backward(const struct cylstm_context *ctx, const struct cylstm_dims 
     b.team = cylstm_begin_team(b.split.threads, b.split.small);
     b.shares = (size_t)b.team.threads;
     run(&b);
-    for (size_t n = 0; n < LD && !cylstm_stopped(&b.call); n++) {
-        const struct backward_pass *p = &b.pass[n];
-        if (dims->bias && !p->l.kind->two_biases)
-            memcpy(cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw[CYLSTM_BIAS_HH]),
-                   cylstm_at(grads->dweights, size, (ptrdiff_t)p->l.raw[CYLSTM_BIAS_IH]),
-                   p->l.gates * size);
-    }
+    if (!cylstm_stopped(&b.call)) copy_biases(&b);
     cylstm_end_team(&b.team);
     if (grads->dx)
         cylstm_clear_padding(seq, grads->dx, grads->dx_t, grads->dx_b, dims->input, size);

@@ -165,7 +165,7 @@ static inline size_t backward_dropout_element(const struct backward *b,
     return (t * b->order.B + cylstm_batch_row(&b->order, r)) * p->l.I;
 }
 
-/* backward_reset.c: h and c of row r before step s; NULL for zeros. */
+/* backward_states.c: h and c of row r before step s; NULL for zeros. */
 const void *cylstm_h_before(const struct backward *b, const struct backward_pass *p, size_t r,
                             size_t s);
 const void *cylstm_c_before(const struct backward *b, const struct backward_pass *p, size_t r,
@@ -174,9 +174,9 @@ const void *cylstm_c_before(const struct backward *b, const struct backward_pass
 void cylstm_list_states(struct backward *b, const struct backward_pass *p);
 void cylstm_forget_states(const struct backward *b, const struct backward_pass *p, size_t s,
                           size_t r0, size_t r1);
-/* Set those rows of (B, width) gradients of a first state to zero. */
-void cylstm_forget_first(const struct backward *b, const struct backward_pass *p, void *gradient,
-                         size_t width);
+/* At a window's end, dh_n and dc_n of the rows that end in it, and at step 0 dh_0 and dc_0. */
+void cylstm_load_last_states(struct backward *b);
+void cylstm_reach_first_states(struct backward *b);
 
 /* backward_recompute.c: the gates of a chunk once more, a phase over its rows. */
 void cylstm_carve_recompute(struct cylstm_arena *arena, struct backward *b);

@@ -101,27 +101,36 @@ struct operand {
     size_t panel, k; /* reals from a panel to the next, from a row to the next */
 };
 
-/* out (rows, columns) += a^T w over the rows of the chunk, where `a` has a row of the chunk every
- * `stride` reals. The first chunk of a pass, which holds its last steps, finds nothing there yet. */
-static void weight_gradient(struct backward *b, int caller, const void *a, size_t stride,
-                            size_t rows, struct operand by, size_t columns, size_t raw)
+/* Rows of the chunk whose products are added up: all of it, or those of one sequence. */
+struct sum {
+    size_t first, step, count;
+    size_t at; /* where their gradients begin */
+    int adds;  /* to what is there: chunks of later steps have been before this one */
+};
+
+/* out (rows, columns) += a^T w over rows of the chunk, where `a` has a row of the chunk every `stride`
+ * reals. */
+static void weight_gradient(struct backward *b, int caller, const struct sum *sum, const void *a,
+                            size_t stride, size_t rows, struct operand by, size_t columns,
+                            size_t raw)
 {
-    void *out = cylstm_at(b->grads->dweights, b->call.real_size, (ptrdiff_t)raw);
+    const size_t size = b->call.real_size;
+    void *out = cylstm_at(b->grads->dweights, size, (ptrdiff_t)(sum->at + raw));
     struct cylstm_product g = {
         .rows = rows,
         .panel_end = backward_panels_of(b, columns),
         .columns = columns,
         .w_panel = (ptrdiff_t)by.panel,
-        .w_k = (ptrdiff_t)by.k,
+        .w_k = (ptrdiff_t)(sum->step * by.k),
         .init = cylstm_zeros,
-        .term[0] = {.a = {(void *)(uintptr_t)a, NULL, 1},
-                    .a_k = (ptrdiff_t)stride,
-                    .K = b->start[b->step_end - b->step_begin],
-                    .w = by.w},
+        .term[0] = {.a = {cylstm_at(a, size, (ptrdiff_t)(sum->first * stride)), NULL, 1},
+                    .a_k = (ptrdiff_t)(sum->step * stride),
+                    .K = sum->count,
+                    .w = cylstm_at(by.w, size, (ptrdiff_t)(sum->first * by.k))},
         .out = {out, NULL, (ptrdiff_t)columns},
         .out_panel = (ptrdiff_t)backward_width_of(b),
     };
-    if (b->step_end < b->order.T) g.addend = g.out;
+    if (sum->adds) g.addend = g.out;
     cylstm_multiply(&b->call, caller, &g);
 }
 
@@ -133,62 +142,64 @@ static void *dgates_at(const struct backward *b, size_t column)
 
 /* The gradient of those raw rows of a matrix of gates that are a run's, of `rows` of them all. The
  * run's start at `first`; returns where they end. */
-static size_t run_gradient(struct backward *b, int caller, enum cylstm_array_type type,
-                           struct cylstm_run run, size_t first, struct cylstm_range rows,
-                           struct operand by, size_t columns)
+static size_t run_gradient(struct backward *b, int caller, const struct sum *sum,
+                           enum cylstm_array_type type, struct cylstm_run run, size_t first,
+                           struct cylstm_range rows, struct operand by, size_t columns)
 {
     const struct cylstm_layer *l = &b->now->l;
     const size_t end = first + run.count * l->H, from = rows.begin > first ? rows.begin : first,
                  to = rows.end < end ? rows.end : end;
     if (from < to)
-        weight_gradient(b, caller, dgates_at(b, run.from * l->H + from - first),
+        weight_gradient(b, caller, sum, dgates_at(b, run.from * l->H + from - first),
                         backward_stride_of(b, l->dgates), to - from, by, columns,
                         l->raw[type] + from * columns);
     return end;
 }
 
 /* The gradient of a bias: a sum over the rows of the chunk. */
-static void bias_gradient(struct backward *b, int caller, enum cylstm_array_type type,
-                          const struct cylstm_run runs[CYLSTM_RUNS])
+static void bias_gradient(struct backward *b, int caller, const struct sum *sum,
+                          enum cylstm_array_type type, const struct cylstm_run runs[CYLSTM_RUNS])
 {
     const struct cylstm_layer *l = &b->now->l;
     for (size_t n = 0, first = 0; n < CYLSTM_RUNS; n++) {
         const struct operand by = {dgates_at(b, runs[n].from * l->H), backward_width_of(b),
                                    backward_stride_of(b, l->dgates)};
         const size_t columns = runs[n].count * l->H;
-        weight_gradient(b, caller, b->ones, 1, 1, by, columns, l->raw[type] + first);
+        weight_gradient(b, caller, sum, b->ones, 1, 1, by, columns, l->raw[type] + first);
         first += columns;
     }
 }
 
 /* The gradient of an array that a normalised cell meets unit by unit: a sum of some of dnorm. */
-static void norm_gradient(struct backward *b, int caller, enum cylstm_array_type type,
-                          struct cylstm_run run)
+static void norm_gradient(struct backward *b, int caller, const struct sum *sum,
+                          enum cylstm_array_type type, struct cylstm_run run)
 {
     const struct cylstm_layer *l = &b->now->l;
     const struct operand by = {cylstm_at(b->dnorm, b->call.real_size, (ptrdiff_t)(run.from * l->H)),
                                backward_width_of(b), backward_stride_of(b, l->kind->norm * l->H)};
-    weight_gradient(b, caller, b->ones, 1, 1, by, run.count * l->H, l->raw[type]);
+    weight_gradient(b, caller, sum, b->ones, 1, 1, by, run.count * l->H, l->raw[type]);
 }
 
 /* The gradient of peepholes: no product of matrices, but sums over all rows of what i and f do with c
  * before a step, and o with c after it. A share is some of the units. */
-static void peephole_gradients(struct backward *b, size_t share, size_t shares)
+static void peephole_gradients(struct backward *b, const struct sum *sum, size_t share,
+                               size_t shares)
 {
     const struct backward_pass *p = b->now;
     const struct cylstm_layer *l = &p->l;
     const size_t size = b->call.real_size;
     const struct cylstm_range mine = cylstm_share(l->H, shares, share);
     for (size_t gate = 0; gate < l->kind->peepholes; gate++) {
-        void *out = cylstm_at(b->grads->dweights, size,
-                              (ptrdiff_t)(l->raw[CYLSTM_WEIGHT_PEEP] + gate * l->H + mine.begin));
+        void *out =
+            cylstm_at(b->grads->dweights, size,
+                      (ptrdiff_t)(sum->at + l->raw[CYLSTM_WEIGHT_PEEP] + gate * l->H + mine.begin));
         const size_t dgate = l->kind->peep_dgate[gate], after = gate + 1 == l->kind->peepholes;
-        int adds = b->step_end < b->order.T;
+        int adds = sum->adds;
         for (size_t s = b->step_end; s-- > b->step_begin;) {
-            const size_t flat = b->start[s - b->step_begin],
-                         rows = b->start[s + 1 - b->step_begin] - flat;
-            struct cylstm_rows c = after ? backward_cells(b, p, s, 0)
-                                         : backward_cells_before(b, p, s, 0),
+            const size_t flat = backward_flat(b, s, sum->first),
+                         rows = b->seq->per_sample ? 1 : backward_flat(b, s + 1, 0) - flat;
+            struct cylstm_rows c = after ? backward_cells(b, p, s, sum->first)
+                                         : backward_cells_before(b, p, s, sum->first),
                                da = backward_padded_rows(b, b->dgates,
                                                          backward_stride_of(b, l->dgates), flat);
             if (!c.base && adds) continue;
@@ -201,7 +212,8 @@ static void peephole_gradients(struct backward *b, size_t share, size_t shares)
     }
 }
 
-static void weight_gradients(struct backward *b, int caller, size_t share, size_t shares)
+static void weight_gradients(struct backward *b, int caller, const struct sum *sum, size_t share,
+                             size_t shares)
 {
     const struct cylstm_layer *l = &b->now->l;
     const size_t width = backward_width_of(b);
@@ -211,30 +223,31 @@ static void weight_gradients(struct backward *b, int caller, size_t share, size_
     const struct operand m = {b->m, width, backward_stride_of(b, l->H)};
     size_t ih = 0, hh = 0;
     for (size_t n = 0; n < CYLSTM_RUNS; n++) {
-        ih = run_gradient(b, caller, CYLSTM_WEIGHT_IH, l->kind->ih[n], ih, mine, x, l->I);
-        hh = run_gradient(b, caller, CYLSTM_WEIGHT_HH, l->kind->hh[n], hh, mine, h, l->R);
+        ih = run_gradient(b, caller, sum, CYLSTM_WEIGHT_IH, l->kind->ih[n], ih, mine, x, l->I);
+        hh = run_gradient(b, caller, sum, CYLSTM_WEIGHT_HH, l->kind->hh[n], hh, mine, h, l->R);
     }
-    run_gradient(b, caller, CYLSTM_WEIGHT_HH, l->kind->second_hh, hh, mine, m, l->R);
+    run_gradient(b, caller, sum, CYLSTM_WEIGHT_HH, l->kind->second_hh, hh, mine, m, l->R);
     if (l->P) {
         const struct cylstm_range projected = cylstm_share(l->P, shares, share);
-        weight_gradient(b, caller, cylstm_at(b->dh, b->call.real_size, (ptrdiff_t)projected.begin),
+        weight_gradient(b, caller, sum,
+                        cylstm_at(b->dh, b->call.real_size, (ptrdiff_t)projected.begin),
                         backward_stride_of(b, l->R), projected.end - projected.begin, m, l->H,
                         l->raw[CYLSTM_WEIGHT_HR] + projected.begin * l->H);
     }
-    if (b->dims->peephole) peephole_gradients(b, share, shares);
+    if (b->dims->peephole) peephole_gradients(b, sum, share, shares);
     if (share) return;
     if (b->dims->proj_bias) {
         const struct operand by = {b->dh, width, backward_stride_of(b, l->R)};
-        weight_gradient(b, caller, b->ones, 1, 1, by, l->P, l->raw[CYLSTM_BIAS_HR]);
+        weight_gradient(b, caller, sum, b->ones, 1, 1, by, l->P, l->raw[CYLSTM_BIAS_HR]);
     }
     if (l->kind->norm) {
-        norm_gradient(b, caller, CYLSTM_WEIGHT_LN, l->kind->norm_weight);
-        if (l->bias) norm_gradient(b, caller, CYLSTM_BIAS_IH, l->kind->bias);
+        norm_gradient(b, caller, sum, CYLSTM_WEIGHT_LN, l->kind->norm_weight);
+        if (l->bias) norm_gradient(b, caller, sum, CYLSTM_BIAS_IH, l->kind->bias);
         return;
     }
     if (!l->bias) return;
-    bias_gradient(b, caller, CYLSTM_BIAS_IH, l->kind->ih);
-    if (l->kind->two_biases) bias_gradient(b, caller, CYLSTM_BIAS_HH, l->kind->hh);
+    bias_gradient(b, caller, sum, CYLSTM_BIAS_IH, l->kind->ih);
+    if (l->kind->two_biases) bias_gradient(b, caller, sum, CYLSTM_BIAS_HH, l->kind->hh);
 }
 
 void cylstm_use_chunk(void *arg, size_t share, int caller)
@@ -242,5 +255,17 @@ void cylstm_use_chunk(void *arg, size_t share, int caller)
     struct backward *b = arg;
     const size_t shares = b->shares;
     input_gradient(b, caller, share, shares);
-    weight_gradients(b, caller, share, shares);
+    const size_t rows = b->start[1], raw = cylstm_raw_count(b->dims);
+    if (!b->seq->per_sample) {
+        const struct sum all = {0, 1, b->start[b->step_end - b->step_begin], 0,
+                                b->step_end < b->order.T};
+        weight_gradients(b, caller, &all, share, shares);
+        return;
+    }
+    for (size_t r = 0; r < rows && !cylstm_stopped(&b->call); r++) {
+        const struct sum own = {r, rows, b->step_end - b->step_begin,
+                                cylstm_batch_row(&b->order, r) * raw,
+                                b->step_end < cylstm_row_length(&b->order, r)};
+        weight_gradients(b, caller, &own, share, shares);
+    }
 }

@@ -317,6 +317,9 @@ struct cylstm_sequence {
     /* NULL, or the raw weights: then these are read, until the call ends, and no packed ones.
      * Scratch sizes depend on it; backward need not have what forward had. */
     const void *raw;
+    /* Backward: not 0: dweights is (B, cylstm_raw_count), of each sequence its own, and not truncated.
+     * Scratch sizes depend on it. */
+    int per_sample;
     /* Backward, of a tape with `checkpoint`: the packed weights of the forward pass. */
     const void *packed;
 };

@@ -46,7 +46,7 @@ C_LEVELS = [
     {"split"},
     {"optim", "pack"},
     {"product"},
-    {"backward_reset"},
+    {"backward_states"},
     {"forward_step", "backward_step", "backward_gradients", "linear"},
     {"forward"},
     {"backward_recompute"},
