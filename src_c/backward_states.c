@@ -1,4 +1,4 @@
-/* backward_states.c -- the states on the way back: what a step had before it, and resets, where a row's
+/* backward_states.c -- the states in the backward pass: what a step had before it, and resets, where a row's
  * states began as zeros, no gradient passes, and what a step reads of the one before is zero; the
  * gradients that the last states come with, and those of the first ones.
  */

@@ -25,7 +25,7 @@ static size_t count_steps(const struct cylstm_sequence *seq, size_t row)
 {
     size_t count = 0;
     if (!seq->mask) return length_of(seq, row);
-    for (size_t t = 0; t < length_of(seq, row); t++) count += cylstm_is_valid(seq, row, t);
+    for (size_t t = 0; t < length_of(seq, row); t++) count += (size_t)cylstm_is_valid(seq, row, t);
     return count;
 }
 
