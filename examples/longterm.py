@@ -289,14 +289,14 @@ def draw_gradients(axes: Any) -> None:
         for opened in ("", ", gates open") if kind != "RNN" else ("",):
             norms = np.maximum(gradient_norms(kind + opened), 1e-30)
             axes.loglog(LAGS, norms, "-" if opened else "--", color=colour, lw=1.8)
-    axes.loglog([], [], "-", color="0.4", label="gates that start open")
-    axes.loglog([], [], "--", color="0.4", label="as PyTorch starts them")
+    axes.loglog([], [], "-", color="0.4", label="open gates")
+    axes.loglog([], [], "--", color="0.4", label="as drawn")
     for kind, x, y in (("RNN", 9, 1e-7), ("GRU", 70, 12), ("LSTM", 70, 0.12), ("GRU", 62, 1e-10)):
         label(axes, x, y, kind, COLOURS[kind], fontweight="bold")
     axes.set(
         xlabel="steps back", ylim=(1e-12, 1e2), title="Norm of the gradient at the first state"
     )
-    axes.legend(frameon=False, fontsize=9, loc=(0.36, 0.42))
+    axes.legend(frameon=False, fontsize=9, loc=(0.03, 0.1))
 
 
 def draw_strings(axes: Any, recalls: dict[str, list[Recall]]) -> None:
