@@ -14,6 +14,7 @@
 # make asan          the light suite under AddressSanitizer and UBSan
 # make inner-loops   what compilers make of the kernels' innermost loops, and how fast CPUs could run them
 # make kernels       every kernel against plain loops in long double, plain and under ASan; ARGS=--bench
+# make kernels-neon  the same for AArch64, by gcc-aarch64-linux-gnu and qemu-user
 # make coverage      lines of C, Cython and Python that the light suite runs, with a floor for each
 # make fuzz          random calls of the core, of Python and of load, and memory that runs out; MINUTES=1 of each
 # make soak          random work beside a curve of memory; MINUTES=60
@@ -49,7 +50,7 @@ ANY_KERNELS = $(ANY_BUILD) --ignore=tests/convert $(addprefix --ignore=tests/tes
 
 .DELETE_ON_ERROR:
 .PHONY: test timing docs demo longterm test-oracles conformance test-models random-models bench instructions bench-kernels lint inner-loops format asan \
-        coverage kernels fuzz soak tsan ulp footprint check-wheel cross wheels clean
+        coverage kernels kernels-neon fuzz soak tsan ulp footprint check-wheel cross wheels clean
 
 test: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(LIGHT)
@@ -169,23 +170,30 @@ build/coverage/stamp: $(SOURCES) $(wildcard cylstm/*.py cylstm/*/*.py) setup.py 
 C_FLAGS_plain = -O3
 C_FLAGS_asan  = $(ASAN_CFLAGS)
 C_FLAGS_tsan  = -O1 -g1 -fsanitize=thread
+C_FLAGS_neon  = -O2 -static
+CC_neon       = aarch64-linux-gnu-gcc
 
 define PROGRAMS
 build/c-$(1)/core/%.o: src_c/%.c $(C_HEADERS)
 	@mkdir -p $$(@D)
-	$(CC) -std=c11 -ffp-contract=off -pthread $(C_FLAGS_$(1)) -c -o $$@ $$<
+	$(or $(CC_$(1)),$(CC)) -std=c11 -ffp-contract=off -pthread $(C_FLAGS_$(1)) -c -o $$@ $$<
 
 build/c-$(1)/%: tests/%.c tests/guarded.h $(C_SOURCES:src_c/%.c=build/c-$(1)/core/%.o)
-	$(CC) -std=c11 -ffp-contract=off -pthread $(C_FLAGS_$(1)) -Isrc_c -o $$@ $$(filter-out %.h,$$^) -lm
+	$(or $(CC_$(1)),$(CC)) -std=c11 -ffp-contract=off -pthread $(C_FLAGS_$(1)) -Isrc_c -o $$@ $$(filter-out %.h,$$^) -lm
 endef
-$(foreach kind,plain asan tsan,$(eval $(call PROGRAMS,$(kind))))
-$(foreach kind,plain asan,build/c-$(kind)/kernels): $(wildcard tests/kernels_*.[ch]) # one program
+$(foreach kind,plain asan tsan neon,$(eval $(call PROGRAMS,$(kind))))
+$(foreach kind,plain asan neon,build/c-$(kind)/kernels): $(wildcard tests/kernels_*.[ch]) # one program
 .SECONDARY: # else make would delete the objects
 
 kernels: build/c-plain/kernels build/c-asan/kernels build/c-asan/calls
 	build/c-plain/kernels $(ARGS)
 	build/c-asan/kernels $(ARGS)
 	build/c-asan/calls
+
+# Emulated: with the dot products of int8, and without.
+kernels-neon: build/c-neon/kernels
+	qemu-aarch64 -cpu max $< $(ARGS)
+	qemu-aarch64 -cpu cortex-a53 $< $(ARGS)
 
 # --- random work, for MINUTES of each kind
 # The kernels are not instrumented, which takes clang many minutes: guard pages watch them (guarded.h).

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import _checks
+from .sequential import Sequential
 from .tensors import widened
 from .weights import BFLOAT16, Array, Module
 
-M = TypeVar("M", bound=Module)
+M = TypeVar("M", bound="Module | Sequential")
 
 LEAST = np.float32(2.0**-119)  # a row of smaller weights is zero, as the kernels take it
 
@@ -45,8 +46,9 @@ def quantize(module: M, weights: str = "int8") -> M:
 
     Parameters
     ----------
-    module : LSTM, GRU, RNN or Linear of float32
-        It stays as it is.
+    module : LSTM, GRU, RNN or Linear of float32, or a Sequential
+        It stays as it is. Of a Sequential, its recurrent modules and Linears are replaced, and all
+        other steps, an Embedding among them, are shared.
     weights : "int8" or "bfloat16"
         How its matrices are stored; biases stay float32. With "bfloat16" they are rounded to
         nearest even, and all arithmetic is float32's: the results are, to the bit, those of a
@@ -78,9 +80,13 @@ def quantize(module: M, weights: str = "int8") -> M:
     >>> small.state_dict()["weight_hh_l0"].dtype
     dtype('int8')
     """
+    if isinstance(module, Sequential):
+        return module._with_modules(
+            lambda each: quantize(each, weights) if each._quantizes else each
+        )
     name = type(module).__name__
     if not isinstance(module, Module) or not module._quantizes:
-        raise TypeError(f"module is a {name}, expected an LSTM, GRU, RNN or Linear")
+        raise TypeError(f"module is a {name}, expected an LSTM, GRU, RNN, Linear or Sequential")
     _checks.choice("weights", weights, ("bfloat16", "int8"))
     if module._format is not None:
         raise ValueError(f"{name} has weights of {module._format} already, expected float32")

@@ -104,6 +104,21 @@ class Sequential:
         """The layer of this name."""
         return self.layers[name]
 
+    def _with_modules(self, change: Callable[[Module], Module]) -> Self:
+        """The same chain with other modules; an error says of which step it is."""
+        layers: list[tuple[str, Any, tuple[str, ...]]] = []
+        for node in self._nodes:
+            layer = node.layer
+            try:
+                if isinstance(layer, FinalState):
+                    layer = FinalState(change(layer.module))
+                elif isinstance(layer, Module):
+                    layer = change(layer)
+            except (TypeError, ValueError) as error:
+                raise _named(error, node.name) from error
+            layers.append((node.name, layer, node.sources))
+        return type(self)(layers, input_shape=self.input_shape)
+
     def state_dict(self) -> dict[str, Array]:
         """{"step.weight": read-only array} of all layers, in order.
 
@@ -151,7 +166,13 @@ class Sequential:
         return shapes
 
     def _find_dtype(self) -> np.dtype[Any]:
-        dtypes = {f"{name} {array.dtype}": array.dtype for name, array in self.state_dict().items()}
+        modules = {node.name: _inner(node.layer) for node in self._nodes}
+        dtypes = {
+            f"{step}.{name} {each.dtype}": each.dtype
+            for step, module in modules.items()
+            for name, array in module.state_dict().items()
+            for each in [module if isinstance(module, Module) else array]
+        }
         if len(set(dtypes.values())) > 1:
             raise ValueError(f"dtypes differ: {', '.join(dtypes)}; expected one for all weights")
         return next(iter(dtypes.values()), np.dtype(np.float32))

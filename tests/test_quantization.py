@@ -104,44 +104,119 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
     assert stored.tolist() == [[1, 1, 1 + 2 * step, 1 + step, -1, 0]]
 
 
+def assert_exact(narrow: Any, x: Array, states: tuple[Array, ...], cell: Any) -> None:
+    """Against the reference, whose codes and sums are the same integers: what is left is float32's
+    rounding of gate math. A code off by one would show as some 1e-3.
+
+    Each step by itself from the state before: after many, a code may be rounded the other way.
+    """
+    weights = reference.int8_weights(narrow.state_dict())
+    end = narrow(x, states if len(states) > 1 else states[0])[1]
+    for t in range(len(x)):
+        given: Any = states if len(states) > 1 else states[0]
+        y, after = narrow(x[t : t + 1], given)
+        want = reference.forward(weights, x[t : t + 1].astype(np.float64), given, cell=cell)
+        states = after if isinstance(after, tuple) else (after,)
+        assert rel(y, want.y) < 5e-6
+        for got, exact in zip(states, (want.h_n, want.c_n), strict=False):
+            assert rel(got, exact) < 5e-6
+    if not narrow.bidirectional:
+        assert same_bits(list(end) if isinstance(end, tuple) else [end], list(states))
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", SIZES)
 def test_int8_is_exact_integers(name: str, shape: str, isa: str) -> None:
-    """Against reference.lstm_int8, whose codes and sums are the same integers: what is left is
-    float32's rounding of gate math. A code off by one would show as some 1e-3."""
-    lstm = forced(isa)(**SIZES[name], seed=1)
-    narrow = cylstm.quantize(lstm, "int8")
-    T, B = SHAPES[shape]
-    x, (h_0, c_0) = inputs(lstm, T, B)
-    y, (h_n, c_n) = narrow(x, (h_0, c_0))
-    # each step by itself from the state before: a code may be rounded the other way after many
-    stream_like = x.swapaxes(0, 1) if lstm.batch_first else x
-    if lstm.num_layers > 1 or lstm.bidirectional or lstm.proj_size:
-        return check_first_layer(lstm, narrow, stream_like, h_0, c_0)
-    weights = narrow.state_dict()
-    h, c = h_0[0], c_0[0]
-    for t in range(T):
-        want = reference.lstm_int8_step(weights, stream_like[t], h, c)
-        got = narrow(x[:, t : t + 1] if lstm.batch_first else x[t : t + 1], (h[None], c[None]))[1]
-        assert rel(got[0][0], want[0]) < 5e-6 and rel(got[1][0], want[1]) < 5e-6
-        h, c = got[0][0], got[1][0]
-    assert same_bits([h_n[0], c_n[0]], [h, c])
+    lstm = forced(isa)(**{**SIZES[name], "batch_first": False}, seed=1)
+    x, states = inputs(lstm, *SHAPES[shape])
+    assert_exact(cylstm.quantize(lstm), x, states, None)
 
 
-def check_first_layer(
-    lstm: cylstm.LSTM, narrow: cylstm.LSTM, x: Array, h_0: Array, c_0: Array
-) -> None:
-    """The first step of the first layer, both directions, of a stack of one step."""
-    weights = narrow.state_dict()
-    T = x.shape[0]
-    for d in range(1 + lstm.bidirectional):
-        end = "_l0_reverse" if d else "_l0"
-        own = {key.replace(end, "_l0"): a for key, a in weights.items() if key.endswith(end)}
-        x_t = x[T - 1 if d else 0]
-        h, c = reference.lstm_int8_step(own, x_t, h_0[d], c_0[d])
-        y, (h_n, c_n) = narrow(x[T - 1 :] if d else x[:1], (h_0, c_0))
-        assert rel(h_n[d], h) < 5e-6 and rel(c_n[d], c) < 5e-6
+VARIANTS: dict[str, tuple[type[Any], dict[str, Any], Any]] = {
+    "peephole": (cylstm.LSTM, dict(peephole=True), reference.LSTM()),
+    "coupled f": (cylstm.LSTM, dict(coupled="f=1-i"), reference.LSTM("f=1-i")),
+    "coupled i": (cylstm.LSTM, dict(coupled="i=1-f"), reference.LSTM("i=1-f")),
+    "clips": (
+        cylstm.LSTM,
+        dict(clip=0.3, cell_clip=0.5),
+        reference.LSTM(clip=0.3, cell_clip=0.5),
+    ),
+    "activations": (
+        cylstm.LSTM,
+        dict(activations=("sigmoid", "softsign", "relu")),
+        reference.LSTM(activations=("sigmoid", "softsign", "relu")),
+    ),
+    "projection": (cylstm.LSTM, dict(proj_size=11), reference.LSTM()),
+    "GRU": (cylstm.GRU, {}, reference.GRU()),
+    "GRU, reset before": (cylstm.GRU, dict(reset_after=False), reference.GRU(False)),
+    "RNN": (cylstm.RNN, {}, reference.RNN()),
+}
+
+
+def variant(name: str, isa: str | None, B: int, **more: Any) -> tuple[Any, Array, tuple[Any, ...]]:
+    """A module of two layers with its x (6, B, 13) and states."""
+    kind, options, _ = VARIANTS[name]
+    forcing = type(kind.__name__, (kind,), {"_isa": isa, "__slots__": ()})
+    module = (forcing if isa else kind)(13, 37, 2, seed=4, **options, **more)
+    draw = np.random.default_rng(0)
+    if "weight_peep_l0" in module.state_dict():  # zeros as they are drawn
+        state = {
+            key: draw.uniform(-0.5, 0.5, a.shape).astype(np.float32) if "peep" in key else a
+            for key, a in module.state_dict().items()
+        }
+        module.load_state_dict(state)
+    widths = (options.get("proj_size", 37), 37) if kind is cylstm.LSTM else (37,)
+    x = draw.standard_normal((6, B, 13), np.float32)
+    return module, x, tuple(draw.uniform(-1, 1, (2, B, w)).astype(np.float32) for w in widths)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("B", [1, 7])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_int8_of_variants_is_exact_integers(name: str, B: int, isa: str) -> None:
+    module, x, states = variant(name, isa, B)
+    assert_exact(cylstm.quantize(module), x, states, VARIANTS[name][2])
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_stream_and_save(name: str, weights: str, tmp_path: Path) -> None:
+    """With lengths; bfloat16 to the bit of the rounded weights."""
+    module, x, states = variant(name, None, 3)
+    given = states if len(states) > 1 else states[0]
+    narrow = cylstm.quantize(module, weights)
+    y, end = narrow(x, given, lengths=[6, 0, 4])
+    cylstm.save(narrow, tmp_path / "narrow")
+    again = cylstm.load(tmp_path / "narrow")(x, given, lengths=[6, 0, 4])[0]
+    assert same_bits([y], [again]) and not y[4:, 2].any()
+    if weights == "bfloat16":
+        module.load_state_dict(
+            {k: widened(a) if a.dtype == np.uint16 else a for k, a in narrow.state_dict().items()}
+        )
+        assert same_bits([y], [module(x, given, lengths=[6, 0, 4])[0]])
+    stream = narrow.stream(3)
+    stream.state = given
+    blocks = [stream.run(x[:2]), stream.step(x[2])[None], stream.run(x[3:])]
+    assert same_bits([np.concatenate(blocks)], [narrow(x, given)[0]])
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+def test_sequential(weights: str, tmp_path: Path) -> None:
+    """Its recurrent modules and Linears, each as by itself; an Embedding is left alone."""
+    table, lstm = cylstm.Embedding(20, 8), cylstm.LSTM(8, 17, batch_first=True, seed=1)
+    head = cylstm.Linear(17, 3, seed=2)
+    model = cylstm.Sequential([table, ("lstm", cylstm.steps.FinalState(lstm)), ("head", head)])
+    narrow = cylstm.quantize(model, weights)
+    ids = np.arange(12).reshape(3, 4)
+    small_lstm, small_head = (cylstm.quantize(each, weights) for each in (lstm, head))
+    want = small_head(small_lstm(table(ids))[1][0][-1])
+    assert np.allclose(narrow(ids), want, rtol=0, atol=1e-6)
+    assert narrow["0"] is table and model["lstm"] is not narrow["lstm"]
+    cylstm.save(narrow, tmp_path / "narrow")
+    assert same_bits([cylstm.load(tmp_path / "narrow")(ids)], [narrow(ids)])
+    with pytest.raises(ValueError, match=f"step 'lstm'.* weights of {weights} already"):
+        cylstm.quantize(narrow, weights)
 
 
 @pytest.mark.parametrize("weights", FORMATS)

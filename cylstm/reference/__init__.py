@@ -3,7 +3,8 @@
 This package is for reading, and for testing against. It is slow, imports nothing of the library,
 and computes in the dtype of ``x``. `cells` has one step of each cell, `network` a layer over time
 and the stack of layers, and each backward stands directly below its forward and walks the same
-lines upwards; `activations` has the functions that cells may use, `int8` a step with int8 weights.
+lines upwards; `activations` has the functions that cells may use, `int8` the products with weights
+of int8.
 
 One step of an LSTM takes the input ``x_t`` and the state ``(h, c)`` that the previous step left::
 
@@ -40,7 +41,7 @@ D directions. A ``d`` before a name is the gradient of the loss with respect to 
 
 from .activations import FUNCTIONS, Activation, sigmoid
 from .cells import GRU, LSTM, RNN, Cell, State, Weights
-from .int8 import int8_product, lstm_int8_step, quantize_rows
+from .int8 import Int8Matrix, int8_weights, quantize_rows
 from .network import Grads, Tape, backward, describe, forward, names, pick
 
 __all__ = [
@@ -51,14 +52,14 @@ __all__ = [
     "Activation",
     "Cell",
     "Grads",
+    "Int8Matrix",
     "State",
     "Tape",
     "Weights",
     "backward",
     "describe",
     "forward",
-    "int8_product",
-    "lstm_int8_step",
+    "int8_weights",
     "names",
     "pick",
     "quantize_rows",

@@ -1,4 +1,4 @@
-"""One step of an LSTM with int8 weights: codes and sums are integers."""
+"""Matrices of int8, whose products with rows are sums of integers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from .activations import sigmoid
 
 Array = NDArray[Any]
 
@@ -25,27 +23,47 @@ def quantize_rows(rows: Array) -> tuple[Array, Array]:
     return np.rint(rows * by[:, None]).astype(np.int64), largest / np.float32(127)
 
 
-def int8_product(rows: Array, codes: Array, scales: Array) -> Array:
-    """float32 (N, K) times int8 (M, K) with a scale for each of its M rows: sums of integers."""
-    integers, by = quantize_rows(rows)
-    return (integers @ codes.T.astype(np.int64)) * (by[:, None] * scales).astype(np.float64)
+class Int8Matrix:
+    """Codes (M, K) with a scale for each row, which stands where the equations want W (M, K).
+
+    ``x @ W.T`` quantises the rows of x, sums integers, and scales the sums.
+    """
+
+    __array_ufunc__ = None  # so that x @ W.T asks here
+    dtype = np.dtype(np.float64)  # of the products
+
+    def __init__(self, codes: Array, scales: Array) -> None:
+        self.codes, self.scales = codes, scales
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.codes.shape
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: slice) -> Int8Matrix:
+        return Int8Matrix(self.codes[rows], self.scales[rows])
+
+    @property
+    def T(self) -> Int8Matrix:
+        """Itself: it stands to the right of a product, and only there."""
+        return self
+
+    def __rmatmul__(self, x: Array) -> Array:
+        integers, by = quantize_rows(np.asarray(x, np.float32))
+        sums = integers @ self.codes.T.astype(np.int64)
+        return sums * (by[:, None] * self.scales).astype(np.float64)
 
 
-def lstm_int8_step(
-    weights: Mapping[str, Array], x: Array, h: Array, c: Array
-) -> tuple[Array, Array]:
-    """One step of an LSTM with int8 weights, those of layer 0; x and h are quantised by row."""
-
-    def product(rows: Array, kind: str) -> Array:
-        return int8_product(rows, weights[f"{kind}_l0"], weights[f"{kind}_scale_l0"])
-
-    a = product(x, "weight_ih") + product(h, "weight_hh")
-    if "bias_ih_l0" in weights:
-        a += weights["bias_ih_l0"] + weights["bias_hh_l0"]
-    a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
-    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
-    c = f * c + i * g
-    h = o * np.tanh(c)
-    if "weight_hr_l0" in weights:
-        h = product(h.astype(np.float32), "weight_hr")
-    return h, c
+def int8_weights(weights: Mapping[str, Array]) -> dict[str, Any]:
+    """Weights of int8, codes and scales by name, as `forward` takes them."""
+    matrices: dict[str, Any] = {}
+    for name, array in weights.items():
+        kind, layer, rest = name.partition("_l")
+        scales = weights.get(f"{kind}_scale{layer}{rest}")
+        if scales is not None:
+            matrices[name] = Int8Matrix(array, scales)
+        elif not kind.endswith("_scale"):
+            matrices[name] = array.astype(np.float64)
+    return matrices

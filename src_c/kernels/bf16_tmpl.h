@@ -16,7 +16,7 @@ ALWAYS_INLINE void bf16_pair(vf acc[MAX_TILE_ROWS * PANEL_VECTORS],
     }
     UNROLL for (int v = 0; v < N; v++) {
         const ptrdiff_t at = v / PANEL_VECTORS * w_panel + v % PANEL_VECTORS * (ptrdiff_t)(VL * sizeof(real));
-        const vf pair = v_keep(v_load((const real *)(w + at))), low = v_low_bf16(pair), high = v_high_bf16(pair);
+        const vf loaded = v_load((const real *)(w + at)), pair = R == 1 ? v_keep(loaded) : loaded, low = v_low_bf16(pair), high = v_high_bf16(pair);
         UNROLL for (int r = 0; r < R; r++) acc[r * N + v] = v_fma(even[r], low, acc[r * N + v]);
         if (both)
             UNROLL for (int r = 0; r < R; r++) acc[r * N + v] = v_fma(odd[r], high, acc[r * N + v]);
