@@ -50,9 +50,9 @@ VARIANTS = {
     "cell clip": of_lstm(cell_clip=2.0),
     "hard sigmoid": of_lstm(activations=("hard_sigmoid_keras2", "tanh", "tanh")),
     "softsign": of_lstm(activations=("sigmoid", "softsign", "softsign")),
-    "elu, softplus": of_lstm(activations=("sigmoid", "elu", "softplus")),
+    "elu and softplus": of_lstm(activations=("sigmoid", "elu", "softplus")),
     "GRU": Variant(cylstm.GRU, {}, 0.85),
-    "GRU, reset before": Variant(cylstm.GRU, {"reset_after": False}, 0.95),
+    "GRU reset before": Variant(cylstm.GRU, {"reset_after": False}, 0.95),
     "RNN": Variant(cylstm.RNN, {}, 0.40),
 }
 
