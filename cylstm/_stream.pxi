@@ -238,7 +238,7 @@ cdef class Stream:
         """
         cdef cnp.ndarray indices = None, x, y
         cdef Py_ssize_t rows = self.N, T
-        cdef bint turned = self.batched and self.batch_first
+        cdef bint transposed = self.batched and self.batch_first
         if active is not None:
             indices = self.check_indices("active", active)
             rows = cnp.PyArray_DIM(indices, 0)
@@ -246,12 +246,12 @@ cdef class Stream:
         if cnp.PyArray_NDIM(x) != (3 if self.batched else 2):
             raise ValueError(f"block has shape {(<object>x).shape}, expected "
                              f"{self.letters()} with I = {self.dims.inputs}")
-        T = cnp.PyArray_DIM(x, 1 if turned else 0)
+        T = cnp.PyArray_DIM(x, 1 if transposed else 0)
         x = _check(x, "block", self.dims, self.block(T, rows, self.dims.inputs))
         cdef tuple shape = self.block(T, rows, self.dims.R)
         cdef cnp.ndarray result = (np.empty(shape, self.dims.dtype) if out is None
                                    else _check_out(out, self.dims, shape))
-        if turned:  # a plan has its steps one after another
+        if transposed:  # a plan has its steps one after another
             x, y = (<object>x).swapaxes(0, 1), np.empty((T, rows, self.dims.R), self.dims.dtype)
         else:
             y = result
@@ -260,7 +260,7 @@ cdef class Stream:
         x = _apart(x, y)
         if T:
             self.compute(T, indices, rows, x, y)
-        if turned:
+        if transposed:
             (<object>result)[...] = (<object>y).swapaxes(0, 1)
         return result
 

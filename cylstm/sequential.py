@@ -442,8 +442,8 @@ def _step(
     if isinstance(layer, ZeroMasked):
         return layer(x, None if valid is None else valid.mask), valid
     if isinstance(layer, Reverse):
-        turned = None if valid is None else valid._replace(mask=valid.mask[:, ::-1])
-        return layer(x), turned
+        flipped = None if valid is None else valid._replace(mask=valid.mask[:, ::-1])
+        return layer(x), flipped
     if valid is not None and _mixes_time(layer):
         raise ValueError("masked steps come in, which it can't leave out")
     if isinstance(layer, Linear):

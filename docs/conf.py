@@ -13,7 +13,7 @@ exclude_patterns: list[str] = []
 html_theme = "furo"
 html_title = f"cylstm {release}"
 
-# Docstrings are NumPy's kind; what stands between single backquotes is code.
+# Docstrings are NumPy's kind; single backquotes mean code.
 default_role = "code"
 napoleon_google_docstring = False
 napoleon_use_ivar = True

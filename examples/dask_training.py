@@ -46,7 +46,7 @@ def added(a: Share, b: Share) -> Share:
 
 
 def tree(shares: list[Any], add: Callable[[Any, Any], Any]) -> Any:
-    """The sum in pairs, ((0 + 1) + (2 + 3)) + ...: one order, whoever is done first."""
+    """The sum in pairs, ((0 + 1) + (2 + 3)) + ...: one order, in whatever order they are done."""
     while len(shares) > 1:
         pairs = [add(a, b) for a, b in zip(shares[::2], shares[1::2])]
         shares = pairs + shares[2 * len(pairs) :]

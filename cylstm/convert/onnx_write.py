@@ -166,8 +166,8 @@ class _Writer:
         finals = [f"{name}_{k}" for name in self.finals()]
         self.node(self.cell, inputs, [f"Y_{k}", *finals], **self.attributes)
         # (T, D, B, H) to (T, B, D H)
-        turned = self.node("Transpose", [f"Y_{k}"], [f"turned_{k}"], perm=[0, 2, 1, 3])
-        return self.node("Reshape", [turned, "joined"], [f"y_{k}"]), finals
+        transposed = self.node("Transpose", [f"Y_{k}"], [f"transposed_{k}"], perm=[0, 2, 1, 3])
+        return self.node("Reshape", [transposed, "joined"], [f"y_{k}"]), finals
 
     def finals(self) -> list[str]:
         return ["h_n", "c_n"] if self.cell == "LSTM" else ["h_n"]

@@ -72,7 +72,7 @@ class _Plan:
     ----------
     rows : bool
         Everything is (B, F).
-    turned : bool
+    transposed : bool
         What is (B, C, T) in torch is (B, T, C) here.
     pooled : bool
         What is (B, C, 1) in torch is (B, C) here.
@@ -81,7 +81,7 @@ class _Plan:
     def __init__(self, rows: bool) -> None:
         self.steps: list[tuple[str, Module | Step]] = []
         self.rows = rows
-        self.turned = False
+        self.transposed = False
         self.pooled = False
 
     def add(self, name: str, layer: Any) -> None:
@@ -90,7 +90,7 @@ class _Plan:
             self.turn(name, True)
         elif kind == "Flatten" and self.pooled:
             _flatten(layer)
-            self.pooled, self.turned, self.rows = False, False, True
+            self.pooled, self.transposed, self.rows = False, False, True
             return
         elif kind in _SOFTMAX:
             self.turn(name, not self.rows and layer.dim in (1, -2))
@@ -110,9 +110,9 @@ class _Plan:
         if self.pooled:
             self.steps.append((f"{name}.again", steps.Repeat(1)))
             self.pooled = False
-        if self.turned != over_time:
-            self.steps.append((f"{name}.turned", steps.Transpose()))
-            self.turned = over_time
+        if self.transposed != over_time:
+            self.steps.append((f"{name}.transposed", steps.Transpose()))
+            self.transposed = over_time
 
 
 def _kind(layer: Any) -> str:

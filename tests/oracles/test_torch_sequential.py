@@ -122,7 +122,7 @@ def test_lengths_are_of_time() -> None:
     model = from_torch(nn.Sequential(nn.Conv1d(3, 4, 2), nn.ReLU()).eval())
     x = np.zeros((2, 3, 9), np.float32)
     assert model(x).shape == (2, 4, 8)
-    with pytest.raises(ValueError, match="'0.turned' exchanges time and features"):
+    with pytest.raises(ValueError, match="'0.transposed' exchanges time and features"):
         model(x, [3, 9])
     with pytest.raises(ValueError, match=r"x has shape \(2, 4, 9\), expected \(B, 3, T\)"):
         model(np.zeros((2, 4, 9), np.float32))
