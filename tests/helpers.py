@@ -268,7 +268,7 @@ def weight_shapes(
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in range(num_layers):
         for d in range(D):
-            ih, hh, b_ih, b_hh, hr, *_ = reference.names(layer, d)
+            ih, hh, b_ih, b_hh, hr, *_others = reference.names(layer, d)
             shapes[ih] = (4 * hidden_size, input_size if layer == 0 else D * out)
             shapes[hh] = (4 * hidden_size, out)
             if bias:
