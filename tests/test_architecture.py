@@ -34,6 +34,8 @@ PYTHON_LEVELS = [
     {"dask", "losses", "optimizer", "files", "plot", "quantization", "threadpoolctl", "torch"},
     {"optim"},
     {"convert"},
+    {"cli_data"},
+    {"cli_graph"},
     {"cli"},
     {"__init__", "__main__"},
 ]
