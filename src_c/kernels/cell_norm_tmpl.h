@@ -54,7 +54,7 @@ struct moments {
 
 /* Of H sums, padded with zeros or not, for each of some gates, `each` apart: side by side, since a sum
  * waits for the one before. */
-ALWAYS_INLINE void moments_of(const real *s, size_t each, size_t H, const int gates,
+NEVER_INLINE void moments_of(const real *s, size_t each, size_t H, const int gates,
                               struct moments *m)
 {
     vf sum[GATES] = {v_zero(), v_zero(), v_zero(), v_zero()}, square[GATES];
@@ -81,7 +81,7 @@ ALWAYS_INLINE void moments_of(const real *s, size_t each, size_t H, const int ga
 ALWAYS_INLINE vf normal(const struct moments *m, vf s) { return v_mul(v_sub(s, m->mean), m->by); }
 
 /* A gate's pre-activation. */
-ALWAYS_INLINE vf norm_preact(const struct cylstm_cell *cell, size_t gate, const struct moments *m,
+NEVER_INLINE vf norm_preact(const struct cylstm_cell *cell, size_t gate, const struct moments *m,
                              vf s, size_t u, size_t n)
 {
     const size_t at = own_place(cell->options, gate, cell->H) + u;
@@ -159,7 +159,7 @@ struct norm_back {
 
 /* A vector of da of a gate, and of da * z: to `dnorm`, (2, gates, H), of which the gradients of the
  * biases and of the weights are sums. */
-ALWAYS_INLINE void norm_take(const struct cylstm_cell *cell, size_t gate, struct norm_back *b,
+NEVER_INLINE void norm_take(const struct cylstm_cell *cell, size_t gate, struct norm_back *b,
                              const real *tape, real *dnorm, vf da, size_t u, size_t n)
 {
     const size_t H = cell->H, at = own_place(cell->options, gate, H) + u,
@@ -179,7 +179,7 @@ ALWAYS_INLINE void norm_average(struct norm_back *b, size_t H)
     b->dz = v_set1(sum_of_lanes(b->dz) / (real)H);
     b->dz_z = v_set1(sum_of_lanes(b->dz_z) / (real)H);
 }
-ALWAYS_INLINE vf norm_give(const struct cylstm_cell *cell, size_t gate, const struct norm_back *b,
+NEVER_INLINE vf norm_give(const struct cylstm_cell *cell, size_t gate, const struct norm_back *b,
                            const real *tape, const real *dnorm, real *dgates, size_t u,
  size_t n)
 {

@@ -58,9 +58,14 @@ typedef struct { real lane[VL]; } vf;
 ALWAYS_INLINE vf v_set1(real a) { LANES(a); }
 ALWAYS_INLINE vf v_zero(void) { return v_set1(0); }
 ALWAYS_INLINE vf v_load(const real *p) { LANES(p[l]); }
-ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { LANES(l < n ? p[l] : 0); }
 ALWAYS_INLINE void v_store(real *p, vf a) { EACH_LANE p[l] = A; }
-ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) { for (size_t l = 0; l < n; l++) p[l] = A; }
+NEVER_INLINE vf load_part(const real *p, size_t n) { LANES(l < n ? p[l] : 0); }
+NEVER_INLINE void store_part(real *p, vf a, size_t n) { for (size_t l = 0; l < n; l++) p[l] = A; }
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return n < VL ? load_part(p, n) : v_load(p); }
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) {
+    if (n < VL) store_part(p, a, n);
+    else v_store(p, a);
+}
 
 ALWAYS_INLINE vf v_add(vf a, vf b) { LANES(A + B); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { LANES(A - B); }

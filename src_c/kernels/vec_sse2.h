@@ -95,13 +95,18 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 /* No fused multiply-add and no masks: two roundings, and lanes one by one. */
 ALWAYS_INLINE vf v_fma(vf a, vf b, vf c) { return v_add(v_mul(a, b), c); }
 ALWAYS_INLINE vf v_fnma(vf a, vf b, vf c) { return v_sub(c, v_mul(a, b)); }
-ALWAYS_INLINE vf v_load_n(const real *p, size_t n) {
+NEVER_INLINE vf load_part(const real *p, size_t n) {
     real lane[VL] = {0};
     for (size_t l = 0; l < n; l++) lane[l] = p[l];
     return v_load(lane);
 }
-ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) {
+NEVER_INLINE void store_part(real *p, vf a, size_t n) {
     real lane[VL];
     v_store(lane, a);
     for (size_t l = 0; l < n; l++) p[l] = lane[l];
+}
+ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return n < VL ? load_part(p, n) : v_load(p); }
+ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) {
+    if (n < VL) store_part(p, a, n);
+    else v_store(p, a);
 }
