@@ -184,14 +184,14 @@ cdef class Tape:
     def backward_truncated(self, k1, k2, dy=None, dh_n=None, dc_n=None, *, dcells=None,
                            dgates=None, threads=None, bint need_x=True):
         """Return the gradients of truncated backpropagation through time (Williams and Peng 1990,
-        doi:10.1162/neco.1990.2.4.490): what the loss says of every k1 steps goes back through the k2
-        steps that end with them, and no further.
+        doi:10.1162/neco.1990.2.4.490): what the loss says of every k1 steps goes back through the
+        k2 steps that end with them, and no further.
 
         The states themselves carry over as in `backward`. With k1 = k2 the gradient of a state
-        stops every k1 steps, at the cost of `backward`; with k1 < k2 the cost is k2 / k1 times that,
-        and with k2 at least T and k1 = T, or any k1, the gradients are the exact ones. Steps are counted
-        from each sequence's first one, without those that a mask leaves out; h_n and c_n belong
-        to the last one. h_0 and c_0 get what reaches them.
+        stops every k1 steps, at the cost of `backward`; with k1 < k2 the cost is k2 / k1 times
+        that, and with k2 at least T and k1 = T, or any k1, the gradients are the exact ones. Steps
+        are counted from each sequence's first one, without those that a mask leaves out; h_n and
+        c_n belong to the last one. h_0 and c_0 get what reaches them.
 
         Parameters
         ----------

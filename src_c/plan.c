@@ -121,8 +121,8 @@ void cylstm_plan_run(struct cylstm_plan *plan, const struct cylstm_context *ctx,
         f->c_offset = plan->c_offset;
     }
     const ptrdiff_t I = (ptrdiff_t)first->l.I, R = (ptrdiff_t)last->l.R, B = (ptrdiff_t)f->order.B;
-    first->x = (struct cylstm_walk){(void *)(uintptr_t)x, NULL, I, B * I};
-    last->y = (struct cylstm_walk){y, NULL, R, B * R};
+    first->x = (struct cylstm_walk){(void *)(uintptr_t)x, NULL, I, B * I, 0};
+    last->y = (struct cylstm_walk){y, NULL, R, B * R, 0};
     if (B) cylstm_run_forward(f, T);
     if (active && (T & 1))
         keep_parity(plan, active, rows);

@@ -85,8 +85,10 @@ static void draw_problem(struct trial *t, struct problem *p)
     snprintf(t->shape, sizeof t->shape,
              "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, cell %d%s%s, %d threads", T,
              B, I, H, p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias, p->dims.cell,
-             p->dims.layer_norm ? ", normalised" : p->dims.peephole ? ", peepholes" : "", p->dims.reverse ? ", reverse" : "",
-             p->ctx.threads);
+             p->dims.layer_norm ? ", normalised"
+             : p->dims.peephole ? ", peepholes"
+                                : "",
+             p->dims.reverse ? ", reverse" : "", p->ctx.threads);
     p->x = (struct rows){T, B, I, I + below(t, 3)};
     p->y = (struct rows){T, B, DR, DR + below(t, 3)};
     p->raw = noise(t, "raw", cylstm_raw_count(&p->dims));

@@ -55,7 +55,7 @@ struct moments {
 /* Of H sums, padded with zeros or not, for each of some gates, `each` apart: side by side, since a sum
  * waits for the one before. */
 NEVER_INLINE void moments_of(const real *s, size_t each, size_t H, const int gates,
-                              struct moments *m)
+                             struct moments *m)
 {
     vf sum[GATES] = {v_zero(), v_zero(), v_zero(), v_zero()}, square[GATES];
     for (size_t u = 0; u < H; u += VL) UNROLL for (int gate = 0; gate < gates; gate++)
