@@ -23,6 +23,12 @@ struct backward_pass {
 /* Arrays that have a walk; inner arrays are all alike. */
 enum { X, INNER, Y, TAPE, DY, DX, DCELLS, DGATES, ARRAYS };
 
+/* What is computed again, of a chunk's rows; padded but for x, and NULL where a cell has no use for it. */
+struct cylstm_recompute {
+    void *tape, *h[2], *c, *m, *z, *sums, *x;
+    ptrdiff_t *x_offset; /* where x lies, if it is as it was */
+};
+
 struct backward {
     struct cylstm_call call;
     const struct cylstm_dims *dims;
@@ -181,9 +187,6 @@ void cylstm_reach_first_states(struct backward *b);
 /* backward_recompute.c: the gates of a chunk once more, a phase over its rows. */
 void cylstm_carve_recompute(struct cylstm_arena *arena, struct backward *b);
 cylstm_phase cylstm_recompute_gates;
-/* Those of row `flat` of the chunk and on. */
-struct cylstm_rows cylstm_recomputed_rows(const struct backward *b, const struct backward_pass *p,
-                                          size_t flat);
 
 /* backward_step.c: phases, whose `arg` is the struct backward. */
 

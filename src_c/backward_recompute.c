@@ -9,12 +9,6 @@
 
 enum { AT_ONCE = 64 }; /* rows between two polls */
 
-/* Of a chunk's rows; padded but for x, and NULL where a cell has no use for it. */
-struct cylstm_recompute {
-    void *tape, *h[2], *c, *m, *z, *sums, *x;
-    ptrdiff_t *x_offset; /* where x lies, if it is as it was */
-};
-
 void cylstm_carve_recompute(struct cylstm_arena *arena, struct backward *b)
 {
     const struct cylstm_kernels *k = b->call.kernels;
@@ -35,12 +29,6 @@ void cylstm_carve_recompute(struct cylstm_arena *arena, struct backward *b)
     if (b->seq->tape->dropout > 0) again.x = cylstm_carve(arena, cylstm_times(rows, l.I), size);
     again.x_offset = cylstm_carve(arena, rows, sizeof(ptrdiff_t));
     if (arena->base) *b->again = again;
-}
-
-struct cylstm_rows cylstm_recomputed_rows(const struct backward *b, const struct backward_pass *p,
-                                          size_t flat)
-{
-    return backward_padded_rows(b, b->again->tape, p->l.tape, flat);
 }
 
 /* A row of `width` reals, or of zeros, into padded row `flat`. */

@@ -9,8 +9,8 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
     const size_t size = b->call.real_size, H = l->H, flat = b->start[s - b->step_begin] + r0;
     struct cylstm_cell cell = cylstm_start_cell(l, gates);
     cell.unit_vectors = 1; /* dh is one vector of each unit */
-    cell.tape =
-        b->again ? cylstm_recomputed_rows(b, p, flat) : cylstm_walk_rows(&p->tape, size, r0, s);
+    cell.tape = b->again ? backward_padded_rows(b, b->again->tape, l->tape, flat)
+                         : cylstm_walk_rows(&p->tape, size, r0, s);
     if (s >= b->loss_begin) {
         cell.given_gates = cylstm_walk_rows(&p->dgates, size, r0, s);
         cell.given_c = cylstm_walk_rows(&p->dcells, size, r0, s);

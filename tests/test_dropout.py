@@ -43,7 +43,7 @@ def masks_of(lstm: Any, T: int, B: int, **arguments: Any) -> list[Array]:
     weights = {name: np.zeros_like(a) for name, a in lstm.state_dict().items()}
     for layer in range(L):
         for d in range(D):
-            ih, _, b_ih, _, hr_name, _ = reference.names(layer, d)
+            ih, _, b_ih, _, hr_name, *_ = reference.names(layer, d)
             weights[b_ih][2 * H : 3 * H] = 1  # g: something to let in
             if layer > 0:
                 weights[ih][:R, d * R : (d + 1) * R] = 0.5 * np.eye(R)

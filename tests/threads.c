@@ -56,8 +56,10 @@ static size_t run(const struct shape *s, int threads, int read_raw, float *resul
           *dx = aligned(TB * s->I * sizeof(float));
     void *packed = aligned(cylstm_packed_size(&ctx, &dims)),
          *back = aligned(cylstm_packed_backward_size(&ctx, &dims));
-    struct cylstm_tape tape = {aligned(LD * TB * 5 * s->H * sizeof(float)),
-                               aligned(s->L * TB * s->D * R * sizeof(float)), 0.25, 7};
+    struct cylstm_tape tape = {.cells = aligned(LD * TB * 5 * s->H * sizeof(float)),
+                               .hidden = aligned(s->L * TB * s->D * R * sizeof(float)),
+                               .dropout = 0.25,
+                               .dropout_key = 7};
     float *y = result, *dweights = y + TB * s->D * R;
     const struct cylstm_sequence seq = {.T = s->T,
                                         .B = s->B,

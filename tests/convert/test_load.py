@@ -139,8 +139,25 @@ def test_contents_print_as_a_table() -> None:
     assert "no recurrent layers" in repr(Contents("test", ()))
 
 
-def test_our_own_files(tmp_path: Path) -> None:
-    cylstm.save(LSTM(3, 5), tmp_path / "a")
+def test_what_save_wrote_is_listed_and_taken_by_name(tmp_path: Path) -> None:
+    cylstm.save(cylstm.LSTM(8, 32, 2, bidirectional=True, peephole=True), tmp_path / "a")
+    (layer,) = cylstm.inspect(tmp_path / "a").layers
+    assert (layer.path, layer.cell, layer.num_layers, layer.directions) == ("", "LSTM", 2, 2)
+    assert layer.options == {"peephole": True} and not layer.obstacle()
+    cylstm.save(cylstm.quantize(cylstm.GRU(8, 32), "int8"), tmp_path / "b")
+    (layer,) = cylstm.inspect(tmp_path / "b").layers
+    assert layer.options == {"weights": "int8"} and not layer.obstacle()
+
+    rnn = cylstm.RNN(4, 5, batch_first=True)
+    chain = cylstm.Sequential([("rnn", rnn), ("head", cylstm.Linear(5, 2))])
+    cylstm.save(chain, tmp_path / "c")
+    found = cylstm.inspect(tmp_path / "c")
+    assert [layer.path for layer in found.layers] == ["rnn"]
+    assert found.around == "rnn (RNN) -> head (Linear)"
+    again = cylstm.load(tmp_path / "c", "rnn")
+    assert same_bits(list(again.state_dict().values()), list(rnn.state_dict().values()))
+    cylstm.save(cylstm.Linear(5, 2), tmp_path / "d")
+    assert not cylstm.inspect(tmp_path / "d").layers
     assert "cylstm.LSTM, safetensors" in repr(cylstm.inspect(tmp_path / "a"))
 
 
