@@ -106,7 +106,7 @@ def main() -> None:
         if step % 10 == 0:
             print(f"step {step}: loss {loss:.4f}", flush=True)
 
-    options = {"n_workers": arguments.workers, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": arguments.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         parts = client.map(draw, range(arguments.parts), pure=False)
         sizes = [40] * arguments.parts

@@ -9,7 +9,7 @@ import pytest
 
 import cylstm
 from cylstm import reference
-from helpers import TOLERANCES, assert_close, refused, rel, same_bits
+from helpers import TOLERANCES, assert_close, bits_promised, refused, rel, same_bits
 from make_digests import network, numbers
 
 ISAS = list(cylstm.show_config()["isa_available"])
@@ -67,7 +67,10 @@ def test_against_the_reference(cell: str, shape: str, dtype: str) -> None:
     grads = call.tape.backward(**call.given, per_sample=True, threads=2)
     again = call.tape.backward(**call.given, per_sample=True, threads=1)
     whole = call.tape.backward(**call.given)
-    assert same_bits([grads.x, grads.h_0], [whole.x, whole.h_0])
+    if bits_promised():
+        assert same_bits([grads.x, grads.h_0], [whole.x, whole.h_0])
+    same = {"x": rel(grads.x, whole.x), "h_0": rel(grads.h_0, whole.h_0)}
+    assert_close(same, TOLERANCES[dtype][1])
     assert list(grads.weights) == list(whole.weights)
     weights = {name: a.astype(np.float64) for name, a in call.net.state_dict().items()}
     for name, a in grads.weights.items():

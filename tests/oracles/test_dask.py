@@ -29,6 +29,8 @@ dask_training: Any = importlib.import_module("dask_training")
 
 rng = np.random.default_rng(0)
 
+pytestmark = pytest.mark.xdist_group("dask")  # one cluster
+
 
 def floats(*shape: int) -> Array:
     return rng.standard_normal(shape).astype(np.float32)
@@ -54,7 +56,7 @@ def synchronous() -> Iterator[None]:
 def cluster() -> Iterator[Client]:
     """Two processes of one thread, which know the examples."""
     paths = f"{EXAMPLES}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", paths)
         with LocalCluster(**options) as cluster, Client(cluster) as client:
