@@ -225,7 +225,7 @@ class _Recurrent(Module, Generic[S]):
 
         `checkpoint=True` keeps h and c alone, at most 8 H bytes for each step, sequence and layer
         in float32 instead of 24 H. Backward computes the gates again, chunk by chunk: the gradients
-        are the same to the bit.
+        are the same to the bit (with `CYLSTM_GEMM=blas` up to rounding).
 
         Returns
         -------

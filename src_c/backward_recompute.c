@@ -1,6 +1,7 @@
 /* backward_recompute.c -- the gates of a chunk once more, where the tape has kept h and c alone: one
- * step forward for all rows of the chunk at once, each from its own x, h and c. A sum is one chain over
- * k however its rows were computed, and so the bits are those of the forward pass.
+ * step forward for all rows of the chunk at once, each from its own x, h and c. A sum of our own
+ * kernels is one chain over k however its rows were computed, and so the bits are those of the forward
+ * pass; a BLAS may round otherwise.
  */
 #include "backward.h"
 #include "forward.h"
