@@ -37,7 +37,8 @@ if trace:
 (core,) = cythonize(
     [core],
     build_dir="build/cython-trace" if trace else "build/cython",
-    compiler_directives={"linetrace": trace},
+    # Bound functions would not check the type of `self`, and read the fields of any object.
+    compiler_directives={"linetrace": trace, "binding": False},
 )
 # Added only now: cythonize would compile copies of them in its build_dir.
 core.sources += sorted(glob("src_c/**/*.c", recursive=True))

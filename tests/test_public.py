@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -90,3 +92,17 @@ def test_gradients_are_pickled() -> None:
         assert type(again) is type(grads)
         for name, value in grads.weights.items():
             assert np.array_equal(again.weights[name], value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["Tape.backward(other)", "Tape.backward_truncated(other, 1, 1)"]
+    + ["Stream.step(other, 1)", "Stream.run(other, 1)", "Stream.reset(other)"],
+)
+def test_a_method_of_another_object_is_refused(call: str) -> None:
+    """In a process of its own, which reading the fields of any object would end."""
+    code = (
+        f"import cylstm\nother = object()\ntry: cylstm.{call}\nexcept TypeError: print('refused')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "refused\n", done
