@@ -12,6 +12,7 @@ cdef enum:
 
 # Take a cylstm.Stream for yourself, with the weights that its LSTM has now. Until you leave it,
 # Python can't use it (RuntimeError) and new weights wait; the handle keeps the stream alive.
+# The LSTM may be what cylstm.quantize made: its frames are float as well.
 # You say what your frames are: `bits` 32 or 64 for float or double, x (rows, inputs) and
 # y (rows, outputs); rows is 1 without a batch. ValueError if the stream's are others or `version`,
 # for which you pass CYLSTM_API_VERSION, is not the installed package's; TypeError if it is not

@@ -119,14 +119,19 @@ SIZES: list[dict[str, Any]] = [
 
 
 @needs_sources
+@pytest.mark.parametrize("weights", [None, "bfloat16", "int8"])
 @pytest.mark.parametrize("sizes", SIZES, ids=["plain", "projected"])
-def test_c_program(realtime: Path, example: Any, tmp_path: Path, sizes: dict[str, Any]) -> None:
+def test_c_program(
+    realtime: Path, example: Any, tmp_path: Path, sizes: dict[str, Any], weights: str | None
+) -> None:
     """It gives what a stream gives, to the bit, and allocates nothing once it has begun."""
     lstm = cylstm.LSTM(**sizes, seed=1)
-    example("export", EXAMPLES / "embed_c").export(lstm, tmp_path / "weights.f32")
+    example("export", EXAMPLES / "embed_c").export(lstm, tmp_path / "weights", weights)
+    if weights:
+        lstm = cylstm.quantize(lstm, weights)
     x = np.random.default_rng(1).standard_normal((300, lstm.input_size)).astype("<f4")
     x.tofile(tmp_path / "input.f32")
-    said = run(realtime, "weights.f32", "input.f32", "output.f32", "10", cwd=tmp_path)
+    said = run(realtime, "weights", "input.f32", "output.f32", "10", cwd=tmp_path)
     y = np.fromfile(tmp_path / "output.f32", "<f4").reshape(300, -1)
     want = lstm.stream().run(x)
     assert same_bits(y, want) if bits_promised() else rel(y, want) < 1e-5
@@ -143,17 +148,20 @@ def test_c_program(realtime: Path, example: Any, tmp_path: Path, sizes: dict[str
     [
         (b"", "does not start with"),
         (b"cylstm-f32 1 2 x 0 1\n", "does not start with"),
+        (b"cylstm-f64 1 2 3 0 1\n", "does not start with"),
+        (b"cylstm-int4 1 2 3 0 1\n", "does not start with"),
         (b"cylstm-f32 1 0 3 0 1\n", "sizes that make no LSTM"),
         (b"cylstm-f32 99999999999999999999 2 3 0 1\n", "sizes that make no LSTM"),
         (b"cylstm-f32 1 2 3 3 1\n", "sizes that make no LSTM"),
-        (b"cylstm-f32 1 2 3 0 1\n" + bytes(4 * 83), "does not hold the 84 weights"),
-        (b"cylstm-f32 1 2 3 0 1\n" + bytes(4 * 84 + 1), "does not hold the 84 weights"),
+        (b"cylstm-f32 1 2 3 0 1\n" + bytes(4 * 83), "does not hold the 84 words"),
+        (b"cylstm-f32 1 2 3 0 1\n" + bytes(4 * 84 + 1), "does not hold the 84 words"),
+        (b"cylstm-int8 1 2 3 0 1\n" + bytes(4 * 62), "does not hold the 63 words"),
     ],
 )
 def test_c_program_refuses(realtime: Path, tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "weights.f32").write_bytes(content)
+    (tmp_path / "weights").write_bytes(content)
     done = subprocess.run(
-        [realtime, "weights.f32", "none", "none"], cwd=tmp_path, capture_output=True, text=True
+        [realtime, "weights", "none", "none"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 1 and message in done.stderr
 
@@ -196,9 +204,13 @@ def api() -> Api:
 
 
 @pytest.mark.parametrize("batch", [None, 3])
-def test_api(api: Api, dtype: str, batch: int | None) -> None:
+@pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "int8"])
+def test_api(api: Api, kind: str, batch: int | None) -> None:
     """Between enter and leave the stream is the caller's, with the weights of its LSTM then."""
+    dtype = "float64" if kind == "float64" else "float32"
     lstm, other = (cylstm.LSTM(4, 6, 2, proj_size=5, dtype=dtype, seed=s) for s in (1, 2))
+    if not kind.startswith("float"):
+        lstm, other = (cylstm.quantize(each, kind) for each in (lstm, other))
     ours, theirs = lstm.stream(batch), lstm.stream(batch)
     x = np.random.default_rng(1).standard_normal((9, batch or 1, 4)).astype(dtype)
     frames = x if batch else x[:, 0]
@@ -273,7 +285,7 @@ def test_cython_package(tmp_path: Path) -> None:
         folder,
     ]
     said = run(sys.executable, "-m", "pytest", *options, "test_feedback.py", cwd=folder)
-    assert "3 passed" in said
+    assert "5 passed" in said
 
 
 # --- Python, in threads and processes

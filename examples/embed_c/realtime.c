@@ -40,22 +40,31 @@ static FILE *open_file(const char *path, const char *mode)
     return file;
 }
 
+static int find_format(const char *name)
+{
+    static const char *const names[CYLSTM_FORMATS] = {"f32", "bf16", "int8"};
+    int format = 0;
+    while (format < CYLSTM_FORMATS && strcmp(name, names[format])) format++;
+    return format;
+}
+
 /* The sizes, and the raw weights: see README.md. */
 static float *read_weights(const char *path, struct cylstm_dims *dims)
 {
+    char format[5];
     FILE *file = open_file(path, "rb");
     *dims = (struct cylstm_dims){.directions = 1, .bits = 32};
-    if (fscanf(file, "cylstm-f32 %zu %zu %zu %zu %d", &dims->layers, &dims->input, &dims->hidden,
-               &dims->proj, &dims->bias) != 5 ||
-        fgetc(file) != '\n')
-        fail("%s does not start with 'cylstm-f32 LAYERS INPUT HIDDEN PROJ BIAS'", path);
+    if (fscanf(file, "cylstm-%4s %zu %zu %zu %zu %d", format, &dims->layers, &dims->input,
+               &dims->hidden, &dims->proj, &dims->bias) != 6 ||
+        fgetc(file) != '\n' || (dims->format = find_format(format)) == CYLSTM_FORMATS)
+        fail("%s does not start with 'cylstm-FORMAT LAYERS INPUT HIDDEN PROJ BIAS'", path);
     if (!dims->layers || dims->layers > 64 || !dims->input || dims->input > MAX_SIZE ||
         !dims->hidden || dims->hidden > MAX_SIZE || dims->proj >= dims->hidden)
         fail("%s has sizes that make no LSTM", path);
     const size_t count = cylstm_raw_count(dims);
     float *raw = allocate(count * sizeof *raw);
     if (fread(raw, sizeof *raw, count, file) != count || fgetc(file) != EOF)
-        fail("%s does not hold the %zu weights that its first line promises", path, count);
+        fail("%s does not hold the %zu words of weights that its first line promises", path, count);
     fclose(file);
     return raw;
 }

@@ -11,8 +11,8 @@ from cylstm.embed cimport (CYLSTM_API_VERSION, cylstm_stream_enter, cylstm_strea
 def generate(stream, const float[::1] first not None, float[:, ::1] out not None):
     """Fill `out` (T, R) with what an LSTM says that hears `first` (R,) and from then on itself.
 
-    `stream` is that of a float32 LSTM with as many inputs as outputs, without a batch; its state
-    goes on. `first` and `out` may not overlap.
+    `stream` is that of a float32 LSTM, quantised or not, with as many inputs as outputs, without a
+    batch; its state goes on. `first` and `out` may not overlap.
     """
     cdef Py_ssize_t t, T = out.shape[0], width = out.shape[1]
     if first.shape[0] != width:

@@ -19,10 +19,13 @@ def filled(stream: Any, first: Any) -> Any:
     return out
 
 
+@pytest.mark.parametrize("weights", [None, "int8"])
 @pytest.mark.parametrize("sizes", [dict(hidden_size=8), dict(hidden_size=11, proj_size=8)])
-def test_generate(sizes: dict[str, Any]) -> None:
+def test_generate(sizes: dict[str, Any], weights: str | None) -> None:
     lstm = cylstm.LSTM(8, num_layers=2, seed=1, **sizes)
     other = cylstm.LSTM(8, num_layers=2, seed=2, **sizes)
+    if weights:
+        lstm, other = (cylstm.quantize(each, weights) for each in (lstm, other))
     first = np.linspace(-1, 1, 8, dtype=np.float32)
     ours, theirs = lstm.stream(), lstm.stream()
     for _ in range(2):  # the second time from a state that is not zero, and with new weights
