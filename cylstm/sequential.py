@@ -196,7 +196,7 @@ class Sequential:
         Raises
         ------
         ValueError, TypeError
-            A wrong shape, dtype or length, or lengths where a `steps.Transpose` turns the axes; the
+            A wrong shape, dtype or length, or lengths where a `steps.Transpose` swaps the axes; the
             message names the step.
 
         Examples
@@ -213,8 +213,8 @@ class Sequential:
             raise ValueError(f"x has shape {x.shape}, expected {expected}")
         if lengths is None:
             return self._run(x, None, threads)
-        if turns := [node.name for node in self._nodes if isinstance(node.layer, Transpose)]:
-            raise ValueError(f"lengths can't be had: step {turns[0]!r} exchanges time and features")
+        if swaps := [node.name for node in self._nodes if isinstance(node.layer, Transpose)]:
+            raise ValueError(f"lengths can't be had: step {swaps[0]!r} exchanges time and features")
         counts = _checks.integers("lengths", lengths, (len(x),))
         if counts.size and not 1 <= counts.min() <= counts.max() <= x.shape[1]:
             raise ValueError(f"lengths are {counts}, expected 1 to {x.shape[1]}")
@@ -442,8 +442,9 @@ def _step(
     if isinstance(layer, ZeroMasked):
         return layer(x, None if valid is None else valid.mask), valid
     if isinstance(layer, Reverse):
-        flipped = None if valid is None else valid._replace(mask=valid.mask[:, ::-1])
-        return layer(x), flipped
+        if valid is not None and not layer.keep_mask:
+            valid = valid._replace(mask=valid.mask[:, ::-1])
+        return layer(x), valid
     if valid is not None and _mixes_time(layer):
         raise ValueError("masked steps come in, which it can't leave out")
     if isinstance(layer, Linear):
@@ -455,30 +456,9 @@ def _recurrent(
     module: Any, x: Array, valid: _Valid | None, final: bool, threads: int | None
 ) -> Array:
     """y (B, T, D*R), or the final state (B, D*R)."""
-    directions = 1 + module.bidirectional
-    if valid is None:
-        y, states = module(x, threads=threads)
-        return _final(states, directions) if final else y
-    mask = valid.mask
-    lengths = mask.sum(1)
-    at_front = np.array_equal(mask, np.arange(mask.shape[1]) < lengths[:, None])
-    if not at_front:  # the valid steps first, in their order: the others change no state
-        order = np.argsort(~mask, axis=1, kind="stable")
-        x = np.take_along_axis(x, order[..., None], axis=1)
-    y, states = module(x, lengths=lengths, threads=threads)
-    if final:
-        return _final(states, directions)
-    if at_front and not valid.repeats:
-        return y
-    # Back to their places; at a masked step stands what was computed last in that direction.
-    place = np.cumsum(mask, axis=1) - 1
-    places = [place + ~mask] if module.reverse else [place, place + ~mask]
-    halves = []
-    for half, at in zip(np.split(y, directions, axis=-1), places):
-        known = (at >= 0) & (at < lengths[:, None]) & (mask | valid.repeats)
-        found = np.take_along_axis(half, np.clip(at, 0, mask.shape[1] - 1)[..., None], axis=1)
-        halves.append(np.where(known[..., None], found, 0))
-    return np.concatenate(halves, axis=-1)
+    steps_taken = {} if valid is None else {"mask": valid.mask, "hold_output": valid.repeats}
+    y, states = module(x, threads=threads, **steps_taken)
+    return _final(states, 1 + module.bidirectional) if final else y
 
 
 def _final(states: Any, directions: int) -> Array:

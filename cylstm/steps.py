@@ -517,7 +517,12 @@ class LastStep(Step):
 
 
 class Reverse(Step):
-    """Turn time around.
+    """Reverse time.
+
+    Parameters
+    ----------
+    keep_mask : bool
+        Which steps are valid is not reversed with them, as behind Keras' go_backwards.
 
     Examples
     --------
@@ -525,7 +530,10 @@ class Reverse(Step):
     [[[2.0], [1.0], [0.0]]]
     """
 
-    def __init__(self) -> None:
+    _names = ("keep_mask",)
+
+    def __init__(self, keep_mask: bool = False) -> None:
+        self.keep_mask = _checks.flag("keep_mask", keep_mask)
         self._hold()
 
     def __call__(self, x: Array) -> Array:

@@ -72,8 +72,9 @@ def load(path: str | os.PathLike[str], inside: str | None = None, **options: Any
     """Read a model file and return what it holds, exactly, or refuse.
 
     The format is told by the content of the file: what `cylstm.save` wrote, or another program's
-    safetensors, PyTorch, Keras or ONNX file. A file with one recurrent layer, or one that is a
-    whole of parts that cylstm has, is returned as it is; `inspect` shows what there is.
+    safetensors, PyTorch, Keras or ONNX file. A file that says how its layers make a model comes
+    back as that model; one of weights alone gives its recurrent layer. `inspect` shows what there
+    is.
 
     Parameters
     ----------
@@ -160,8 +161,7 @@ def from_torch(module: Any, inside: str | None = None, **options: Any) -> Any:
     """Return a live torch.nn.LSTM, GRU, RNN or cell as a module of cylstm, with its weights of now.
 
     A torch.nn.Sequential of more than that becomes a `Sequential`, whose x is torch's: (B, T, F),
-    (B, C, T) before a Conv1d, ids (B, T), or (B, F). Where it has what no step is for, its only
-    recurrent layer is returned, or an error lists that.
+    (B, C, T) before a Conv1d, ids (B, T), or (B, F).
 
     Parameters
     ----------
@@ -176,7 +176,8 @@ def from_torch(module: Any, inside: str | None = None, **options: Any) -> Any:
     ------
     ValueError
         There is no recurrent layer in it, or several of which none was chosen, or one that cylstm
-        does not have.
+        does not have; or a torch.nn.Sequential has other layers than `Sequential`: the message
+        lists them.
     TypeError
         An option that the module does not know.
 
@@ -191,15 +192,11 @@ def from_torch(module: Any, inside: str | None = None, **options: Any) -> Any:
     """
     from .found import build
     from .torch import from_live
-    from .torch_layers import Unsupported, from_sequential
+    from .torch_layers import from_sequential
 
     contents = from_live(module)
     if inside is None and type(module).__name__ == "Sequential" and len(module) > 1:
-        try:
-            return from_sequential(module, **options)
-        except Unsupported:
-            if len(contents.layers) != 1:
-                raise
+        return from_sequential(module, [layer.path for layer in contents.layers], **options)
     return build(contents.find(inside), **options)
 
 

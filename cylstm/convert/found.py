@@ -66,6 +66,11 @@ class Recurrent:
         lacking = [f"{name}={self.options[name]!r}" for name in self.options if name not in known]
         if lacking:
             return f"this version's {self.cell} has no {', '.join(lacking)}"
+        cls = MODULES[self.cell]
+        try:
+            cls.__new__(cls)._configure(**self.config())  # as a constructor, before any weights
+        except (ValueError, TypeError) as error:
+            return str(error)
         return None
 
     def config(self) -> dict[str, Any]:
@@ -85,6 +90,12 @@ class Recurrent:
 def _arguments(cell: str) -> set[str]:
     """The names that a module's configuration may have; a seed is no part of what it is."""
     return set(signature(MODULES[cell]).parameters) - {"seed"}
+
+
+def unsupported(wrong: list[str], paths: list[str]) -> str:
+    """What is said of a whole model that is none here, and of what can be had instead of it."""
+    parts = f"; load(path, inside) has its {', '.join(map(repr, paths))} alone" if paths else ""
+    return f"the whole model has what cylstm has no step for: {'; '.join(wrong)}{parts}"
 
 
 class UnknownOption(TypeError):

@@ -21,10 +21,8 @@ from .found import Contents
 from .hdf5 import MAX_FREE, Dataset, Group
 from .keras_recurrent import (
     CELLS,
-    MERGED,
     NOT_THERE,
     RECURRENT,
-    TURNED,
     Graph,
     Layer,
     Model,
@@ -81,8 +79,7 @@ def contents(model: Model, chosen: Mapping[str, str]) -> Contents:
         whole = built
         if wrong:
             around += f"; not as a whole: {'; '.join(wrong)}"
-            if len(layers) != 1 or layers[0].problem in (TURNED, MERGED):
-                whole = keras_layers.refusal(wrong, [layer.path for layer in layers])
+            whole = keras_layers.refusal(wrong, [layer.path for layer in layers])
     return Contents(f"{model.form}, version {model.version}", tuple(layers), around, whole)
 
 

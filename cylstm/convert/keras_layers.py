@@ -14,8 +14,8 @@ from ..linear import Linear
 from ..sequential import MODULES, Sequential
 from ..steps import FinalState, Step
 from ..weights import Array, Module
-from .found import Recurrent, build, no_options
-from .keras_recurrent import MERGED, NOT_THERE, RECURRENT, TURNED, Layer, Model, function_name
+from .found import Recurrent, build, no_options, unsupported
+from .keras_recurrent import BACKWARDS, MERGED, NOT_THERE, RECURRENT, Layer, Model, function_name
 
 Make = Callable[[np.dtype[Any]], Module | Step]  # reads the arrays, in this dtype
 
@@ -93,10 +93,7 @@ def refusal(wrong: list[str], paths: list[str]) -> Callable[..., Any]:
     """A `whole` for a model that is none here: it says why, and what can be had instead."""
 
     def whole(**options: Any) -> Any:
-        parts = f"; its recurrent layers are {', '.join(map(repr, paths))}" if paths else ""
-        raise ValueError(
-            f"the whole model has what cylstm has no step for: {'; '.join(wrong)}{parts}"
-        )
+        raise ValueError(unsupported(wrong, paths))
 
     return whole
 
@@ -184,8 +181,8 @@ def _recurrent(plan: _Plan, layer: Layer, sources: list[str]) -> str:
     mode = config.get("merge_mode", "concat") if found.directions == 2 else "concat"
     if found.directions == 2:
         config = config["layer"]["config"]
-    turned = found.problem == TURNED  # Keras' y is in the order in which it was computed
-    if found.problem in (TURNED, MERGED):
+    backwards = found.problem == BACKWARDS
+    if found.problem in (BACKWARDS, MERGED):
         found = replace(found, problem=None)
     if obstacle := found.obstacle():
         raise Unsupported(obstacle)
@@ -202,8 +199,10 @@ def _recurrent(plan: _Plan, layer: Layer, sources: list[str]) -> str:
     plan.masked[name] = every and plan.masked[name]
     if plan.masked[name] and config.get("zero_output_for_mask"):
         name = plan.add(f"{name}.zero", lambda dtype: steps.ZeroMasked(), [name])
-    if turned:
-        name = plan.add(f"{layer.name}.reverse", lambda dtype: steps.Reverse(), [name])
+    if backwards:  # Keras hands the mask on in the order of time nevertheless
+        name = plan.add(
+            f"{layer.name}.reverse", lambda dtype: steps.Reverse(keep_mask=True), [name]
+        )
     if how := merges[mode]:
         name = plan.add(f"{name}.merge", lambda dtype: steps.MergeDirections(how), [name])
     return name
@@ -419,4 +418,4 @@ _KINDS: dict[str, Callable[..., str]] = {
 _BY_TIME = frozenset(
     "Dense BatchNormalization LayerNormalization Activation ReLU LeakyReLU ELU Softmax".split()
 )
-_MASKED = _BY_TIME | {"Masking", "GlobalAveragePooling1D"}  # whose masks mean what ours do
+_MASKED = _BY_TIME - {"Softmax"} | {"GlobalAveragePooling1D"}  # whose masks mean what ours do

@@ -30,14 +30,13 @@ MEANING = (  # the arguments of a recurrent layer that say what it computes
     "units activation recurrent_activation use_bias reset_after return_sequences return_state "
     "time_major zero_output_for_mask".split()
 )
-TURNED = (
-    "go_backwards with return_sequences: loads in a whole model, before a step that turns time "
-    "around"
+BACKWARDS = (  # Keras' y is in the order in which it was computed, ours in that of time
+    "go_backwards with return_sequences: loads in a whole model, before a step that reverses time"
 )
 MERGED = "merge_mode other than concat: loads in a whole model, before a step that merges"
 NOT_THERE = frozenset(  # at inference
     "Dropout SpatialDropout1D GaussianNoise GaussianDropout AlphaDropout ActivityRegularization "
-    "InputLayer".split()
+    "Identity InputLayer".split()
 )
 
 
@@ -226,8 +225,8 @@ def _not_ours(config: Mapping[str, Any], directions: int) -> str | None:
     """An argument that changes results and that a module alone has no counterpart of."""
     if config.get("time_major"):
         return "time_major"
-    turned = config.get("go_backwards") and config.get("return_sequences") and directions == 1
-    return TURNED if turned else None
+    every, backwards = config.get("return_sequences"), config.get("go_backwards")
+    return BACKWARDS if every and backwards and directions == 1 else None
 
 
 def _reset_after(layer: Layer, config: Mapping[str, Any], cudnn: bool, model: Model) -> bool | None:
@@ -264,6 +263,10 @@ def function_name(value: Any, version: str) -> str:
     return {"swish": "silu", "gelu": "gelu", "leaky_relu": "leaky_relu"}.get(value, value)
 
 
+# What Keras means by a name, where a cell's activation of this name has another parameter.
+_IN_CELLS: dict[str, Any] = {"leaky_relu": ("leaky_relu", 0.2), "linear": ("affine", 1.0, 0.0)}
+
+
 def _activations(
     cell: str, config: Mapping[str, Any], cudnn: bool, model: Model, chosen: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -288,9 +291,10 @@ def _activations(
     if cell == "RNN":
         if new in ("tanh", "relu"):
             return {} if new == "tanh" else {"nonlinearity": new}
-        return {"activations": (new,)}
+        return {"activations": (_IN_CELLS.get(new, new),)}
     if (gate, new) == ("sigmoid", "tanh"):
         return {}
+    gate, new = (_IN_CELLS.get(name, name) for name in (gate, new))
     return {"activations": (gate, new, new) if cell == "LSTM" else (gate, new)}
 
 

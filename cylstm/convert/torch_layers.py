@@ -14,19 +14,16 @@ from .. import steps
 from ..sequential import MODULES, Sequential
 from ..steps import Step
 from ..weights import Array, Module
-from .found import no_options
+from .found import no_options, unsupported
 
 
-class Unsupported(ValueError):
-    """A model has layers without a step here."""
-
-
-def from_sequential(model: Any, **options: Any) -> Sequential:
+def from_sequential(model: Any, paths: list[str], **options: Any) -> Sequential:
     """Return a torch.nn.Sequential, whose x is torch's: (B, T, F), (B, C, T), (B, F), or ids.
 
     A recurrent layer passes on its y, as the last layer of the model its y alone.
 
-    Raises Unsupported for layers without a step here; the message lists them.
+    Raises ValueError for layers without a step here; the message lists them, and `paths`, those
+    of the recurrent layers that may be had alone.
     """
     no_options(options)
     children = [(name, layer) for name, layer in _flattened(model) if _acts(layer)]
@@ -42,8 +39,8 @@ def from_sequential(model: Any, **options: Any) -> Sequential:
             why = "no such step" if isinstance(error, KeyError) else str(error)
             wrong.append(f"{name} ({_kind(layer)}): {why}")
     if wrong:
-        raise Unsupported(f"the whole model has what cylstm has no step for: {'; '.join(wrong)}")
-    plan.turn("output", False)
+        raise ValueError(unsupported(wrong, paths))
+    plan.arrange("output", False)
     return Sequential(
         plan.steps, input_shape=_input_shape(children[0][1], rows) if children else None
     )
@@ -87,17 +84,17 @@ class _Plan:
     def add(self, name: str, layer: Any) -> None:
         kind = _kind(layer)
         if kind in _OVER_TIME and not self.rows:
-            self.turn(name, True)
+            self.arrange(name, True)
         elif kind == "Flatten" and self.pooled:
             _flatten(layer)
             self.pooled, self.transposed, self.rows = False, False, True
             return
         elif kind in _SOFTMAX:
-            self.turn(name, not self.rows and layer.dim in (1, -2))
+            self.arrange(name, not self.rows and layer.dim in (1, -2))
             if layer.dim not in ((1, -1) if self.rows else (1, 2, -2, -1)):
                 raise ValueError(f"dim {layer.dim}")
         elif kind not in _ELEMENTWISE:
-            self.turn(name, False)
+            self.arrange(name, False)
         made = _MADE[kind](layer)
         self.steps.append((name, made))
         if isinstance(made, steps.GlobalPool):
@@ -105,7 +102,7 @@ class _Plan:
         elif isinstance(made, steps.Flatten):
             self.rows = True
 
-    def turn(self, name: str, over_time: bool) -> None:
+    def arrange(self, name: str, over_time: bool) -> None:
         """Bring the axes into the order that the layer of this name, or the caller, wants."""
         if self.pooled:
             self.steps.append((f"{name}.again", steps.Repeat(1)))

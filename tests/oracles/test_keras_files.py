@@ -353,6 +353,16 @@ MASKS = {
     ),
     "final": chain(lambda: layers.Masking(0.5), lambda: layers.Bidirectional(layers.LSTM(4))),
     "backwards": chain(lambda: layers.Masking(0.5), lambda: layers.LSTM(4, go_backwards=True)),
+    "backwards, all steps": chain(  # whose mask Keras hands on as it was
+        lambda: layers.Masking(0.5),
+        lambda: layers.GRU(4, go_backwards=True, return_sequences=True),
+        lambda: layers.LSTM(3, return_sequences=True),
+    ),
+    "zeros": chain(
+        lambda: layers.Masking(0.5),
+        lambda: layers.LSTM(4, return_sequences=True, zero_output_for_mask=True),
+        lambda: layers.LSTM(3),
+    ),
 }
 
 
@@ -425,6 +435,10 @@ def test_ids(mask_zero: bool, tmp_path: Path) -> None:
         (lambda: layers.Dense(3, activation="mish"), "activation 'mish'"),
         (lambda: layers.BatchNormalization(axis=1), "axis 1"),
         (lambda: layers.PReLU(), "PReLU"),
+        (
+            lambda: layers.LSTM(3, activation="selu", return_sequences=True),
+            "activations.* is 'selu'",
+        ),
     ],
 )
 def test_what_is_unsupported_is_listed(part: Any, why: str, tmp_path: Path) -> None:
@@ -435,5 +449,38 @@ def test_what_is_unsupported_is_listed(part: Any, why: str, tmp_path: Path) -> N
         [keras.Input((12, 3)), two(), part(), layers.Flatten(), layers.Reshape((2, -1)), two()]
     )
     model.save(tmp_path / "m.keras")
-    with pytest.raises(ValueError, match=f"no step for: .*{why}.*reshape.* recurrent layers are"):
+    with pytest.raises(ValueError, match=f"no step for: .*{why}.*reshape.* alone"):
         cylstm.load(tmp_path / "m.keras")
+
+
+def test_a_whole_model_is_not_taken_apart_unasked(tmp_path: Path) -> None:
+    parts = [layers.LSTM(3, return_sequences=True, name="rnn"), layers.PReLU()]
+    model = randomised(keras.Sequential([keras.Input((12, 3)), *parts]))
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=r"PReLU.*load\(path, inside\) has its 'rnn' alone"):
+        cylstm.load(tmp_path / "m.keras")
+    x = floats(2, 12, 3)
+    want = keras.ops.convert_to_numpy(model.layers[0](x))
+    alone: Any = cylstm.load(tmp_path / "m.keras", "rnn")
+    np.testing.assert_allclose(alone(x)[0], want, rtol=0, atol=1e-5)
+
+
+def test_a_mask_behind_a_mask_is_refused(tmp_path: Path) -> None:
+    """Keras forgets the first."""
+    parts = [layers.Masking(1.0), layers.Dense(3), layers.Masking(0.0), layers.LSTM(3)]
+    randomised(keras.Sequential([keras.Input((12, 3)), *parts])).save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="Masking.*takes masked steps"):
+        cylstm.load(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize("name", ["leaky_relu", "linear", "relu", "hard_sigmoid", "softsign"])
+def test_activations_in_cells(name: str, tmp_path: Path) -> None:
+    """Their parameters are Keras', which are not ONNX's."""
+    for layer in (
+        layers.LSTM(4, activation=name, return_sequences=True),
+        layers.GRU(4, activation=name, return_sequences=True),
+        layers.SimpleRNN(4, activation=name, return_sequences=True),
+        layers.LSTM(4, recurrent_activation=name, return_sequences=True),
+    ):
+        model = randomised(keras.Sequential([keras.Input((4, 3)), layer]))
+        agrees(model, as_keras(model, tmp_path), floats(2, 4, 3), True)

@@ -161,6 +161,8 @@ def test_what_has_no_step_is_listed() -> None:
 
 def test_a_lone_recurrent_layer_is_a_module() -> None:
     rnn = nn.LSTM(4, 5)
-    for model in (nn.Sequential(rnn), nn.Sequential(nn.Conv2d(3, 4, 2), rnn)):
-        ours = from_torch(model)
+    model = nn.Sequential(nn.Conv2d(3, 4, 2), rnn)
+    for ours in (from_torch(nn.Sequential(rnn)), from_torch(model, "1")):
         assert isinstance(ours, cylstm.LSTM) and not ours.batch_first
+    with pytest.raises(ValueError, match=r"0 \(Conv2d\): no such step.*has its '1' alone"):
+        from_torch(model)
