@@ -191,9 +191,10 @@ kernels: build/c-plain/kernels build/c-asan/kernels build/c-asan/calls
 	build/c-asan/calls
 
 # Emulated: with the dot products of int8, and without.
-kernels-neon: build/c-neon/kernels
+kernels-neon: build/c-neon/kernels build/c-neon/calls
 	qemu-aarch64 -cpu max $< $(ARGS)
 	qemu-aarch64 -cpu cortex-a53 $< $(ARGS)
+	qemu-aarch64 -cpu max build/c-neon/calls
 
 # --- random work, for MINUTES of each kind
 # The kernels are not instrumented, which takes clang many minutes: guard pages watch them (guarded.h).

@@ -144,7 +144,11 @@ cdef extern from "cylstm.h" nogil:
     cdef struct cylstm_linear:
         size_t rows, inputs, outputs
         const void *weight
+        int format
 
+    size_t cylstm_linear_packed_size(const cylstm_context *ctx, const cylstm_linear *linear)
+    void cylstm_pack_linear(const cylstm_context *ctx, const cylstm_linear *linear, const void *raw,
+                            void *packed)
     size_t cylstm_linear_scratch(const cylstm_context *ctx, const cylstm_linear *linear)
     void cylstm_linear_forward(const cylstm_context *ctx, const cylstm_linear *linear,
                                const void *x, const void *bias, void *y, void *scratch)

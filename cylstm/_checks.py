@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from . import _core
 
 MAX_SIZE = 2**31 - 1  # of every size: BLAS counts in C ints
+MAX_INT8 = 2**17  # products of 127 * 127 whose sum fits 32 bits: INT8_MOST_K of the core
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -88,11 +89,17 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return found
 
 
-def compact(name: str, value: Any, dtype: np.dtype[Any]) -> str:
-    """Return the name of a format of fewer bits, for the weights of a module of this dtype."""
+def compact(name: str, value: Any, dtype: np.dtype[Any], widest: int) -> str:
+    """Return the name of a format of fewer bits, for the weights of a module of this dtype, of
+    whose matrices the widest rows are so long."""
     if dtype != np.float32:
         raise ValueError(f"{name} is {value!r} in {dtype}, expected float32")
-    return choice(name, value, ("bfloat16", "int8"))
+    if choice(name, value, ("bfloat16", "int8")) == "int8" and widest > MAX_INT8:
+        raise ValueError(
+            f"{name} is 'int8' with sums of {widest} products, expected at most {MAX_INT8}: "
+            "those of more may not fit 32 bits"
+        )
+    return value
 
 
 def array(

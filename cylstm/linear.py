@@ -179,7 +179,9 @@ class Linear(Module):
         outputs = arguments["out_features"]
         spec: Spec = (("weight", (outputs, arguments["in_features"])),)
         if weights is not None:
-            arguments["weights"] = _checks.compact("weights", weights, arguments["dtype"])
+            arguments["weights"] = _checks.compact(
+                "weights", weights, arguments["dtype"], arguments["in_features"]
+            )
             self._stored = {"weight": INT8 if weights == "int8" else BFLOAT16}
         if weights == "int8":
             spec += (("weight_scale", (outputs,)),)
@@ -189,6 +191,12 @@ class Linear(Module):
 
     def _draw(self, flat: Array, seed: Any) -> None:
         uniform(flat, 1 / sqrt(self.in_features), seed)
+
+    def _pack(self, flat: Array, before: Weights | None, threads: int) -> Any:
+        if self._format is None:
+            return None
+        sizes = self.out_features, self.in_features
+        return _core.PackedLinear(*sizes, self._format, flat, threads)
 
     def __call__(self, x: ArrayLike, *, threads: int | None = None) -> Array:
         """Return y (..., out_features) for x (..., in_features) of the module's dtype.
@@ -233,13 +241,9 @@ class Linear(Module):
         shape, n = (*x.shape[:-1], self.out_features), _core._threads(threads)
         if not x.size:
             return np.empty(shape, x.dtype)
-        rows = _rows(x, self.in_features)
-        return _core.linear_forward(rows, _widened(views), views.get("bias"), n).reshape(shape)
-
-
-def _widened(views: dict[str, Array]) -> Array:
-    """The matrix as float32, where it is stored in fewer bits."""
-    weight = views["weight"]
-    if weight.dtype == BFLOAT16:
-        return (weight.astype(np.uint32) << 16).view(np.float32)
-    return weight * views["weight_scale"][:, None] if weight.dtype == INT8 else weight
+        rows, bias = _rows(x, self.in_features), views.get("bias")
+        if weights.packed is not None:
+            y = weights.packed.forward(rows, bias, n)
+        else:
+            y = _core.linear_forward(rows, views["weight"], bias, n)
+        return y.reshape(shape)

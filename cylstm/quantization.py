@@ -61,16 +61,15 @@ def quantize(module: M, weights: str = "int8") -> M:
     Returns
     -------
     module of the same class, which calls, streams, copies, pickles and saves as the original does.
-        It can't be trained: `forward` and optimisers refuse it. A Linear is widened as it is
-        called, and computes in float32 with either format.
+        It can't be trained: `forward` and optimisers refuse it.
 
     Raises
     ------
     TypeError
         `module` is none of these.
     ValueError
-        An unknown format, a float64 module, one that is quantised already, or weights that hold
-        a NaN or an infinity.
+        An unknown format, a float64 module, one that is quantised already, weights that hold
+        a NaN or an infinity, or more than 2^17 inputs to an int8 sum.
 
     Examples
     --------

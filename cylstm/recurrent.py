@@ -90,7 +90,8 @@ class _Recurrent(Module, Generic[S]):
         if arguments["bidirectional"] and arguments["reverse"]:
             raise ValueError("bidirectional and reverse were both given: expected one of them")
         if weights is not None:
-            arguments["weights"] = _checks.compact("weights", weights, arguments["dtype"])
+            widest = max(arguments["input_size"], hidden_size * (1 + arguments["bidirectional"]))
+            arguments["weights"] = _checks.compact("weights", weights, arguments["dtype"], widest)
         I, H, L = arguments["input_size"], arguments["hidden_size"], arguments["num_layers"]
         P, D = arguments.get("proj_size", 0), 1 + arguments["bidirectional"]
         self._dims = _core.Dims(

@@ -76,7 +76,7 @@ class Weights:
     ----------
     spec : tuple of (name, shape)
     flat : read-only 1-D array, 64-byte aligned, all weights in the order of `spec`
-    packed : `_core.Packed`, the same as the kernels read them, or None where NumPy computes
+    packed : the same as kernels read them, or None where they read `flat`
     stored : the dtypes of arrays that are not of the dtype of `flat`
     """
 
@@ -344,7 +344,7 @@ class Module:
         """Fill the first weights."""
         raise NotImplementedError
 
-    def _pack(self, flat: Array, before: Weights | None, threads: int) -> _core.Packed | None:
+    def _pack(self, flat: Array, before: Weights | None, threads: int) -> Any:
         """Return what kernels read of `flat`, which follows on `before`."""
         return None
 

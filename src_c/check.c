@@ -61,6 +61,13 @@ static void check_context(const struct cylstm_context *ctx)
     ASSERT(ctx->kernels->bits == 32 ? !ctx->dgemm : !ctx->sgemm);
 }
 
+static void check_format(const struct cylstm_context *ctx, int format)
+{
+    ASSERT(format >= 0 && format < CYLSTM_FORMATS);
+    ASSERT(format == CYLSTM_AS_COMPUTED || ctx->kernels->bits == 32);
+    ASSERT(format != CYLSTM_INT8 || (ctx->int8 && ctx->int8->lanes == ctx->kernels->lanes));
+}
+
 void cylstm_check_dims(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
 {
     check_context(ctx);
@@ -71,7 +78,7 @@ void cylstm_check_dims(const struct cylstm_context *ctx, const struct cylstm_dim
     ASSERT(dims->proj || (!dims->proj_bias && dims->proj_clip == 0));
     ASSERT(dims->layer_norm >= 0 && dims->layer_norm < CYLSTM_NORMS);
     ASSERT(!dims->layer_norm || dims->cell <= CYLSTM_LSTM_COUPLED_I);
-    ASSERT(dims->format >= 0 && dims->format < CYLSTM_FORMATS);
+    check_format(ctx, dims->format);
 }
 
 static void check_sizes(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
@@ -167,6 +174,17 @@ void cylstm_check_run(const struct cylstm_context *ctx, const struct cylstm_dims
     ASSERT(are_apart(ctx, x, inputs, y, outputs));
 }
 
+void cylstm_check_pack_linear(const struct cylstm_context *ctx, const struct cylstm_linear *linear,
+                              const void *raw, const void *packed)
+{
+    check_context(ctx);
+    check_format(ctx, linear->format);
+    ASSERT(linear->format != CYLSTM_AS_COMPUTED);
+    ASSERT(linear->inputs >= 1 && linear->outputs >= 1);
+    ASSERT(cylstm_linear_packed_size(ctx, linear) != SIZE_MAX);
+    ASSERT(is_real(ctx, raw) && is_memory(packed));
+}
+
 void cylstm_check_linear(const struct cylstm_context *ctx, const struct cylstm_linear *linear,
                          const void *x, const void *out, size_t n, const void *scratch)
 {
@@ -176,7 +194,10 @@ void cylstm_check_linear(const struct cylstm_context *ctx, const struct cylstm_l
     ASSERT(linear->rows >= 1 && linear->inputs >= 1 && linear->outputs >= 1);
     ASSERT((rows * (inputs > outputs ? inputs : outputs) + inputs * outputs) * size_of(ctx) <
            MOST_BYTES);
-    ASSERT(is_real(ctx, linear->weight) && is_real(ctx, x) && is_real(ctx, out));
+    check_format(ctx, linear->format);
+    ASSERT(linear->format == CYLSTM_AS_COMPUTED ? is_real(ctx, linear->weight)
+                                                : is_memory(linear->weight));
+    ASSERT(is_real(ctx, x) && is_real(ctx, out));
     ASSERT(are_apart(ctx, x, rows * inputs, out, (double)n));
     ASSERT(is_memory(scratch));
 }

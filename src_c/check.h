@@ -29,6 +29,8 @@ void cylstm_check_run(const struct cylstm_context *ctx, const struct cylstm_dims
                       const void *packed, size_t T, const size_t *active, size_t rows,
                       const void *x, const void *y);
 /* `out`, of n reals, is what is written. */
+void cylstm_check_pack_linear(const struct cylstm_context *ctx, const struct cylstm_linear *linear,
+                              const void *raw, const void *packed);
 void cylstm_check_linear(const struct cylstm_context *ctx, const struct cylstm_linear *linear,
                          const void *x, const void *out, size_t n, const void *scratch);
 void cylstm_check_step(const struct cylstm_context *ctx, uint64_t step, size_t n,

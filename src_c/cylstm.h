@@ -370,12 +370,22 @@ CYLSTM_API void cylstm_backward(const struct cylstm_context *ctx, const struct c
 
 /* ---------------------------------------------------------------- an affine map */
 
-/* y = x W^T + b for each row, with W as it is: weights are not packed. All arrays are contiguous
+/* y = x W^T + b for each row, with W as it is: reals are not packed. All arrays are contiguous
  * and apart. The bits of a row depend neither on the other rows nor on the threads. */
 struct cylstm_linear {
     size_t rows, inputs, outputs; /* each at least 1 */
-    const void *weight;           /* W (outputs, inputs) */
+    const void *weight;           /* W (outputs, inputs), or what cylstm_pack_linear made of it */
+    int format;                   /* enum cylstm_format_type; backward wants reals */
 };
+
+/* In a format of fewer bits W is packed, once: from `raw`, W as it is stored and behind it, from a
+ * whole real on, the scales of its rows where it has them. `rows` and `weight` are not used. */
+CYLSTM_API size_t cylstm_linear_packed_size(const struct cylstm_context *ctx,
+                                            const struct cylstm_linear *linear);
+CYLSTM_API void cylstm_pack_linear(const struct cylstm_context *ctx,
+                                   const struct cylstm_linear *linear, const void *raw,
+                                   void *packed);
+
 CYLSTM_API size_t cylstm_linear_scratch(const struct cylstm_context *ctx,
                                         const struct cylstm_linear *linear);
 /* x (rows, inputs), bias (outputs) or NULL for zeros, y (rows, outputs) */

@@ -235,6 +235,22 @@ struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
     return l;
 }
 
+struct cylstm_layer cylstm_find_linear(const struct cylstm_kernels *kernels,
+                                       const struct cylstm_linear *linear)
+{
+    const struct cylstm_array raw = {
+        .rows = linear->outputs, .columns = linear->inputs, .bytes = formats[linear->format].raw};
+    struct cylstm_layer l = {.hr = {.type = CYLSTM_ROWS,
+                                    .K = linear->inputs,
+                                    .columns = linear->outputs,
+                                    .raw = CYLSTM_WEIGHT_HR,
+                                    .format = (enum cylstm_format_type)linear->format,
+                                    .weight = formats[linear->format].lane}};
+    l.raw[CYLSTM_SCALE_HR] = array_size(&raw, cylstm_real_size(kernels));
+    measure(&l.hr, kernels->lanes, cylstm_real_size(kernels));
+    return l;
+}
+
 /* -------------------------------------------------------------------- public sizes */
 
 size_t cylstm_list_arrays(const struct cylstm_dims *dims, size_t layer, size_t direction,
@@ -258,6 +274,13 @@ size_t cylstm_packed_size(const struct cylstm_context *ctx, const struct cylstm_
 size_t cylstm_packed_backward_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
 {
     return count_before(dims, dims->layers, 0, ctx->kernels->lanes).backward;
+}
+
+size_t cylstm_linear_packed_size(const struct cylstm_context *ctx,
+                                 const struct cylstm_linear *linear)
+{
+    const struct cylstm_layer l = cylstm_find_linear(ctx->kernels, linear);
+    return cylstm_times(cylstm_panels_of(ctx->kernels, l.hr.columns), l.hr.panel);
 }
 
 /* Bytes of (passes, T, B, width) reals. */

@@ -101,6 +101,11 @@ struct cylstm_layer cylstm_find_layer(const struct cylstm_kernels *kernels,
                                       const struct cylstm_dims *dims, size_t layer,
                                       size_t direction);
 
+/* The matrix of an affine map in a format of fewer bits, as the projection `hr` of a layer that has
+ * nothing else. */
+struct cylstm_layer cylstm_find_linear(const struct cylstm_kernels *kernels,
+                                       const struct cylstm_linear *linear);
+
 static inline size_t cylstm_panel_width(const struct cylstm_kernels *k)
 {
     return PANEL_VECTORS * k->lanes;

@@ -5,12 +5,15 @@
  * Each is one product of row-major matrices, out = init + a b. Nothing is packed beforehand: the
  * thread that needs a panel of b packs a piece of it that stays in the cache, since all rows of `a`
  * meet it while it is there. A product of few rows reads b where it lies, if its rows are the panel's.
+ * Weights of fewer bits are the exception: they do not change, and are packed once.
  *
  * A sum over K is cut into pieces of fixed length, and each piece is one chain; so an element depends
- * on its own row and column alone, not on the number of rows or threads.
+ * on its own row and column alone, not on the number of rows or threads. With bfloat16 the pieces are
+ * the same, and so are the bits; of integers a sum is one piece, as its row has one scale.
  */
 #include "product.h"
 #include "check.h"
+#include "compact.h"
 #include "arena.h"
 #include "cpu.h"
 #include "split.h"
@@ -34,9 +37,10 @@ struct multiplication {
     ptrdiff_t b_k, b_column; /* one of them is 1 */
     const void *init;        /* as the product's: whole panels of it */
     ptrdiff_t init_panel, init_row;
-    void *out; /* contiguous */
-    char *panels;
-    size_t panels_bytes; /* of each share */
+    const struct cylstm_matrix *packed; /* NULL, or b in a format of fewer bits, packed */
+    void *out;                          /* contiguous */
+    char *panels;                       /* or rows as they are quantised */
+    size_t panels_bytes;                /* of each share */
     size_t shares;
     int by_panels; /* shares are panels, not rows */
 };
@@ -67,6 +71,17 @@ static void pack(const struct multiplication *m, size_t panel, size_t k, size_t 
         }
 }
 
+static void multiply_packed(struct multiplication *m, int caller, struct cylstm_product *g,
+                            size_t k, char *codes)
+{
+    g->term[0].w =
+        cylstm_at(m->b, 1, (ptrdiff_t)cylstm_panel_row(m->call.kernels, m->packed, 0, k));
+    g->w_panel = (ptrdiff_t)m->packed->panel;
+    g->compact = cylstm_compact_kernels(m->call.ctx, m->packed->format);
+    g->codes = codes;
+    cylstm_multiply(&m->call, caller, g);
+}
+
 /* One piece of the sum, for the rows and panels of `g`. */
 static void multiply_piece(struct multiplication *m, int caller, struct cylstm_product g, size_t k,
                            size_t K, char *panels)
@@ -79,6 +94,10 @@ static void multiply_piece(struct multiplication *m, int caller, struct cylstm_p
         g.init = cylstm_zeros;
         g.init_panel = g.init_row = 0;
         g.addend = g.out;
+    }
+    if (m->packed) {
+        multiply_packed(m, caller, &g, k, panels);
+        return;
     }
     if (m->b_column == 1 && g.rows <= FEW_ROWS && g.panel_begin < whole) {
         g.term[0].w = cylstm_at(m->b, size, (ptrdiff_t)k * m->b_k);
@@ -103,7 +122,8 @@ static void multiply_share(void *arg, size_t share, int caller)
 {
     struct multiplication *m = arg;
     const struct cylstm_kernels *k = m->call.kernels;
-    const size_t panels = cylstm_panels_of(k, m->columns), shares = m->shares;
+    const size_t panels = cylstm_panels_of(k, m->columns), shares = m->shares,
+                 piece = m->packed && m->packed->format == CYLSTM_INT8 ? m->K : PIECE;
     const struct cylstm_range rows = m->by_panels ? (struct cylstm_range){0, m->rows}
                                                   : cylstm_share(m->rows, shares, share),
                               mine = m->by_panels ? cylstm_share(panels, shares, share)
@@ -124,8 +144,8 @@ static void multiply_share(void *arg, size_t share, int caller)
         .out_panel = (ptrdiff_t)cylstm_panel_width(k),
     };
     if (!g.rows || mine.begin == mine.end) return;
-    for (size_t at = 0; at < m->K && !cylstm_stopped(&m->call); at += PIECE)
-        multiply_piece(m, caller, g, at, at_most(m->K - at, PIECE),
+    for (size_t at = 0; at < m->K && !cylstm_stopped(&m->call); at += piece)
+        multiply_piece(m, caller, g, at, at_most(m->K - at, piece),
                        m->panels + share * m->panels_bytes);
 }
 
@@ -141,7 +161,7 @@ static void multiply(struct multiplication *m, struct cylstm_team *team, size_t 
 
 /* Scratch of both calls. */
 struct scratch {
-    char *panels; /* of each thread */
+    char *panels; /* of each thread, or codes of its rows */
     size_t panels_bytes;
     void *init; /* the biases, as a product starts from them */
     void *y;    /* transposed, where it is computed so */
@@ -151,6 +171,7 @@ struct scratch {
  * vectors for each k. */
 static int transposes(const struct cylstm_kernels *k, const struct cylstm_linear *l)
 {
+    if (l->format != CYLSTM_AS_COMPUTED) return 0;
     const double in_rows = (double)((l->rows + k->lanes - 1) / k->lanes),
                  in_outputs = (double)((l->outputs + k->lanes - 1) / k->lanes);
     return (double)(l->outputs + PACKING_ROWS) * in_rows <
@@ -166,6 +187,8 @@ static struct scratch carve(struct cylstm_arena *arena, const struct cylstm_cont
                  transposed = (size_t)transposes(k, l),
                  K = cylstm_larger(l->rows, cylstm_larger(l->inputs, l->outputs));
     struct scratch s = {.panels_bytes = TOGETHER * at_most(K, PIECE) * width * size};
+    if (l->format != CYLSTM_AS_COMPUTED)
+        s.panels_bytes = l->format == CYLSTM_INT8 ? cylstm_codes_size(l->inputs) : 0;
     s.panels = cylstm_carve(arena, threads, s.panels_bytes);
     s.init = cylstm_carve(
         arena, transposed ? l->outputs * width : cylstm_round_up(l->outputs, width), size);
@@ -215,7 +238,11 @@ void cylstm_linear_forward(const struct cylstm_context *ctx, const struct cylstm
     const int transposed = transposes(ctx->kernels, l);
     const ptrdiff_t in = (ptrdiff_t)l->inputs;
     const size_t size = cylstm_real_size(ctx->kernels);
+    const struct cylstm_layer packed = l->format == CYLSTM_AS_COMPUTED
+                                           ? (struct cylstm_layer){0}
+                                           : cylstm_find_linear(ctx->kernels, l);
     struct multiplication m = {
+        .packed = l->format == CYLSTM_AS_COMPUTED ? NULL : &packed.hr,
         .rows = transposed ? l->outputs : l->rows,
         .columns = transposed ? l->rows : l->outputs,
         .K = l->inputs,

@@ -191,6 +191,7 @@ struct packing {
     void *packed;
     int backward;
     size_t shares;
+    const struct cylstm_layer *linear; /* instead of dims */
 };
 
 static void pack_matrix(const struct packing *p, const struct cylstm_layer *l,
@@ -239,7 +240,7 @@ static void pack(const struct cylstm_context *ctx, const struct cylstm_dims *dim
                  void *packed, int backward)
 {
     const uint32_t mode = cylstm_enter_float_mode(); /* the biases are summed */
-    struct packing p = {ctx->kernels, dims, raw, packed, backward, 1};
+    struct packing p = {ctx->kernels, dims, raw, packed, backward, 1, NULL};
     cylstm_run_over_weights(ctx->threads, cylstm_raw_count(dims), pack_share, &p, &p.shares);
     cylstm_leave_float_mode(mode);
 }
@@ -256,4 +257,21 @@ void cylstm_pack_backward(const struct cylstm_context *ctx, const struct cylstm_
 {
     CYLSTM_CHECK(cylstm_check_pack(ctx, dims, raw, packed_backward));
     pack(ctx, dims, raw, packed_backward, 1);
+}
+
+static void pack_linear_share(void *arg, size_t share, int caller)
+{
+    const struct packing *p = arg;
+    (void)caller;
+    pack_matrix(p, p->linear, &p->linear->hr, share);
+}
+
+void cylstm_pack_linear(const struct cylstm_context *ctx, const struct cylstm_linear *linear,
+                        const void *raw, void *packed)
+{
+    CYLSTM_CHECK(cylstm_check_pack_linear(ctx, linear, raw, packed));
+    const struct cylstm_layer l = cylstm_find_linear(ctx->kernels, linear);
+    struct packing p = {ctx->kernels, NULL, raw, packed, 0, 1, &l};
+    cylstm_run_over_weights(ctx->threads, cylstm_times(linear->inputs, linear->outputs),
+                            pack_linear_share, &p, &p.shares);
 }

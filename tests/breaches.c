@@ -46,6 +46,10 @@ static void *moved(void *p, ptrdiff_t bytes) { return (char *)p + bytes; }
     BREACH(reverse_and_forward, c->dims.directions = 2; c->dims.reverse = 1) \
     BREACH(clip_of_no_projection, c->dims.proj_clip = 1) \
     BREACH(other_type, c->dims.bits = 64) \
+    BREACH(no_such_format, c->dims.format = CYLSTM_FORMATS) \
+    BREACH(nobody_multiplies_int8, c->dims.format = CYLSTM_INT8; c->ctx.int8 = NULL) \
+    BREACH(doubles_of_fewer_bits, c->dims.format = CYLSTM_BFLOAT16; c->dims.bits = 64; \
+           c->ctx.kernels = cylstm_find_kernels(NULL, 64)) \
     BREACH(product_overflows, c->dims.hidden = SIZE_MAX / 64) \
     BREACH(no_steps, c->seq.T = 0) \
     BREACH(no_rows, c->seq.B = 0) \

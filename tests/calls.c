@@ -3,7 +3,7 @@
  *     cc -std=c11 -O1 -pthread -Isrc_c -o calls tests/calls.c <the core> -lm
  *     ./calls [seed [trials]]
  *
- * Sizes, strides and lengths are drawn from a seed. Forward and backward read the weights raw, then
+ * Sizes, strides, lengths and formats of weights are drawn from a seed. Forward and backward read the weights raw, then
  * packed: the bits must be the same, those of the portable set nearly so, and nothing may be touched
  * beyond the sizes that cylstm.h states or the library itself asks for. What the numbers should be
  * is shown elsewhere, against other libraries.
@@ -28,6 +28,18 @@ static void *noise(struct trial *t, const char *name, size_t count)
     void *array = guarded_reals(t, name, count);
     for (size_t n = 0; n < count; n++) put(t, array, (ptrdiff_t)n, 0.5 * fraction(t));
     return array;
+}
+
+/* Weights of one byte or two. */
+static void fill_compact(struct trial *t, size_t bytes, size_t count, char *to)
+{
+    for (size_t n = 0; bytes < sizeof(float) && n < count; n++) {
+        const float value = (float)(0.5 * fraction(t));
+        uint32_t bits;
+        memcpy(&bits, &value, sizeof bits);
+        bits = bytes == 1 ? (uint32_t)between(t, 0, 254) - 127 : bits >> 16;
+        memcpy(to + n * bytes, &bits, bytes); /* the low end, on the processors there are */
+    }
 }
 
 static void *output(struct trial *t, const char *name, size_t size)
@@ -60,14 +72,37 @@ struct problem {
     size_t sizes[RESULTS]; /* in bytes */
 };
 
-static void draw_problem(struct trial *t, struct problem *p)
+/* Raw weights: in a format of fewer bits, codes of up to 127 and scales that suit them, or the upper
+ * halves of floats. */
+static void *weights(struct trial *t, const struct cylstm_dims *dims)
+{
+    char *raw = noise(t, "raw", cylstm_raw_count(dims));
+    for (size_t n = 0; dims->format && n < dims->layers * dims->directions; n++) {
+        struct cylstm_array arrays[CYLSTM_ARRAYS];
+        const size_t count =
+            cylstm_list_arrays(dims, n / dims->directions, n % dims->directions, arrays);
+        for (const struct cylstm_array *a = arrays; a < arrays + count; a++) {
+            char *to = raw + a->at * sizeof(float);
+            const size_t elements = a->rows * (a->columns ? a->columns : 1);
+            if (a->type >= CYLSTM_SCALE_IH)
+                for (size_t k = 0; k < elements; k++)
+                    put(t, to, (ptrdiff_t)k, (2 + fraction(t)) / 512);
+            else
+                fill_compact(t, a->bytes, elements, to);
+        }
+    }
+    return raw;
+}
+
+static void draw_problem(struct trial *t, struct problem *p, int format)
 {
     p->dims = (struct cylstm_dims){.layers = between(t, 1, 3),
                                    .directions = between(t, 1, 2),
                                    .input = between(t, 1, 40),
                                    .hidden = between(t, 1, 50),
                                    .bias = (int)below(t, 2),
-                                   .bits = t->kernels->bits};
+                                   .bits = t->kernels->bits,
+                                   .format = format};
     if (!below(t, 3)) p->dims.proj = between(t, 1, p->dims.hidden);
     if (p->dims.proj && below(t, 2)) {
         p->dims.proj_bias = (int)below(t, 2);
@@ -83,15 +118,17 @@ static void draw_problem(struct trial *t, struct problem *p)
                  I = p->dims.input, H = p->dims.hidden, R = p->dims.proj ? p->dims.proj : H,
                  DR = p->dims.directions * R, LD = p->dims.layers * p->dims.directions;
     snprintf(t->shape, sizeof t->shape,
-             "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, cell %d%s%s, %d threads", T,
-             B, I, H, p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias, p->dims.cell,
+             "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, cell %d, format %d%s%s, %d "
+             "threads",
+             T, B, I, H, p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias,
+             p->dims.cell, format,
              p->dims.layer_norm ? ", normalised"
              : p->dims.peephole ? ", peepholes"
                                 : "",
              p->dims.reverse ? ", reverse" : "", p->ctx.threads);
     p->x = (struct rows){T, B, I, I + below(t, 3)};
     p->y = (struct rows){T, B, DR, DR + below(t, 3)};
-    p->raw = noise(t, "raw", cylstm_raw_count(&p->dims));
+    p->raw = weights(t, &p->dims);
     p->seq = (struct cylstm_sequence){.T = T,
                                       .B = B,
                                       .x = noise(t, "x", extent(&p->x)),
@@ -169,7 +206,7 @@ static void check_gaps(struct trial *t, const char *name, const struct rows *r, 
 
 /* Of two results, NaN where nothing was written. */
 static void check_close(struct trial *t, const char *name, const void *got, const void *want,
-                        size_t count)
+                        size_t count, double most)
 {
     double largest = 0, error = 0;
     for (size_t n = 0; n < count; n++) {
@@ -178,7 +215,7 @@ static void check_close(struct trial *t, const char *name, const void *got, cons
         if (fabs(b) > largest) largest = fabs(b);
         if (fabs(a - b) > error) error = fabs(a - b);
     }
-    if (error > (t->kernels->bits == 32 ? 1e-4 : 1e-11) * largest)
+    if (error > most * largest)
         fail(t, "%s is off by %g of %g from the portable set", name, error, largest);
 }
 
@@ -186,7 +223,7 @@ static void check_calls(struct trial *t)
 {
     struct problem p = {0};
     void *raw[RESULTS], *packed[RESULTS], *portable[RESULTS];
-    draw_problem(t, &p);
+    draw_problem(t, &p, CYLSTM_AS_COMPUTED);
     ready(t);
     run(t, &p, 1, raw);
     run(t, &p, 0, packed);
@@ -196,10 +233,102 @@ static void check_calls(struct trial *t)
     for (int n = 0; n < RESULTS; n++) {
         if (memcmp(raw[n], packed[n], p.sizes[n]))
             fail(t, "%s differs between raw weights and packed ones", names[n]);
-        check_close(t, names[n], packed[n], portable[n], p.sizes[n] / real_size(t));
+        check_close(t, names[n], packed[n], portable[n], p.sizes[n] / real_size(t),
+                    t->kernels->bits == 32 ? 1e-4 : 1e-11);
     }
     check_gaps(t, "y", &p.y, raw[Y]);
     check_gaps(t, "dx", &p.x, raw[DX]);
+    untouched(t);
+}
+
+/* --------------------------------------------------------------- weights of fewer bits */
+
+/* A format that this set can compute with. */
+static int draw_format(struct trial *t)
+{
+    return t->kernels->bits == 32 ? (int)below(t, CYLSTM_FORMATS) : CYLSTM_AS_COMPUTED;
+}
+
+/* Where an activation lies between two codes of int8, sets may round it to either. */
+static double most_apart(const struct trial *t, int format)
+{
+    return format == CYLSTM_INT8 ? 3e-2 : t->kernels->bits == 32 ? 1e-4 : 1e-11;
+}
+
+static void run_forward(struct trial *t, struct problem *p, void *results[RESULTS])
+{
+    for (int n = Y; n <= C_N; n++) results[n] = output(t, names[n], p->sizes[n]);
+    struct cylstm_sequence seq = p->seq;
+    seq.y = results[Y];
+    seq.h_n = results[H_N];
+    seq.c_n = results[C_N];
+    void *packed = output(t, "packed", cylstm_packed_size(&p->ctx, &p->dims));
+    cylstm_pack_weights(&p->ctx, &p->dims, p->raw, packed);
+    cylstm_forward(&p->ctx, &p->dims, packed, &seq,
+                   output(t, "scratch", cylstm_forward_scratch(&p->ctx, &p->dims, &seq)));
+}
+
+static void be_portable(struct trial *t, struct cylstm_context *ctx)
+{
+    const int threads = ctx->threads;
+    cylstm_init_context(ctx, "scalar", t->kernels->bits);
+    ctx->threads = threads == 1 ? 2 : 1;
+}
+
+static void check_compact_calls(struct trial *t)
+{
+    struct problem p = {0};
+    void *got[RESULTS], *portable[RESULTS];
+    const int format = draw_format(t);
+    draw_problem(t, &p, format);
+    ready(t);
+    run_forward(t, &p, got);
+    be_portable(t, &p.ctx);
+    run_forward(t, &p, portable);
+    for (int n = Y; n <= C_N; n++)
+        check_close(t, names[n], got[n], portable[n], p.sizes[n] / real_size(t),
+                    most_apart(t, format));
+    check_gaps(t, "y", &p.y, got[Y]);
+    untouched(t);
+}
+
+/* An affine map, the rows of which are the same by themselves. */
+static void check_linear(struct trial *t)
+{
+    const int format = draw_format(t);
+    const size_t I = below(t, 4) ? between(t, 1, 70) : between(t, 250, 530), O = between(t, 1, 90),
+                 N = between(t, 1, 20), row = below(t, N), size = real_size(t),
+                 bytes = format == CYLSTM_INT8       ? 1
+                         : format == CYLSTM_BFLOAT16 ? 2
+                                                     : size,
+                 scales = (I * O * bytes + size - 1) / size;
+    struct cylstm_context ctx;
+    cylstm_init_context(&ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
+    ctx.threads = (int)between(t, 1, 3);
+    snprintf(t->shape, sizeof t->shape, "%zu rows, %zu inputs, %zu outputs, format %d, %d threads",
+             N, I, O, format, ctx.threads);
+    char *raw = noise(t, "weight", scales + (format == CYLSTM_INT8 ? O : 0));
+    if (format) fill_compact(t, bytes, I * O, raw);
+    for (size_t n = 0; format == CYLSTM_INT8 && n < O; n++)
+        put(t, raw, (ptrdiff_t)(scales + n), (2 + fraction(t)) / 512);
+    const void *x = noise(t, "x", N * I), *bias = below(t, 3) ? noise(t, "bias", O) : NULL;
+    ready(t);
+    void *y[3];
+    for (int n = 0; n < 3; n++) { /* all rows; one of them; all by the portable set */
+        struct cylstm_linear l = {n == 1 ? 1 : N, I, O, raw, format};
+        if (n == 2) be_portable(t, &ctx);
+        if (format) {
+            void *packed = output(t, "packed", cylstm_linear_packed_size(&ctx, &l));
+            cylstm_pack_linear(&ctx, &l, raw, packed);
+            l.weight = packed;
+        }
+        y[n] = output(t, "y", l.rows * O * size);
+        cylstm_linear_forward(&ctx, &l, n == 1 ? real_at(t, x, (ptrdiff_t)(row * I)) : x, bias,
+                              y[n], output(t, "scratch", cylstm_linear_scratch(&ctx, &l)));
+    }
+    if (memcmp(y[1], real_at(t, y[0], (ptrdiff_t)(row * O)), O * size))
+        fail(t, "row %zu is another by itself", row);
+    check_close(t, "y", y[0], y[2], N * O, t->kernels->bits == 32 ? 1e-5 : 1e-12);
     untouched(t);
 }
 
@@ -209,13 +338,13 @@ static void check_calls(struct trial *t)
 static void check_plan(struct trial *t)
 {
     struct problem p = {0};
-    draw_problem(t, &p);
+    draw_problem(t, &p, draw_format(t));
     p.dims.directions = 1;
     p.dims.reverse = 0;
     const size_t T = p.seq.T, B = p.seq.B, I = p.dims.input, H = p.dims.hidden,
                  R = p.dims.proj ? p.dims.proj : H, L = p.dims.layers, size = real_size(t),
                  turn = below(t, B);
-    void *raw = noise(t, "raw", cylstm_raw_count(&p.dims)), *x = noise(t, "x", T * B * I),
+    void *raw = weights(t, &p.dims), *x = noise(t, "x", T * B * I),
          *h_0 = noise(t, "h_0", L * B * R), *c_0 = noise(t, "c_0", L * B * H),
          *turned_x = guarded_reals(t, "x of the plan", T * B * I);
     size_t *active = guarded(t, "active", B * sizeof *active);
@@ -259,6 +388,10 @@ static void check_plan(struct trial *t)
     untouched(t);
 }
 
+static void (*const checks[])(struct trial *) = {check_calls, check_plan, check_compact_calls,
+                                                 check_linear};
+enum { CHECKS = sizeof checks / sizeof *checks };
+
 #ifdef CYLSTM_FUZZ
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
@@ -273,7 +406,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (!t.kernels) return 0; /* not on this CPU */
     for (size_t n = 0; n < size; n++) t.state = t.state * 31 + bytes[n];
     snprintf(t.title, sizeof t.title, "%s f%d", isa, t.kernels->bits);
-    (bytes[3] % 2 ? check_plan : check_calls)(&t);
+    checks[bytes[3] % CHECKS](&t);
     if (t.failed) abort();
     release(&t);
     return 0;
@@ -283,12 +416,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 
 int main(int argc, char **argv)
 {
-    static void (*const checks[])(struct trial *) = {check_calls, check_plan};
     const uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 0,
                    trials = argc > 2 ? strtoull(argv[2], NULL, 10) : TRIALS;
     size_t failures = 0;
     for (uint64_t n = seed; n < seed + trials; n++)
-        for (size_t check = 0; check < 2; check++)
+        for (size_t check = 0; check < CHECKS; check++)
             for (size_t set = 0; set < cylstm_isa_count(); set++) {
                 if (!cylstm_isa_usable(set)) continue;
                 const char *isa = cylstm_isa_name(set);

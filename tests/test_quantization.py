@@ -335,9 +335,58 @@ def test_linear(weights: str) -> None:
     else:
         matrix = stored["weight"].astype(np.float64) * stored["weight_scale"][:, None]
         assert np.abs(stored["weight"]).max(axis=1).tolist() == [127] * 7
-    assert rel(narrow(x), x.astype(np.float64) @ matrix.T + stored["bias"]) < 1e-6
     assert np.abs(matrix - linear.state_dict()["weight"]).max() < 1e-3
     assert same_bits(pickle.loads(pickle.dumps(narrow))(x), narrow(x))
+    other = cylstm.quantize(cylstm.Linear(33, 7, seed=3), weights)
+    want = other(x)
+    narrow.load_state_dict(other.state_dict())
+    assert same_bits(narrow(x), want)
+    narrow.release()
+    assert same_bits(narrow(x), want)
+
+
+# Run for every kernel set: inputs beyond a piece of the sum, outputs of one lane and many panels.
+LINEAR = """
+import cylstm, numpy as np
+from cylstm import reference
+from cylstm.tensors import widened
+draw = np.random.default_rng(0)
+for inputs, outputs, bias in [(1, 1, True), (7, 17, False), (33, 5, True), (214, 70, True),
+                              (256, 33, True), (257, 9, False), (1150, 130, True)]:
+    linear = cylstm.Linear(inputs, outputs, bias, seed=1)
+    x = draw.standard_normal((67, inputs), np.float32)
+    x[3] = 0
+    for weights in ("bfloat16", "int8"):
+        narrow = cylstm.quantize(linear, weights)
+        state, y = narrow.state_dict(), narrow(x)
+        if weights == "bfloat16":
+            linear.load_state_dict({**state, "weight": widened(state["weight"])})
+            assert np.array_equal(y, linear(x)), (inputs, outputs)
+        else:
+            exact = x @ reference.Int8Matrix(state["weight"], state["weight_scale"]).T
+            exact += state.get("bias", 0)
+            assert np.abs(y - exact).max() <= 3e-7 * np.abs(exact).max(), (inputs, outputs)
+        for rows in (slice(0, 1), slice(5, 7), slice(60, 67)):
+            assert np.array_equal(narrow(x[rows]), y[rows]) and y[rows].any()
+        assert np.array_equal(narrow(x, threads=3), y)
+        assert np.array_equal(narrow(x[None, 9]), y[None, 9])
+        assert narrow(x[:0]).shape == (0, outputs)
+        for bad in (np.nan, np.inf):
+            spoilt = x.copy()
+            spoilt[8, 0] = bad
+            got = narrow(spoilt)
+            assert not np.isfinite(got[8]).any()
+            assert np.array_equal(np.delete(got, 8, 0), np.delete(y, 8, 0))
+print(cylstm.show_config()["isa"])
+"""
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_linear_on_every_set(isa: str) -> None:
+    """bfloat16 gives the bits of float32 with the rounded weights, int8 exact integers; a row's
+    results depend on it alone."""
+    done = run_python("-c", LINEAR, CYLSTM_ISA=isa)
+    assert done.stdout.split() == [isa], done.stderr
 
 
 # --- what is refused
@@ -372,6 +421,19 @@ def test_what_can_not_be_quantized() -> None:
     lstm.load_state_dict(state)
     with pytest.raises(ValueError, match="rounds to infinity"):
         cylstm.quantize(lstm, "bfloat16")
+
+
+def test_sums_that_may_not_fit_are_refused() -> None:
+    """Of more than 2^17 products of 127 * 127."""
+    most = 2**17
+    for module in (cylstm.Linear(most + 1, 1), cylstm.RNN(most + 1, 1)):
+        with pytest.raises(ValueError, match="sums of 131073 products, expected at most 131072"):
+            cylstm.quantize(module)
+        cylstm.quantize(module, "bfloat16")
+    linear = cylstm.Linear(most, 1, bias=False)
+    linear.load_state_dict({"weight": np.ones((1, most), np.float32)})
+    x = np.full((2, most), -1, np.float32)
+    assert cylstm.quantize(linear)(x).tolist() == [[-most], [-most]]
 
 
 def test_wrong_weights_are_refused() -> None:
