@@ -24,8 +24,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .nodes import MODULES
 from .parameter import Parameter
-from .sequential import MODULES, Sequential
+from .sequential import Sequential
 from .tensors import Entry, parse_json, read_header, shown, size_of, to_bytes
 from .weights import BFLOAT16, Array, Module, Spec, mismatches
 

@@ -4,50 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _checks, steps
-from .embedding import Embedding
-from .layers import GRU, LSTM, RNN
-from .linear import Linear
-from .steps import (
-    FinalState,
-    GlobalPool,
-    LastStep,
-    Mask,
-    Merge,
-    Reverse,
-    Step,
-    Transpose,
-    ZeroMasked,
+from . import _checks
+from .nodes import (
+    INPUT,
+    MODULES,
+    STEPS,
+    Valid,
+    inner,
+    is_recurrent,
+    layer_text,
+    mixes_time,
+    named,
+    nodes,
+    run,
+    shape_text,
+    sizes,
+    streams,
 )
+from .steps import FinalState, LastStep, Transpose
+from .steps.step import Shape
 from .weights import Array, Module
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-INPUT = "input"  # the name of what comes in
-
-MODULES: dict[str, type[Module]] = {
-    cls.__name__: cls for cls in (GRU, LSTM, RNN, Linear, Embedding)
-}
-STEPS: dict[str, type[Step]] = {name: getattr(steps, name) for name in steps.__all__}
-
-
-class _Valid(NamedTuple):
-    """Which steps of a padded batch count."""
-
-    mask: Array  # bools (B, T)
-    repeats: bool  # a recurrent module's output at other steps is the last one, not 0
-
-
-class _Node(NamedTuple):
-    name: str
-    layer: Module | Step
-    sources: tuple[str, ...]
 
 
 class Sequential:
@@ -82,7 +66,7 @@ class Sequential:
     """
 
     def __init__(self, layers: Iterable[Any], *, input_shape: Sequence[int | None] | None = None):
-        self._nodes = tuple(_nodes(layers))
+        self._nodes = tuple(nodes(layers))
         if not self._nodes:
             raise ValueError("layers is empty, expected at least one layer")
         self.input_shape = None if input_shape is None else tuple(input_shape)
@@ -115,7 +99,7 @@ class Sequential:
                 elif isinstance(layer, Module):
                     layer = change(layer)
             except (TypeError, ValueError) as error:
-                raise _named(error, node.name) from error
+                raise named(error, node.name) from error
             layers.append((node.name, layer, node.sources))
         return type(self)(layers, input_shape=self.input_shape)
 
@@ -130,19 +114,19 @@ class Sequential:
         return {
             f"{node.name}.{key}": array
             for node in self._nodes
-            for key, array in _inner(node.layer).state_dict().items()
+            for key, array in inner(node.layer).state_dict().items()
         }
 
     def __repr__(self) -> str:
         rows = [("step", "layer", "output", "weights")]
-        rows += [(INPUT, "", _shape_text(self._shapes[INPUT]), "")]
+        rows += [(INPUT, "", shape_text(self._shapes[INPUT]), "")]
         before = INPUT
         for node in self._nodes:
-            count = sum(array.size for array in _inner(node.layer).state_dict().values())
+            count = sum(array.size for array in inner(node.layer).state_dict().values())
             source = "" if node.sources == (before,) else f" of {', '.join(node.sources)}"
             before = node.name
-            shape = _shape_text(self._shapes[node.name])
-            rows.append((node.name, _layer_text(node.layer) + source, shape, f"{count:,}"))
+            shape = shape_text(self._shapes[node.name])
+            rows.append((node.name, layer_text(node.layer) + source, shape, f"{count:,}"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [
             "  ".join((*(c.ljust(w) for c, w in zip(row[:3], widths)), row[3].rjust(widths[3])))
@@ -150,23 +134,23 @@ class Sequential:
         ]
         return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
 
-    def _infer(self) -> dict[str, tuple[int | None, ...] | None]:
+    def _infer(self) -> dict[str, Shape | None]:
         """The shape of what each step gives, None where it is not known."""
         first = self.input_shape
-        if first is None and _is_recurrent(_inner(self._nodes[0].layer)):
-            first = (None, _inner(self._nodes[0].layer).input_size)
-        shapes: dict[str, tuple[int | None, ...] | None] = {INPUT: first}
+        if first is None and is_recurrent(inner(self._nodes[0].layer)):
+            first = (None, inner(self._nodes[0].layer).input_size)
+        shapes: dict[str, Shape | None] = {INPUT: first}
         for node in self._nodes:
             given = [shapes[source] for source in node.sources]
             known = [shape for shape in given if shape is not None]
             try:
-                shapes[node.name] = _sizes(node.layer, known) if len(known) == len(given) else None
+                shapes[node.name] = sizes(node.layer, known) if len(known) == len(given) else None
             except ValueError as error:
                 raise ValueError(f"step {node.name!r}: {error}") from None
         return shapes
 
     def _find_dtype(self) -> np.dtype[Any]:
-        modules = {node.name: _inner(node.layer) for node in self._nodes}
+        modules = {node.name: inner(node.layer) for node in self._nodes}
         dtypes = {
             f"{step}.{name} {each.dtype}": each.dtype
             for step, module in modules.items()
@@ -209,7 +193,7 @@ class Sequential:
         if x.ndim < 2 or (
             self.input_shape is not None and not _fits(x.shape[1:], self.input_shape)
         ):
-            expected = _shape_text(self._shapes[INPUT])
+            expected = shape_text(self._shapes[INPUT])
             raise ValueError(f"x has shape {x.shape}, expected {expected}")
         if lengths is None:
             return self._run(x, None, threads)
@@ -218,8 +202,8 @@ class Sequential:
         counts = _checks.integers("lengths", lengths, (len(x),))
         if counts.size and not 1 <= counts.min() <= counts.max() <= x.shape[1]:
             raise ValueError(f"lengths are {counts}, expected 1 to {x.shape[1]}")
-        if not any(_mixes_time(node.layer) for node in self._nodes):
-            valid = _Valid(np.arange(x.shape[1]) < counts[:, None], False)
+        if not any(mixes_time(node.layer) for node in self._nodes):
+            valid = Valid(np.arange(x.shape[1]) < counts[:, None], False)
             return self._run(x, valid, threads)
         # A window would look past an end: rows of one length run together, without padding.
         groups = [np.flatnonzero(counts == n) for n in np.unique(counts)]
@@ -263,13 +247,13 @@ class Sequential:
         starts = np.cumsum([0, *map(len, parts)])
         return _joined(parts, [np.arange(a, b) for a, b in zip(starts, starts[1:])], total)
 
-    def _run(self, x: Array, valid: _Valid | None, threads: int | None) -> Array:
-        values: dict[str, tuple[Array, _Valid | None]] = {INPUT: (x, valid)}
+    def _run(self, x: Array, valid: Valid | None, threads: int | None) -> Array:
+        values: dict[str, tuple[Array, Valid | None]] = {INPUT: (x, valid)}
         for node in self._nodes:
             try:
-                values[node.name] = _step(node.layer, [values[s] for s in node.sources], threads)
+                values[node.name] = run(node.layer, [values[s] for s in node.sources], threads)
             except (ValueError, TypeError) as error:
-                raise _named(error, node.name) from error
+                raise named(error, node.name) from error
         y, valid = values[self._nodes[-1].name]
         if valid is not None and not valid.repeats:
             y = np.where(valid.mask.reshape(*valid.mask.shape, *[1] * (y.ndim - 2)), y, 0)
@@ -289,7 +273,7 @@ class Sequential:
         >>> stream.step(np.ones(8, np.float32)).shape
         (3,)
         """
-        wrong = [node.name for node in self._nodes if not _streams(node.layer)]
+        wrong = [node.name for node in self._nodes if not streams(node.layer)]
         if wrong:
             raise ValueError(
                 f"can't stream: {', '.join(wrong)} take more than the present step of a sequence"
@@ -305,8 +289,8 @@ class Sequential:
         layers = [
             {
                 "name": node.name,
-                "class": type(_inner(node.layer)).__name__,
-                "config": _inner(node.layer)._config(),
+                "class": type(inner(node.layer)).__name__,
+                "config": inner(node.layer)._config(),
                 "sources": list(node.sources),
                 "final": isinstance(node.layer, FinalState),
             }
@@ -339,16 +323,16 @@ class Sequential:
         layers = []
         try:
             for entry in config["layers"]:
-                name, inner = entry["name"], entry["config"]
+                name, arguments = entry["name"], entry["config"]
                 kind = kinds[_checks.choice("class", entry["class"], kinds)]
-                if wrong := kind._check_config(inner):
+                if wrong := kind._check_config(arguments):
                     raise ValueError(f"{name}: {'; '.join(wrong)}")
                 given = arrays.pop(name, {})
-                if inner.get("num_layers", 1) > max(len(given), 1):  # before so many are named
+                if arguments.get("num_layers", 1) > max(len(given), 1):  # before so many are named
                     raise ValueError(
-                        f"{name} has too few tensors for its {inner['num_layers']} layers"
+                        f"{name} has too few tensors for its {arguments['num_layers']} layers"
                     )
-                made = kind._from(inner, given)
+                made = kind._from(arguments, given)
                 layer = FinalState(made) if entry["final"] else made
                 layers.append((name, layer, entry["sources"]))
             shape = config["input_shape"]
@@ -369,9 +353,9 @@ class Stream:
         self._model = model
         self.batch_size = batch_size
         self._streams = {
-            node.name: _inner(node.layer).stream(batch_size or 1, threads=threads)
+            node.name: inner(node.layer).stream(batch_size or 1, threads=threads)
             for node in model._nodes
-            if _is_recurrent(_inner(node.layer))
+            if is_recurrent(inner(node.layer))
         }
 
     def step(self, x_t: ArrayLike) -> Array:
@@ -392,7 +376,7 @@ class Stream:
                 else:
                     values[name] = layer(*given)  # type: ignore[operator]
             except (ValueError, TypeError) as error:
-                raise _named(error, name) from error
+                raise named(error, name) from error
         y = values[self._model._nodes[-1].name]
         return y[0] if self.batch_size is None else y
 
@@ -416,127 +400,6 @@ class Stream:
             raise ValueError(f"state is of {', '.join(value)}, expected {', '.join(self._streams)}")
         for name, state in value.items():
             self._streams[name].state = state
-
-
-# ------------------------------------------------------------------------------- one step
-
-
-def _step(
-    layer: Module | Step, given: list[tuple[Array, _Valid | None]], threads: int | None
-) -> tuple[Array, _Valid | None]:
-    """What a layer makes of its inputs, and which steps of it are valid."""
-    (x, valid), *others = given
-    if isinstance(layer, Merge):
-        masks = [v for _, v in given if v is not None]
-        return layer(*[x for x, _ in given]), masks[0] if masks else None
-    if others:
-        raise ValueError(f"{len(given)} inputs, of which only steps.Merge takes more than one")
-    if isinstance(layer, Mask):
-        mask = layer.valid(x) if valid is None else layer.valid(x) & valid.mask
-        return layer(x), _Valid(mask, True)
-    if _is_recurrent(_inner(layer)):
-        y = _recurrent(_inner(layer), x, valid, isinstance(layer, FinalState), threads)
-        return y, None if isinstance(layer, FinalState) else valid
-    if isinstance(layer, (LastStep, GlobalPool)):
-        return layer(x, None if valid is None else valid.mask), None
-    if isinstance(layer, ZeroMasked):
-        return layer(x, None if valid is None else valid.mask), valid
-    if isinstance(layer, Reverse):
-        if valid is not None and not layer.keep_mask:
-            valid = valid._replace(mask=valid.mask[:, ::-1])
-        return layer(x), valid
-    if valid is not None and _mixes_time(layer):
-        raise ValueError("masked steps come in, which it can't leave out")
-    if isinstance(layer, Linear):
-        return layer(x, threads=threads), valid
-    return layer(x), valid  # type: ignore[operator]
-
-
-def _recurrent(
-    module: Any, x: Array, valid: _Valid | None, final: bool, threads: int | None
-) -> Array:
-    """y (B, T, D*R), or the final state (B, D*R)."""
-    steps_taken = {} if valid is None else {"mask": valid.mask, "hold_output": valid.repeats}
-    y, states = module(x, threads=threads, **steps_taken)
-    return _final(states, 1 + module.bidirectional) if final else y
-
-
-def _final(states: Any, directions: int) -> Array:
-    h_n: Array = states[0] if isinstance(states, tuple) else states
-    return np.concatenate(h_n[-directions:], axis=-1)
-
-
-def _inner(layer: Any) -> Any:
-    return layer.module if isinstance(layer, FinalState) else layer
-
-
-def _is_recurrent(layer: Any) -> bool:
-    return isinstance(layer, Module) and hasattr(layer, "stream")
-
-
-def _mixes_time(layer: Module | Step) -> bool:
-    """Whether a step's result is another one where padding follows a sequence."""
-    if isinstance(layer, Step):
-        return not (layer.by_time or isinstance(layer, (GlobalPool, Mask, ZeroMasked)))
-    return False
-
-
-def _streams(layer: Module | Step) -> bool:
-    module = _inner(layer)
-    if _is_recurrent(module):
-        return not (module.bidirectional or module.reverse)
-    return not isinstance(layer, Step) or layer.by_time
-
-
-def _sizes(layer: Any, shapes: list[tuple[int | None, ...]]) -> tuple[int | None, ...]:
-    """The shape of what a layer gives for those of its inputs."""
-    if isinstance(layer, Merge) and not isinstance(layer, steps.MergeDirections):
-        return layer.merged(shapes)
-    shape = shapes[0]
-    module = _inner(layer)
-    if _is_recurrent(module):
-        if len(shape) != 2:
-            raise ValueError(f"its input is {_shape_text(shape)}, expected (B, T, F)")
-        width = (1 + module.bidirectional) * (getattr(module, "proj_size", 0) or module.hidden_size)
-        found = steps._features(shape, module.input_size, width)
-        return found[1:] if isinstance(layer, FinalState) else found
-    if isinstance(layer, Linear):
-        return steps._features(shape, layer.in_features, layer.out_features)
-    if isinstance(layer, Module):  # an Embedding
-        return (*shape, layer.embedding_dim)  # type: ignore[attr-defined]
-    return layer.sizes(shape)
-
-
-# ------------------------------------------------------------------------------- details
-
-
-def _nodes(layers: Iterable[Any]) -> Iterable[_Node]:
-    names = {INPUT}
-    before = INPUT
-    for number, entry in enumerate(layers):
-        name, layer, *rest = entry if isinstance(entry, (tuple, list)) else (str(number), entry)
-        if not isinstance(layer, (Module, Step)):
-            raise TypeError(
-                f"step {name!r} is a {type(layer).__name__}, expected a module of cylstm or one "
-                "of cylstm.steps"
-            )
-        if not isinstance(name, str) or not name or name in names:
-            raise ValueError(f"step name {name!r} is taken or no name, expected one of its own")
-        sources = (before,) if not rest or rest[0] is None else rest[0]
-        sources = (sources,) if isinstance(sources, str) else tuple(sources)
-        if unknown := [source for source in sources if source not in names]:
-            raise ValueError(f"step {name!r} takes {', '.join(map(repr, unknown))}, not known yet")
-        module = _inner(layer)
-        if _is_recurrent(module) and not module.batch_first:
-            raise ValueError(f"step {name!r} is not batch-first, expected batch_first=True")
-        names.add(name)
-        before = name
-        yield _Node(name, layer, sources)
-
-
-def _named(error: Exception, step: str) -> Exception:
-    kind = TypeError if isinstance(error, TypeError) else ValueError
-    return kind(f"step {step!r}: {error}")
 
 
 def _joined(parts: list[Array], rows: list[Array], total: int) -> Array:
@@ -568,29 +431,7 @@ def _progress(
     return lambda done, total: bar.update(done - bar.n), bar.close
 
 
-def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+def _fits(found: tuple[int, ...], expected: Shape) -> bool:
     return len(found) == len(expected) and all(
         size is None or n == size for n, size in zip(found, expected)
     )
-
-
-def _shape_text(shape: tuple[int | None, ...] | None) -> str:
-    if shape is None:
-        return "?"
-    unknown = iter("TUVW")
-    return f"(B, {', '.join(next(unknown) if size is None else str(size) for size in shape)})"
-
-
-def _layer_text(layer: Module | Step) -> str:
-    module = _inner(layer)
-    if isinstance(module, Module):
-        usual = {"batch_first": True, "dtype": module.dtype.name, "num_layers": 1, "bias": True}
-        shown = [
-            str(value) if type(value) is int else f"{key}={value}"
-            for key, value in module._config().items()
-            if value != usual.get(key, 0) and value is not None
-        ]
-        text = f"{type(module).__name__}({', '.join(shown)})"
-    else:
-        text = repr(module)
-    return f"FinalState({text})" if isinstance(layer, FinalState) else text

@@ -30,6 +30,7 @@ PYTHON_LEVELS = [
     {"recurrent", "tensors"},
     {"layers", "linear", "embedding", "parameter"},
     {"steps"},
+    {"nodes"},
     {"sequential"},
     {"dask", "losses", "optimizer", "files", "plot", "quantization", "threadpoolctl", "torch"},
     {"optim"},

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
-from ..sequential import MODULES
+from ..nodes import MODULES
 from ..weights import Array, Module
 
 

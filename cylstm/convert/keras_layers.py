@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import sequential, steps
+from .. import steps
 from ..linear import Linear
-from ..sequential import MODULES, Sequential
+from ..nodes import INPUT, MODULES
+from ..sequential import Sequential
 from ..steps import FinalState, Step
 from ..weights import Array, Module
 from .found import Recurrent, build, no_options, unsupported
@@ -32,8 +33,8 @@ class _Plan:
         self.found = found
         self.steps: list[tuple[str, Make, list[str]]] = []
         self.given: dict[str, str] = {}  # the step that gives what a layer gives
-        self.masked: dict[str, bool] = {sequential.INPUT: False}
-        self.rank: dict[str, int | None] = {sequential.INPUT: None}  # axes with the batch
+        self.masked: dict[str, bool] = {INPUT: False}
+        self.rank: dict[str, int | None] = {INPUT: None}  # axes with the batch
 
     def add(self, name: str, make: Make, sources: list[str], rank: int | None = None) -> str:
         self.steps.append((name, make, sources))
@@ -67,16 +68,16 @@ def plan(
     if len(inputs) > 1:
         wrong.append(f"{len(inputs)} inputs")
     if inputs:
-        plan.rank[sequential.INPUT] = len(_input_shape(inputs[0]) or ()) or None
+        plan.rank[INPUT] = len(_input_shape(inputs[0]) or ()) or None
     for layer in model.layers:
         if layer.name not in wanted:
             continue
         sources = [plan.given[source] for source in layer.sources]
         try:
-            plan.given[layer.name] = _planned(plan, layer, sources or [sequential.INPUT])
+            plan.given[layer.name] = _planned(plan, layer, sources or [INPUT])
         except (Unsupported, ValueError, KeyError, TypeError, IndexError) as error:
             wrong.append(f"{layer.name} ({layer.kind}): {_words(error)}")
-            plan.given[layer.name] = sources[0] if sources else sequential.INPUT
+            plan.given[layer.name] = sources[0] if sources else INPUT
     if wrong or not plan.steps:
         return None, wrong
 

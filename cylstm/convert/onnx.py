@@ -3,7 +3,8 @@
 onnx_file        opening a file, names, constants
 onnx_recurrent   the recurrent operators, as layers of ours
 onnx_stack       whether a graph is no more than a stack of layers
-onnx_graph       whole graphs;  onnx_ops  other operators, in NumPy
+onnx_graph       whole graphs
+onnx_ops         other operators in NumPy; with onnx_products, by the table of onnx_makers
 onnx_write       out again
 """
 

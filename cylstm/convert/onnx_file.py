@@ -16,6 +16,7 @@ import numpy as np
 
 from ..weights import Array
 from . import onnx_ops
+from .onnx_makers import ABSENT
 from .source import Source
 
 if TYPE_CHECKING:
@@ -317,7 +318,7 @@ class Graph:
             return [self.file.tensor(given["value"])]
         opset, made = self.file.opsets[""], None
         if len(node.output) == 1:
-            present = [onnx_ops.ABSENT if value is None else value for value in values]
+            present = [ABSENT if value is None else value for value in values]
             made = onnx_ops.make(node.op_type, opset, given, present)
         if made is None:
             return evaluator(node, self.file.opsets)(*values)

@@ -16,6 +16,7 @@ import numpy as np
 from ..weights import Array, Module
 from . import onnx_ops
 from .onnx_file import File, Graph, attributes, evaluator, import_onnx, is_standard, subgraphs
+from .onnx_makers import ABSENT
 from .onnx_recurrent import Operator, is_recurrent
 
 if TYPE_CHECKING:
@@ -285,7 +286,7 @@ class _Plan:
             self._append(graph, node, _single(size[1], [source], target))
             return
         sources = [self.slot(graph, name) for name in node.input]
-        constants = [graph.constant(name) if name else onnx_ops.ABSENT for name in node.input]
+        constants = [graph.constant(name) if name else ABSENT for name in node.input]
         made = None
         if is_standard(node) and sum(bool(name) for name in node.output) == 1:
             made = onnx_ops.make(node.op_type, self.file.opsets[""], attributes(node), constants)

@@ -11,7 +11,8 @@ from inspect import signature
 from typing import Any
 
 from .. import steps
-from ..sequential import MODULES, Sequential
+from ..nodes import MODULES
+from ..sequential import Sequential
 from ..steps import Step
 from ..weights import Array, Module
 from .found import no_options, unsupported

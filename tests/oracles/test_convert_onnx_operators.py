@@ -139,7 +139,7 @@ def test_size_of_an_axis(index: Array, tmp_path: Path) -> None:
 
 
 def test_large_convolution_goes_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cylstm.convert.onnx_ops.COLUMNS", 100)
+    monkeypatch.setattr("cylstm.convert.onnx_products.COLUMNS", 100)
     inputs, weights, node = NODES["conv 2d"]
     model = typed(make_model([node], inputs, ["y"], weights))
     compare(whole(model, tmp_path).run(inputs), run_onnxruntime(model, inputs), 2e-6)
@@ -150,5 +150,5 @@ def test_large_products_are_our_own(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other half of `test_other_operators`: products too large for BLAS."""
-    monkeypatch.setattr("cylstm.convert.onnx_ops.SMALL", 0)
+    monkeypatch.setattr("cylstm.convert.onnx_products.SMALL", 0)
     test_other_operators(name, tmp_path)
