@@ -56,6 +56,7 @@ cdef extern from "cylstm.h" nogil:
         double proj_clip
         int layer_norm
         int reverse
+        double zoneout
 
     enum: CYLSTM_LSTM, CYLSTM_LSTM_COUPLED_F, CYLSTM_LSTM_COUPLED_I
     enum: CYLSTM_GRU, CYLSTM_GRU_RESET_BEFORE, CYLSTM_RNN
@@ -90,6 +91,7 @@ cdef extern from "cylstm.h" nogil:
         int checkpoint
         double dropout
         uint64_t dropout_key
+        int draws_zoneout
 
     size_t cylstm_tape_cells_size(const cylstm_dims *dims, size_t T, size_t B)
     size_t cylstm_checkpoint_cells_size(const cylstm_dims *dims, size_t T, size_t B)

@@ -110,6 +110,10 @@ class Dims:
         peephole: bool = False,
         clip: float = 0,
         cell_clip: float = 0,
+        proj_bias: bool = False,
+        proj_clip: float = 0,
+        layer_norm: str | None = None,
+        zoneout: float = 0,
     ) -> Self: ...
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -184,6 +188,7 @@ class Tape:
         reset: ArrayLike | None = None,
         hold_output: bool = False,
         checkpoint: bool = False,
+        draws_zoneout: bool = False,
     ) -> Self: ...
     @property
     def y(self) -> _Array: ...

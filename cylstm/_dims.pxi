@@ -52,7 +52,7 @@ cdef class Dims:
     def __cinit__(self, str cell, layers, directions, input, hidden, proj, bias, dtype, isa=None, *,
                   bint reverse=False, tuple activations=(), bint peephole=False, double clip=0,
                   double cell_clip=0, bint proj_bias=False, double proj_clip=0,
-                  layer_norm=None, format=None, int8=None):
+                  layer_norm=None, double zoneout=0, format=None, int8=None):
         """`activations` are (name, alpha, beta), of one direction after the other, in the order of
         the cell's equations; a name that is None is that of the equations. Clips of 0 are none.
         `format` is that of the weights, `int8` who multiplies by such, None for the chosen ones."""
@@ -68,7 +68,7 @@ cdef class Dims:
         self.c.cell, self.c.format = CELLS[cell], FORMATS[format]
         self.c.peephole, self.c.clip, self.c.cell_clip = peephole, clip, cell_clip
         self.c.proj_bias, self.c.proj_clip, self.c.reverse = proj_bias, proj_clip, reverse
-        self.c.layer_norm = NORMS[layer_norm]
+        self.c.layer_norm, self.c.zoneout = NORMS[layer_norm], zoneout
         cdef Py_ssize_t each = max(1, len(activations) // directions), n, d, k
         for n in range(len(activations)):
             function, alpha, beta = activations[n]

@@ -75,9 +75,9 @@ cdef class Tape:
 
     def __cinit__(self, Packed packed not None, wrap, x, states, lengths, threads,
                   bint batch_first, double dropout, draw_key, mask=None, reset=None,
-                  bint hold_output=False, bint checkpoint=False):
+                  bint hold_output=False, bint checkpoint=False, bint draws_zoneout=False):
         """Run the forward pass. `wrap` makes a mapping of a flat array of weight gradients, and
-        `draw_key` gives the key of this call's dropout, once everything else is in order."""
+        `draw_key` gives the key of all that this call draws, once everything else is in order."""
         cdef Problem p = Problem()
         cdef int n = _threads(threads)
         p.check(packed, x, states, lengths, batch_first, mask, reset, hold_output)
@@ -95,7 +95,8 @@ cdef class Tape:
         self.tape.hidden = <char *>self.memory.start + cells
         self.tape.checkpoint = checkpoint
         self.tape.dropout = dropout
-        self.tape.dropout_key = draw_key() if dropout > 0 else 0
+        self.tape.draws_zoneout = draws_zoneout
+        self.tape.dropout_key = draw_key() if dropout > 0 or draws_zoneout else 0
         p.seq.tape = &self.tape
         p.run(n)
         self.p = p

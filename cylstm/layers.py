@@ -48,6 +48,15 @@ class LSTM(_Recurrent[States]):
     reverse : bool
         The one direction reads each sequence from its last step (of its length) to its first; y
         stays in the order of time, and h_n is the state after the first step.
+    zoneout : float
+        Probability, 0 to 1, that a unit of h keeps what it had (Krueger et al. 2017,
+        arXiv:1606.01305; of h alone, as in Haste), in `forward(train=True)`, drawn for every step,
+        sequence and unit. Calls, streams and `train=False` take the mean of all draws::
+
+            h_t = zoneout * h_{t-1} + (1 - zoneout) * h_t
+
+        The gates and c are what they were. With a projection h_t is what it gives; there can be no
+        `proj_clip`.
     peephole : bool
         i and f see c_{t-1} and o sees c_t, each unit its own (Gers et al. 2002): weight_peep_l0
         (3H: i, f, o) times c is added to their pre-activations. With `coupled` the gate that is not
@@ -125,6 +134,7 @@ class LSTM(_Recurrent[States]):
         proj_size: int = 0,
         *,
         reverse: bool = False,
+        zoneout: float = 0.0,
         peephole: bool = False,
         coupled: str | None = None,
         activations: Sequence[Activation] | None = None,
@@ -236,7 +246,7 @@ class GRU(_Recurrent[Array]):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout
         As those of `LSTM`,
-    bidirectional, reverse, dtype, seed
+    bidirectional, reverse, zoneout, dtype, seed
         and so are these.
     reset_after : bool
         True as in PyTorch, cuDNN and Keras from 2 on; False as in Keras 1 and by default in ONNX.
@@ -276,6 +286,7 @@ class GRU(_Recurrent[Array]):
         bidirectional: bool = False,
         *,
         reverse: bool = False,
+        zoneout: float = 0.0,
         reset_after: bool = True,
         activations: Sequence[Activation] | None = None,
         clip: float | None = None,
@@ -322,7 +333,7 @@ class RNN(_Recurrent[Array]):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout
         As those of `LSTM`,
-    bidirectional, reverse, dtype, seed
+    bidirectional, reverse, zoneout, dtype, seed
         and so are these.
     nonlinearity : "tanh" or "relu"
         f.
@@ -363,6 +374,7 @@ class RNN(_Recurrent[Array]):
         bidirectional: bool = False,
         *,
         reverse: bool = False,
+        zoneout: float = 0.0,
         activations: Sequence[Activation] | None = None,
         clip: float | None = None,
         dtype: DTypeLike = "float32",

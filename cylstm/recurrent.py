@@ -39,6 +39,7 @@ class _Recurrent(Module, Generic[S]):
     batch_first = Fixed[bool]()
     bidirectional = Fixed[bool]()
     reverse = Fixed[bool]()
+    zoneout = Fixed[float]()
 
     _calls: itertools.count[int]
     _dims: _core.Dims
@@ -71,6 +72,7 @@ class _Recurrent(Module, Generic[S]):
         dropout: float = 0.0,
         bidirectional: bool = False,
         reverse: bool = False,
+        zoneout: float = 0.0,
         dtype: DTypeLike = "float32",
         weights: str | None = None,
         **more: Any,
@@ -84,11 +86,14 @@ class _Recurrent(Module, Generic[S]):
             "dropout": _checks.number("dropout", dropout, most=1),
             "bidirectional": _checks.flag("bidirectional", bidirectional),
             "reverse": _checks.flag("reverse", reverse),
+            "zoneout": _checks.number("zoneout", zoneout, most=1),
             **self._configure_cell(hidden_size, bool(bias), bool(bidirectional), **more),
             "dtype": _checks.float_dtype(dtype),
         }
         if arguments["bidirectional"] and arguments["reverse"]:
             raise ValueError("bidirectional and reverse were both given: expected one of them")
+        if arguments["zoneout"] and arguments.get("proj_clip"):
+            raise ValueError("zoneout and proj_clip were both given: expected one of them")
         if weights is not None:
             widest = max(arguments["input_size"], hidden_size * (1 + arguments["bidirectional"]))
             arguments["weights"] = _checks.compact("weights", weights, arguments["dtype"], widest)
@@ -105,6 +110,7 @@ class _Recurrent(Module, Generic[S]):
             arguments["dtype"],
             self._isa,
             reverse=arguments["reverse"],
+            zoneout=arguments["zoneout"],
             **self._options(arguments),
             format=weights,
             int8=self._int8,
@@ -221,8 +227,8 @@ class _Recurrent(Module, Generic[S]):
     ) -> _core.Tape:
         """Run the layers and record what the backward pass needs: a tape.
 
-        Arguments and errors are those of a call. `train=False` keeps a tape without dropout;
-        its y is that of a call, to the bit.
+        Arguments and errors are those of a call. `train=False` keeps a tape on which nothing is
+        drawn: no dropout, and the mean of zoneout; its y is that of a call, to the bit.
 
         `checkpoint=True` keeps h and c alone, at most 8 H bytes for each step, sequence and layer
         in float32 instead of 24 H. Backward computes the gates again, chunk by chunk: the gradients
@@ -258,6 +264,7 @@ class _Recurrent(Module, Generic[S]):
             reset,
             hold_output,
             _checks.flag("checkpoint", checkpoint),
+            bool(train) and self.zoneout > 0,
         )
 
     def stream(self, batch_size: int | None = None, *, threads: int | None = None) -> _core.Stream:
@@ -294,7 +301,7 @@ class _Recurrent(Module, Generic[S]):
         return _core.Stream(self._current, self, batch_size, threads, self.batch_first)
 
     def _draw_key(self) -> int:
-        """The key of one call's dropout masks: of the seed and the number of calls before."""
+        """The key of all that one call draws: of the seed and the number of calls before."""
         return _mix(_mix(self._seed) + next(self._calls))
 
 

@@ -187,7 +187,8 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     size_t z = 0, dgates = 0;
     int second = 0;
     for (size_t n = 0; n < L * D; n++) {
-        struct backward_pass p = {.l = cylstm_find_layer(k, dims, n / D, n % D)};
+        struct backward_pass p = {.l = cylstm_find_layer(k, dims, n / D, n % D),
+                                  .zoneout = cylstm_pass_zoneout(dims, seq->tape, n)};
         z = cylstm_larger(z, backward_panels_of(b, p.l.I) + backward_panels_of(b, p.l.R));
         p.dh = cylstm_carve(arena, cylstm_times(B, cylstm_stride(k, p.l.R)), size);
         if (p.l.kind->shape.states > 1)

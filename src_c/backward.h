@@ -12,10 +12,11 @@ struct backward_pass {
     struct cylstm_walk x, h; /* inputs (T, B, I) and own outputs (T, B, D*R), as forward saw them */
     struct cylstm_walk tape; /* (T, B, tape) */
     struct cylstm_walk dcells, dgates; /* (T, B, H), (T, B, gates), base may be NULL */
-    struct cylstm_walk dy, dx;  /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
-    const unsigned char *reset; /* as of struct cylstm_order */
-    void *h_0, *c_0;            /* (B, R), (B, H), in batch order; may be NULL */
-    void *dh;                   /* (B, R) padded: dh_n, then the cell's own part of the dh before */
+    struct cylstm_walk dy, dx;     /* (T, B, D*R), base may be NULL; (T, B, I), base may be NULL */
+    const unsigned char *reset;    /* as of struct cylstm_order */
+    struct cylstm_zoneout zoneout; /* p is 0: none */
+    void *h_0, *c_0;               /* (B, R), (B, H), in batch order; may be NULL */
+    void *dh;   /* (B, R) padded: dh_n, then the cell's own part of the dh before */
     void *dc;   /* (B, H) padded: dc_n, then the running dc; NULL for a cell without it */
     void *next; /* (B, dgates) padded: dgates of the step after the chunk */
 };

@@ -110,7 +110,7 @@ static void first_states(void *arg, size_t share, int caller)
                             active, cylstm_share(backward_panels_of(b, R), b->shares, share));
     job.product.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
     job.product.out_panel = (ptrdiff_t)backward_width_of(b);
-    if (p->l.kind->blends) backward_start_from_dh(b, p, &job.product, 0);
+    if (p->l.blends) backward_start_from_dh(b, p, &job.product, 0);
     if (b->seen == 0) job.product.addend = job.product.out;
     backward_multiply(b, caller, share, &job);
     for (size_t r = 0; share == 0 && r < B; r++) {

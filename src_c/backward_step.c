@@ -20,7 +20,7 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
         cell.dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r0);
         cell.c_prev = backward_cells_before(b, p, s, r0);
     }
-    if (l->kind->blends) {
+    if (l->blends) {
         cell.dh_prev = backward_padded_rows(b, p->dh, backward_stride_of(b, l->R), r0);
         if (b->h_before)
             cell.h_prev = (struct cylstm_rows){p->h.base, b->h_before + flat, 0};
@@ -45,6 +45,19 @@ static struct cylstm_rows dgates_after(const struct backward *b, const struct ba
     return backward_padded_rows(b, b->dgates, stride, b->start[s + 1 - b->step_begin] + r0);
 }
 
+/* What goes back from h_t, inside of zoneout if there is any: which the step has, in `zoneout`. */
+static void surround(const struct backward *b, const struct backward_pass *p, size_t s, size_t r0,
+                     struct cylstm_product *g, struct cylstm_zoneout *zoneout)
+{
+    if (p->zoneout.p == 0) return;
+    *zoneout = cylstm_step_zoneout(&p->zoneout, &b->order, s, r0);
+    zoneout->inner = g->finish;
+    if (!g->finish) g->cell = (struct cylstm_cell){.H = p->l.R, .unit_vectors = 1, .h = g->out};
+    g->finish = b->call.kernels->cell[CYLSTM_ZONEOUT_MATH][0].backward;
+    g->cell.zoneout = zoneout;
+    g->cell.dh_prev = backward_padded_rows(b, p->dh, backward_stride_of(b, p->l.R), r0);
+}
+
 /* dh of step s for rows [r0, r1): a product for the rows that go on after s, from where the cell of
  * the step after has left off in p->dh; and dh_n, which is there, for those that end here. Finished by the cell, or stored where it must first be projected. */
 static void step_back(struct backward *b, int caller, size_t share, const struct backward_pass *p,
@@ -61,7 +74,7 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
                                                     dgates_after(b, p, s, from), to - from, panels);
         struct cylstm_product *g = &job.product;
         if (part) g->term[0].K = g->term[1].K = 0; /* no step after */
-        if (part || p->l.kind->blends) backward_start_from_dh(b, p, g, from);
+        if (part || p->l.blends) backward_start_from_dh(b, p, g, from);
         g->descending = (int)(s & 1);
         if (s >= b->loss_begin || b->layer + 1 < b->dims->layers)
             g->addend = cylstm_walk_rows(&p->dy, size, from, s);
@@ -82,6 +95,8 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
             g->finish = cylstm_cell_of(b->call.kernels, &p->l, last->gates)->backward;
             g->cell = cell_of_step(b, p, last->gates, s, from);
         }
+        struct cylstm_zoneout zoneout;
+        surround(b, p, s, from, g, &zoneout);
         backward_multiply(b, caller, share, &job);
     }
 }

@@ -127,8 +127,8 @@ int cylstm_cell_options(const struct cylstm_dims *dims, size_t direction,
                                        .clip = dims->clip,
                                        .cell_clip = dims->cell_clip,
                                        .proj_clip = dims->proj_clip};
-    int any =
-        kind->norm || kind->coupled || dims->peephole || dims->clip != 0 || dims->cell_clip != 0;
+    int any = (kind->blends && dims->zoneout != 0) || kind->norm || kind->coupled ||
+              dims->peephole || dims->clip != 0 || dims->cell_clip != 0;
     for (size_t n = 0; n < sizeof kind->function / sizeof *kind->function; n++) {
         const struct cylstm_activation *a = &dims->activation[direction][n];
         const int own = a->type == CYLSTM_OF_CELL;

@@ -38,8 +38,8 @@ struct cylstm_cell_kind {
     /* The gates of a step's product; and those of a second one, in which h is replaced by what the
      * first gates have made of it. */
     struct cylstm_panels first, second;
-    unsigned char dgates; /* vectors of H that a step back leaves: its d pre-activations */
-    unsigned char blends; /* h_t holds a part of h_{t-1}: it is read, and a part of its gradient */
+    unsigned char dgates;     /* vectors of H that a step back leaves: its d pre-activations */
+    unsigned char blends;     /* h_t holds a part of h_{t-1} */
     unsigned char two_biases; /* b_ih and b_hh are not all added to the same sums */
     /* Gates that can see c, in order, and the dgates that are theirs: the last one sees c after the
      * step, and the others before it. */

@@ -76,6 +76,8 @@ void cylstm_check_dims(const struct cylstm_context *ctx, const struct cylstm_dim
     ASSERT(dims->bits == ctx->kernels->bits);
     ASSERT(dims->cell >= 0 && dims->cell < CYLSTM_CELLS);
     ASSERT(dims->proj || (!dims->proj_bias && dims->proj_clip == 0));
+    ASSERT(dims->zoneout >= 0 && dims->zoneout <= 1);
+    ASSERT(dims->zoneout == 0 || dims->proj_clip == 0);
     ASSERT(dims->layer_norm >= 0 && dims->layer_norm < CYLSTM_NORMS);
     ASSERT(!dims->layer_norm || dims->cell <= CYLSTM_LSTM_COUPLED_I);
     check_format(ctx, dims->format);

@@ -171,6 +171,10 @@ struct cylstm_dims {
     double proj_clip; /* and what it gives is clipped, as c_t may be; 0: not */
     int layer_norm;   /* LSTM: enum cylstm_norm_type */
     int reverse;      /* of one direction: it begins with each sequence's last step */
+    /* From 0 to 1, and without proj_clip: h_t = k * h_{t-1} + (1 - k) * h, where h is what the cell, or
+     * its projection, has made (Krueger et al. 2017, arXiv:1606.01305); k of every step, row and unit
+     * is this, or drawn, as a tape says. */
+    double zoneout;
 };
 
 /* What is normalised over all units of a layer: s to z = (s - mean) / sqrt(variance + epsilon). */
@@ -290,6 +294,7 @@ struct cylstm_tape {
     int checkpoint;
     double dropout;       /* of the outputs between layers; 0: none */
     uint64_t dropout_key; /* a different key draws a different mask */
+    int draws_zoneout; /* not 0: k of zoneout is 1 with its probability, else 0, by the same key */
 };
 
 /* Bytes of its two arrays for T steps of B rows: `cells`, a multiple of CYLSTM_ALIGN, and `hidden`. */

@@ -302,7 +302,8 @@ void cylstm_carve_passes(struct cylstm_arena *arena, size_t B, struct forward *f
     const size_t states = cylstm_cell_kind(f->dims)->shape.states;
     f->pass = cylstm_carve(arena, LD, sizeof *f->pass);
     for (size_t n = 0; n < LD; n++) {
-        struct forward_pass p = {.l = cylstm_find_layer(k, f->dims, n / D, n % D)};
+        struct forward_pass p = {.l = cylstm_find_layer(k, f->dims, n / D, n % D),
+                                 .zoneout = cylstm_pass_zoneout(f->dims, f->tape, n)};
         const size_t R = cylstm_stride(k, p.l.R), H = cylstm_stride(k, p.l.H);
         f->columns = p.l.w.columns + k->lanes; /* all layers' */
         if (p.l.second.columns) f->columns += p.l.second.columns + k->lanes;

@@ -14,6 +14,7 @@ struct forward_pass {
     struct cylstm_walk x, y, tape; /* (T, B, I), (T, B, D*R) at this direction, (T, B, tape) */
     struct cylstm_walk kept;       /* (T, B, H): c, where the tape keeps nothing else */
     const unsigned char *reset;    /* as of struct cylstm_order */
+    struct cylstm_zoneout zoneout; /* p is 0: none */
     void *h[2];                    /* (B, R) padded: step s reads h[s % 2] and writes the other */
     void *c;                       /* (B, H) padded; NULL for a cell without it */
     void *m;    /* (B, H) padded: what the second product of a step is made with; else NULL */

@@ -76,7 +76,7 @@ static void place_cell(const struct forward *f, const struct forward_pass *p, si
 {
     const struct cylstm_layer *l = &p->l;
     const size_t now = (s + f->parity) & 1;
-    if (l->kind->blends) cell->h_prev = state_rows(f, p->h[now], l->R, r0, f->h_offset);
+    if (l->blends) cell->h_prev = state_rows(f, p->h[now], l->R, r0, f->h_offset);
     if (p->c) cell->c = state_rows(f, p->c, l->H, r0, f->c_offset);
     if (f->dims->peephole)
         cell->peep = cylstm_find_vector(&f->call, &f->weights, l, 0, CYLSTM_WEIGHT_PEEP);
@@ -97,17 +97,30 @@ static struct cylstm_rows sums_rows(const struct forward *f, const struct forwar
                                 NULL, (ptrdiff_t)stride};
 }
 
+/* What makes h_t, inside of zoneout if there is any: which the step has, in `zoneout`. */
+static void surround(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
+                     struct cylstm_product *g, struct cylstm_zoneout *zoneout)
+{
+    if (p->zoneout.p == 0) return;
+    *zoneout = cylstm_step_zoneout(&p->zoneout, &f->order, s, r0);
+    zoneout->inner = g->finish;
+    g->finish = f->call.kernels->cell[CYLSTM_ZONEOUT_MATH][0].forward;
+    g->cell.zoneout = zoneout;
+}
+
 void cylstm_forward_step(struct forward *f, int caller, const struct forward_pass *p,
                          const struct workspace *own, size_t s, size_t r0, size_t n,
                          struct cylstm_range panels, const struct merged *merged)
 {
     const struct cylstm_rows h = state_rows(f, p->h[(s + f->parity) & 1], p->l.R, r0, f->h_offset);
     struct cylstm_job job = gates_job(f, p, &p->l.w, h, s, r0, n, panels, merged);
+    struct cylstm_zoneout zoneout;
     if (p->sums)
         job.product.cell = (struct cylstm_cell){
             .H = p->l.H, .unit_vectors = PANEL_VECTORS, .sums = sums_rows(f, p, r0)};
     else
         place_cell(f, p, s, r0, &job.product.cell);
+    if (!p->sums && !cylstm_has_second(&p->l)) surround(f, p, s, r0, &job.product, &zoneout);
     run_job(f, caller, own, &job);
 }
 
@@ -120,21 +133,25 @@ void cylstm_forward_rows(struct forward *f, const struct forward_pass *p, size_t
     cell.sums = sums_rows(f, p, r0);
     cylstm_find_norm(&f->call, &f->weights, &p->l, 0, &cell);
     f->call.kernels->norm_forward(&cell, n);
+    if (p->zoneout.p == 0 || cylstm_has_second(&p->l)) return;
+    const struct cylstm_zoneout zoneout = cylstm_step_zoneout(&p->zoneout, &f->order, s, r0);
+    cell.zoneout = &zoneout;
+    for (size_t panel = 0; panel < cylstm_step_panels(f, p).end; panel++)
+        f->call.kernels->cell[CYLSTM_ZONEOUT_MATH][0].forward(&cell, panel, 0, n, NULL);
 }
 
-/* h = W_hr m, with what may follow, and its copy to y. */
-static void project(struct forward *f, int caller, const struct forward_pass *p,
-                    const struct workspace *own, struct cylstm_rows m, struct cylstm_rows h,
-                    struct cylstm_rows y, size_t n, struct cylstm_range panels)
+/* h = W_hr m, with what may follow. */
+static struct cylstm_job projection_job(const struct forward *f, const struct forward_pass *p,
+                                        struct cylstm_rows m, size_t n, struct cylstm_range panels)
 {
     struct cylstm_job job = cylstm_start_job(&p->l, &p->l.hr, n, panels);
     job.product.term[0] = (struct cylstm_term){m, 1, p->l.H, NULL};
     job.product.finish = f->call.kernels->cell[CYLSTM_PROJECTION_MATH][p->l.any].forward;
-    job.product.cell = (struct cylstm_cell){
-        .H = p->l.P, .unit_vectors = 1, .options = &p->l.options, .h = h, .y = y};
+    job.product.cell =
+        (struct cylstm_cell){.H = p->l.P, .unit_vectors = 1, .options = &p->l.options};
     if (f->dims->proj_bias)
         job.product.cell.bias = cylstm_find_vector(&f->call, &f->weights, &p->l, 0, CYLSTM_BIAS_HR);
-    run_job(f, caller, own, &job);
+    return job;
 }
 
 void cylstm_forward_second(struct forward *f, int caller, const struct forward_pass *p,
@@ -143,19 +160,16 @@ void cylstm_forward_second(struct forward *f, int caller, const struct forward_p
 {
     const struct cylstm_layer *l = &p->l;
     const size_t now = (s + f->parity) & 1;
-    const struct cylstm_rows m = state_rows(f, p->m, l->H, r0, NULL),
-                             h = state_rows(f, p->h[!now], l->R, r0, f->h_offset),
-                             y = cylstm_walk_rows(&p->y, f->call.real_size, r0, s);
-    if (l->P) {
-        project(f, caller, p, own, m, h, y, n, panels);
-        return;
-    }
-    struct cylstm_job job = gates_job(f, p, &l->second, m, s, r0, n, panels, merged);
+    const struct cylstm_rows m = state_rows(f, p->m, l->H, r0, NULL);
+    struct cylstm_zoneout zoneout;
+    struct cylstm_job job = l->P ? projection_job(f, p, m, n, panels)
+                                 : gates_job(f, p, &l->second, m, s, r0, n, panels, merged);
     struct cylstm_cell *cell = &job.product.cell;
     cell->h_prev = state_rows(f, p->h[now], l->R, r0, f->h_offset);
-    cell->z = state_rows(f, p->z, l->H, r0, NULL);
-    cell->h = h;
-    cell->y = y;
+    if (p->z) cell->z = state_rows(f, p->z, l->H, r0, NULL);
+    cell->h = state_rows(f, p->h[!now], l->R, r0, f->h_offset);
+    cell->y = cylstm_walk_rows(&p->y, f->call.real_size, r0, s);
+    surround(f, p, s, r0, &job.product, &zoneout);
     run_job(f, caller, own, &job);
 }
 

@@ -152,6 +152,7 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
     const enum cylstm_format_type format = (enum cylstm_format_type)dims->format;
     *l = (struct cylstm_layer){
         .kind = kind,
+        .blends = kind->blends || dims->zoneout != 0,
         .I = I,
         .H = H,
         .R = R,

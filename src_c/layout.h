@@ -29,7 +29,8 @@ struct cylstm_matrix {
 /* One layer and direction. */
 struct cylstm_layer {
     const struct cylstm_cell_kind *kind;
-    int any;                       /* the cell has options */
+    int any;    /* the cell has options */
+    int blends; /* h_t holds a part of h_{t-1}: it is read, and a part of its gradient */
     struct cylstm_options options; /* which then are these */
     /* Where arrays that are met unit by unit start in the forward pack and in the backward's, in bytes;
      * they stand there as they do in the raw weights. */

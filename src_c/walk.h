@@ -136,6 +136,26 @@ static inline size_t cylstm_tape_cell(const struct cylstm_tape *tape, const stru
     return tape->checkpoint ? 0 : l->tape - l->H;
 }
 
+/* Of a pass, layer n / D in direction n % D; and of its step s, of rows r0 and on. */
+static inline struct cylstm_zoneout cylstm_pass_zoneout(const struct cylstm_dims *dims,
+                                                        const struct cylstm_tape *tape, size_t n)
+{
+    struct cylstm_zoneout z = {.p = dims->zoneout, .width = cylstm_hidden_width(dims)};
+    if (!tape) return z;
+    z.drawn = tape->draws_zoneout;
+    z.key = tape->dropout_key + ((UINT64_C(1) << 32) + n) * UINT64_C(0x9e3779b97f4a7c15);
+    return z;
+}
+static inline struct cylstm_zoneout cylstm_step_zoneout(const struct cylstm_zoneout *pass,
+                                                        const struct cylstm_order *order, size_t s,
+                                                        size_t r0)
+{
+    struct cylstm_zoneout z = *pass;
+    z.row = order->row ? order->row + r0 : NULL;
+    z.first = s * order->B + (order->row ? 0 : r0);
+    return z;
+}
+
 /* The dropout between layer - 1 and layer. */
 static inline struct cylstm_dropout cylstm_layer_dropout(const struct cylstm_tape *tape,
                                                          size_t layer)

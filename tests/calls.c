@@ -111,6 +111,7 @@ static void draw_problem(struct trial *t, struct problem *p, int format)
     p->dims.cell = (int)below(t, 3); /* an LSTM, or one of the coupled ones */
     p->dims.peephole = (int)below(t, 2);
     p->dims.layer_norm = !below(t, 3);
+    if (p->dims.proj_clip == 0 && !below(t, 3)) p->dims.zoneout = 0.25;
     if (p->dims.directions == 1) p->dims.reverse = (int)below(t, 2);
     cylstm_init_context(&p->ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
     p->ctx.threads = (int)between(t, 1, 3);
@@ -143,7 +144,9 @@ static void draw_problem(struct trial *t, struct problem *p, int format)
         for (size_t b = 0; b < B; b++) lengths[b] = between(t, 0, T);
         p->seq.lengths = lengths;
     }
-    p->tape = (struct cylstm_tape){.dropout = below(t, 2) ? 0.25 : 0, .dropout_key = draw(t)};
+    p->tape = (struct cylstm_tape){.dropout = below(t, 2) ? 0.25 : 0,
+                                   .dropout_key = draw(t),
+                                   .draws_zoneout = (int)below(t, 2)};
     p->grads = (struct cylstm_gradients){.dy = noise(t, "dy", extent(&p->y)),
                                          .dy_t = p->seq.y_t,
                                          .dy_b = p->seq.y_b,

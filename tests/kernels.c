@@ -14,8 +14,8 @@
  * bit. What a kernel has no business to write must be as it was.
  *
  * A new function of the kernel set gets a row in `checks`, and its check where others of its kind are:
- * kernels_product.c, kernels_lstm.c, kernels_gru.c, kernels_compact.c, kernels_arrays.c. A new end of a
- * product, such as the cell of another network, is a struct ending: where its operands lie, and what
+ * kernels_product.c, kernels_lstm.c, kernels_gru.c, kernels_zoneout.c, kernels_compact.c,
+ * kernels_arrays.c. A new end of a product, such as the cell of another network, is a struct ending: where its operands lie, and what
  * is true of a unit.
  */
 #define _DEFAULT_SOURCE
@@ -42,6 +42,7 @@ static const struct check checks[] = {
     CELL(gru_candidate),
     CELL(rnn),
     CELL(projection),
+    CELL(zoneout),
     {"bf16", check_bf16, NULL},
     {"int8", check_int8, NULL},
     {"quantize", check_quantize, NULL},

@@ -63,15 +63,6 @@ void check_sum_products(const struct check *check, struct trial *t)
     }
 }
 
-/* The finaliser of SplitMix64, as docs/numerics.md names it. */
-static uint64_t hash(uint64_t z)
-{
-    z += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
 void check_dropout(const struct check *check, struct trial *t)
 {
     (void)check;

@@ -76,6 +76,15 @@ static inline double number_between(struct trial *t, double low, double high)
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
+/* The finaliser of SplitMix64, as docs/numerics.md names it. */
+static inline uint64_t hash(uint64_t z)
+{
+    z += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
 /* -------------------------------------------------------------------- rows of reals */
 
 static inline void *row_of(const struct trial *t, const struct cylstm_rows *m, size_t row)
@@ -173,5 +182,6 @@ extern const struct ending lstm, lstm_back, projection, projection_back; /* kern
 extern const struct ending gru, gru_back, gru_gates, gru_gates_back,
     gru_candidate; /* kernels_gru.c */
 extern const struct ending gru_candidate_back, rnn, rnn_back;
+extern const struct ending zoneout, zoneout_back; /* kernels_zoneout.c */
 
 #endif

@@ -74,6 +74,7 @@ def cases(draw: st.DrawFn, largest: int) -> Case:
         bidirectional=D == 2,
         reverse=D == 1 and draw(st.booleans()),
         bias=draw(st.booleans()),
+        zoneout=draw(st.sampled_from([0.0, 0.0, 0.25])),
         dtype="float64",
     )
     T, B = draw(st.integers(1, 6)), draw(st.integers(1, 4))
@@ -112,10 +113,8 @@ class Call:
 
     def equations(self, x: Array, states: list[Array], weights: dict[str, Array]) -> reference.Tape:
         given = self.given_states(states)
-        reverse = self.case.options["reverse"]
-        return reference.forward(
-            weights, x, given, self.lengths, cell=self.case.cell, reverse=reverse
-        )
+        more = {name: self.case.options[name] for name in ("reverse", "zoneout")}
+        return reference.forward(weights, x, given, self.lengths, cell=self.case.cell, **more)
 
     def loss(self, tape: reference.Tape) -> float:
         found = [tape.y, tape.h_n, tape.c_n, tape.gates, tape.cells]
@@ -141,7 +140,7 @@ def test_the_library_computes_the_equations(case: Case) -> None:
     call = Call(case)
     given = call.given_states(call.states)
     y, last = call.net(call.x, given, lengths=call.lengths)
-    tape = call.net.forward(call.x, given, lengths=call.lengths)
+    tape = call.net.forward(call.x, given, lengths=call.lengths, train=False)
     grads = tape.backward(call.dy, *call.dstates, **call.dtape)
     want = call.equations(call.x, call.states, call.weights)
     states = {"h_n": want.h_n} | ({} if want.c_n is None else {"c_n": want.c_n})

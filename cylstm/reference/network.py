@@ -18,10 +18,14 @@ Array = NDArray[Any]
 
 
 def layer_forward(
-    cell: Cell, w: Weights, x: Array, state: State, valid: Array, reset: Array
+    cell: Cell, w: Weights, x: Array, state: State, valid: Array, reset: Array, keep: Array
 ) -> tuple[list[Array], list[Array], State, Array]:
-    """x (T, B, I), the first state, valid and reset (T, B) -> the states after all steps,
-    (T, B, .) each, those before them, the last state, and the gates (T, B, G, H).
+    """x (T, B, I), the first state, valid and reset (T, B), keep (T, B, P) -> the states after all
+    steps, (T, B, .) each, those before them, the last state, and the gates (T, B, G, H).
+
+    Zoneout (Krueger et al. 2017, arXiv:1606.01305) keeps a part of h, as Haste has it::
+
+        h_t = keep_t * h_{t-1} + (1 - keep_t) * (what the cell has made)
 
     A reset makes the state zero before the step. A step that is not valid leaves the state as it
     was; in the states after all steps and in the gates its own are zero.
@@ -36,7 +40,8 @@ def layer_forward(
         for before, s in zip(befores, state, strict=True):
             before[t] = s
         on = valid[t]  # the sequences that take this step
-        new, gates[t, on] = cell.forward(w, x[t, on], tuple(s[on] for s in state))
+        (h, *c), gates[t, on] = cell.forward(w, x[t, on], tuple(s[on] for s in state))
+        new = (keep[t, on] * state[0][on] + (1 - keep[t, on]) * h, *c)
         for all_steps, s in zip(states, new, strict=True):
             all_steps[t, on] = s
         state = tuple(
@@ -52,6 +57,7 @@ def layer_backward(
     x: Array,
     valid: Array,
     reset: Array,
+    keep: Array,
     befores: Sequence[Array],
     gates: Array,
     dy: Array,
@@ -73,9 +79,11 @@ def layer_backward(
         dnew[0] = dnew[0] + dy[t, on]  # h_t went out as y_t and into the next step: both add
         if cell.states > 1:
             dnew[1] = dnew[1] + dcells[t, on]
+        dkept, dnew[0] = keep[t, on] * dnew[0], (1 - keep[t, on]) * dnew[0]
         dx[t, on], dbefore, dw_t = cell.backward(
             w, x[t, on], tuple(s[t, on] for s in befores), gates[t, on], tuple(dnew), dgates[t, on]
         )
+        dbefore = (dbefore[0] + dkept, *dbefore[1:])
         for d, new in zip(dstate, dbefore, strict=True):
             d[on] = new
             d[reset[t]] = 0
@@ -148,6 +156,7 @@ class Tape(NamedTuple):
     reset: Array  # (T, B)
     hold_output: bool
     dropout: Sequence[Array] | None
+    zoneout: Array  # (L*D, T, B, P)
     reverse: bool
     batch_first: bool
     batched: bool
@@ -175,6 +184,7 @@ def forward(
     reverse: bool = False,
     batch_first: bool = False,
     dropout: Sequence[Array] | None = None,
+    zoneout: ArrayLike = 0,
 ) -> Tape:
     """Run the network that ``weights`` describes.
 
@@ -198,6 +208,8 @@ def forward(
     reverse : whether the only direction reads each sequence from its last step on
     dropout : arrays (T, B, D*P), one for each layer but the last, or None
         What that layer's output is multiplied by: 0 or 1 / (1 - p).
+    zoneout : array (L*D, T, B, P), or what broadcasts to it
+        The part of h_{t-1} that h_t keeps: 0 or 1, drawn, or the mean of all draws.
     """
     cell = cell if isinstance(cell, tuple) else (cell or LSTM(),) * 2
     batched = x.ndim == 3
@@ -216,6 +228,7 @@ def forward(
     resets = np.zeros((T, B), bool)
     if reset is not None:
         resets = time_major(reset[..., None], batch_first, batched)[..., 0]
+    keep = np.broadcast_to(np.asarray(zoneout, x.dtype), (L * D, T, B, P))
 
     inputs, all_states, all_befores, last, all_gates = [], [], [], [], []
     for layer in range(L):
@@ -229,6 +242,7 @@ def forward(
                 tuple(s[k] for s in states_0),
                 along(way, valid, n),
                 boundaries(way, resets, n),
+                along(way, keep[k], n),
             )
             all_befores.append(befores)
             all_states.append([along(way, s, n) for s in steps])
@@ -265,6 +279,7 @@ def forward(
         resets,
         hold_output,
         dropout,
+        keep,
         reverse,
         batch_first,
         batched,
@@ -313,6 +328,7 @@ def backward(
                 along(way, x, n),
                 valid,
                 boundaries(way, tape.reset, n),
+                along(way, tape.zoneout[k], n),
                 tape.befores[k],
                 along(way, tape.gates[k], n),
                 dy_d,

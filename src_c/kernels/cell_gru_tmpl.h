@@ -68,7 +68,7 @@ ALWAYS_INLINE void gru_backward_by(const struct cylstm_cell *cell, size_t panel,
             v_store_n(dgates + H, v_mul(dz, gate_slope(o, z)), m);
             v_store_n(dgates + 2 * H, da_n, m);
             v_store_n(dgates + 3 * H, v_mul(da_n, r), m);
-            v_store(dh_prev_row + u, v_mul(dh, z));
+            v_store(dh_prev_row + u, kept_too(o, cell, dh_prev_row + u, v_mul(dh, z)));
         }
     }
 }
@@ -154,7 +154,7 @@ ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, siz
     for (size_t k = row; k < row + rows; k++, dh_rows += PANEL_VECTORS * VL) {
         const real *tape = row_of(&cell->tape, k);
         const real *h_prev_row = cell->h_prev.base ? row_of(&cell->h_prev, k) : NULL;
-        real *dgates = row_of(&cell->dgates, k);
+        real *dgates = row_of(&cell->dgates, k), *dh_prev = row_of(&cell->dh_prev, k);
         for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v++, u += VL) {
             const size_t m = valid(u, H);
             const vf z = v_load_n(tape + H + u, m), n = v_load_n(tape + 2 * H + u, m);
@@ -164,7 +164,7 @@ ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, siz
             const vf dn = given_too(o, cell, k, 2, u, v_mul(dh, v_sub(one, z)));
             v_store_n(dgates + H + u, v_mul(dz, gate_slope(o, z)), m);
             v_store_n(dgates + 2 * H + u, v_mul(dn, squash_slope(o, 1, n)), m);
-            v_store(row_of(&cell->dh_prev, k) + u, v_mul(dh, z));
+            v_store(dh_prev + u, kept_too(o, cell, dh_prev + u, v_mul(dh, z)));
         }
     }
 }

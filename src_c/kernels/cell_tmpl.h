@@ -36,6 +36,13 @@ ALWAYS_INLINE vf squash_slope(const struct cylstm_options *o, int function, vf y
         NAME##_by(cell, panel, row, rows, sums, cell->options); \
     }
 
+/* With options: what a cell adds to dh_{t-1}, beside what zoneout has put there. */
+ALWAYS_INLINE vf kept_too(const struct cylstm_options *o, const struct cylstm_cell *cell,
+                          const real *dh_prev, vf d)
+{
+    return o && cell->zoneout ? v_add(d, v_load(dh_prev)) : d;
+}
+
 /* With options: what a loss says of gate `gate` on the tape, beside what it does to h and c. */
 ALWAYS_INLINE vf given_too(const struct cylstm_options *o, const struct cylstm_cell *cell, size_t k,
                            size_t gate, size_t u, vf d)

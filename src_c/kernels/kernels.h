@@ -141,6 +141,7 @@ struct cylstm_cell {
     /* Backward, by options alone: gradients from outside of what is on the tape, of its gates and of
      * c; base may be NULL. */
     struct cylstm_rows given_gates, given_c;
+    const struct cylstm_zoneout *zoneout; /* NULL: none */
     struct cylstm_rows z; /* out of a GRU's first product, in to its second; padded */
     struct cylstm_rows
         dgates; /* backward: d pre-activations out, in the order of the cell's table */
@@ -151,6 +152,18 @@ struct cylstm_cell {
 typedef void cylstm_cell_fn(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
                             void *sums);
 
+/* Zoneout: h_t = k * h_{t-1} + (1 - k) * h, where h is what `inner` has made. k is drawn, 1 with
+ * probability p and else 0, as a pure function of (key, index), where unit u of row r has the index
+ * (first + (row ? row[r] : r)) * width + u; or it is p, the mean of all draws. */
+struct cylstm_zoneout {
+    double p;
+    int drawn;
+    uint64_t key, first;
+    const size_t *row;
+    size_t width;
+    cylstm_cell_fn *inner; /* NULL: forward, h is there; backward, its gradient goes to `h` */
+};
+
 /* The cells of a kernel set: each in cell_*_tmpl.h. */
 enum cylstm_cell_math {
     CYLSTM_LSTM_MATH,
@@ -159,7 +172,8 @@ enum cylstm_cell_math {
     CYLSTM_GRU_CANDIDATE_MATH, /* n and h of the second */
     CYLSTM_RNN_MATH,
     CYLSTM_PROJECTION_MATH,
-    CYLSTM_KEEP_MATH, /* of a cell that waits for whole rows: forward, keeps the sums */
+    CYLSTM_ZONEOUT_MATH, /* around another */
+    CYLSTM_KEEP_MATH,    /* of a cell that waits for whole rows: forward, keeps the sums */
     CYLSTM_CELL_MATHS
 };
 

@@ -17,6 +17,7 @@
 #include "cell_rnn_tmpl.h"
 #include "projection_tmpl.h"
 #include "dropout_tmpl.h"
+#include "zoneout_tmpl.h"
 #include "gemm_tmpl.h"
 #include "optim_tmpl.h"
 #include "pack_tmpl.h"
@@ -43,6 +44,8 @@ const struct cylstm_kernels KERNELS = {
             [CYLSTM_RNN_MATH] = {{rnn_forward, rnn_backward}, {rnn_forward_any, rnn_backward_any}},
             [CYLSTM_PROJECTION_MATH] = {{projection_forward, projection_backward},
                                         {projection_forward, projection_backward}},
+            [CYLSTM_ZONEOUT_MATH] = {{zoneout_forward, zoneout_backward},
+                                     {zoneout_forward, zoneout_backward}},
             [CYLSTM_KEEP_MATH] = {{norm_keep, NULL}, {norm_keep, NULL}},
         },
     .norm_forward = norm_forward,
