@@ -302,6 +302,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[Pa
     return compiled
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.xdist_group("objects")
 @pytest.mark.parametrize("compiler", COMPILERS)
@@ -324,6 +325,7 @@ def symbols(listing: str) -> tuple[set[str], set[str]]:
     return {name for kind, name in names if kind.isupper()} - needed, needed
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.xdist_group("objects")
 @pytest.mark.skipif(not shutil.which("nm"), reason="nm is not installed")
@@ -394,6 +396,7 @@ def test_a_frame_pointer_may_be_any_register(set_up: str, spills: int) -> None:
     assert len(loop.spills) == spills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize(
     "compiler, isa",

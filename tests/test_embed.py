@@ -24,6 +24,8 @@ import pytest
 import cylstm
 from helpers import bits_promised, rel, same_bits
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 

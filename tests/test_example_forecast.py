@@ -247,19 +247,22 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
-@pytest.mark.parametrize("name", TABLES)
+# Every table, and one of them in every encoding.
+ENCODED = [(name, "utf-8") for name in TABLES]
+ENCODED += [("French", name) for name in ("utf-8-sig", "utf-16", "utf-16-le", "cp1252")]
+
+
+@pytest.mark.parametrize(("name", "encoding"), ENCODED)
 def test_tables_of_people(example: Any, tmp_path: Path, name: str, encoding: str) -> None:
     try:
         content = TABLES[name].replace("|", "\r\n").encode(encoding)
     except UnicodeEncodeError:  # Latin-1 has no narrow space
         content = TABLES[name].replace("|", "\n").replace("\u202f", "\u00a0").encode(encoding)
-    for compressed in (False, True):
-        path = tmp_path / "a.csv"
-        path.write_bytes(gzip.compress(content) if compressed else content)
-        series = example.series.read_csv(path)
-        assert series.values.tolist() == [1234.5, 2000, 3.25]
-        assert (series.step, str(series.time(0))) == ("month", "2001-01")
+    path = tmp_path / "a.csv"
+    path.write_bytes(gzip.compress(content) if encoding == "utf-16" else content)
+    series = example.series.read_csv(path)
+    assert series.values.tolist() == [1234.5, 2000, 3.25]
+    assert (series.step, str(series.time(0))) == ("month", "2001-01")
 
 
 def test_what_was_read_is_told(example: Any, tmp_path: Path) -> None:

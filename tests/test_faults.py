@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 CC = shutil.which(os.environ.get("CC", "cc"))
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not CC, reason="there is no C compiler"),
     pytest.mark.skipif(sys.platform != "linux", reason="takes the place of glibc's malloc"),
     pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="ASan has its own"),

@@ -283,6 +283,7 @@ def test_more_names_than_a_header_holds(tmp_path: Path, monkeypatch: pytest.Monk
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @on_posix
 @pytest.mark.parametrize("limit", [0, 1, 8, 9, 500, 1_000, 65_536, 500_000])
 def test_a_full_disk(limit: int, tmp_path: Path) -> None:
@@ -502,6 +503,7 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[stop:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm", "everything", "linear"])
 def test_mutated_files_load_or_are_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a"
@@ -549,6 +551,7 @@ def refused_in(path: Path, seconds: float, megabytes: float) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_many_names(tmp_path: Path) -> None:
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     header_of(tmp_path / "a", {f"n{i}": entry for i in range(40_000)}, METADATA)
@@ -571,6 +574,7 @@ def test_a_long_header_is_not_read(tmp_path: Path) -> None:
     assert "expected at most 8388608" in refused_in(tmp_path / "a", 2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[" * 4_000_000, '{"a":' * 1_500_000, "1" * 8_000_000])
 def test_json_that_costs(text: str, tmp_path: Path) -> None:
     header = b'{"a": ' + text.encode()

@@ -8,7 +8,10 @@ import pytest
 
 from helpers import run_python
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+]
 
 # How many children are forked at random moments; 1000 take some minutes.
 CHILDREN = int(os.environ.get("CYLSTM_TEST_FORKS", "40"))

@@ -17,6 +17,8 @@ import pytest
 import cylstm
 from helpers import Array, run_python, same_bits
 
+pytestmark = pytest.mark.slow
+
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
 PACKAGE = str(Path(cylstm.__file__).parent)

@@ -42,6 +42,7 @@ def test_the_kernels_that_ran_are_those_configured(isa: str, threads: int, dtype
     assert isa in _core._last_kernels()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ISAS)
 def test_each_set_in_a_process_of_its_own(other: str) -> None:
     """Its goldens, and its bits; the packed products are its own, so no BLAS stands in for them."""

@@ -12,6 +12,8 @@ import pytest
 
 import cylstm
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 ISAS = list(cylstm.show_config()["isa_available"])
 

@@ -15,10 +15,13 @@ import pytest
 import cylstm
 from helpers import Array, make_problem, run_python, same_bits
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/statm").exists() or "asan" in os.environ.get("LD_PRELOAD", ""),
-    reason="needs Linux's /proc, and an allocator that keeps nothing for itself",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/statm").exists() or "asan" in os.environ.get("LD_PRELOAD", ""),
+        reason="needs Linux's /proc, and an allocator that keeps nothing for itself",
+    ),
+]
 
 MB = 2**20
 

@@ -52,6 +52,7 @@ def test_one_step_reads_weights_raw_once(
     assert_same(first, second)
 
 
+@pytest.mark.slow
 def test_work_for_several_threads_reads_raw_too() -> None:
     """Enough of it that helpers take a share: units, rows and directions."""
     for net, B in (

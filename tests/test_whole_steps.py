@@ -22,6 +22,8 @@ from cylstm.optim import SGD, Adam, Optimizer, clip_grad_norm
 from cylstm.weights import WeightGrads
 from helpers import Array, same_bits
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = str(Path(cylstm.__file__).parent)
 
 

@@ -36,7 +36,7 @@ SDIST_HAS = [
     "tests/test_architecture.py",
 ]
 LIGHT_SUITE = ["-n", "auto", "--dist", "loadgroup"]
-LIGHT_SUITE += ["tests", "-m", "not timing", "--ignore=tests/oracles"]
+LIGHT_SUITE += ["tests", "-m", "not timing and not slow", "--ignore=tests/oracles"]
 LIGHT_SUITE += ["--ignore=tests/test_architecture.py"]
 
 

@@ -199,6 +199,7 @@ def test_a_bomb_unpacks_to_no_more_than_was_asked_for(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_broken_archives(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a", os.urandom(1000))

@@ -365,6 +365,7 @@ def test_layers_that_share_their_memory_take_no_more_than_the_file(path: Path) -
 # --- broken and hostile files
 
 
+@pytest.mark.slow
 def test_every_truncation_is_refused(write: Callable[..., None], path: Path) -> None:
     write(path, STATE)
     content = path.read_bytes()
@@ -375,6 +376,7 @@ def test_every_truncation_is_refused(write: Callable[..., None], path: Path) -> 
             cylstm.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_mutated_files_load_or_are_refused(write: Callable[..., None], path: Path) -> None:
     write(path, LSTM(1, 2, seed=1).state_dict())
@@ -416,6 +418,7 @@ def test_a_storage_that_is_not_there_or_of_another_length(path: Path) -> None:
             cylstm.load(path)
 
 
+@pytest.mark.slow
 def test_bombs_in_archives(path: Path) -> None:
     """A compressed storage or pickle that unpacks to a hundred megabytes is not unpacked."""
     file = TorchFile()

@@ -37,9 +37,8 @@ def loads(content: bytes, **arguments: Any) -> Any:
     return value
 
 
-@pytest.mark.parametrize("protocol", range(6))
-@settings(max_examples=100, deadline=None)
-@given(value=plain)
+@settings(max_examples=150, deadline=None)
+@given(protocol=st.integers(0, 5), value=plain)
 def test_plain_values(protocol: int, value: Any) -> None:
     content = pickle.dumps(value, protocol)
     assert loads(content) == value
@@ -162,6 +161,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs(name: str, tmp_path: Path) -> None:
     """Whatever comes out, it takes no more memory and time than the length of the file warrants."""
@@ -186,6 +186,7 @@ def test_bombs(name: str, tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 def test_mutated_pickles() -> None:
     """Thousands of broken pickles: a value or a ValueError."""
