@@ -20,8 +20,10 @@ import argparse
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -196,6 +198,7 @@ class Row(NamedTuple):
     whole: str = ""
     difference: float | None = None  # None where there is nothing to compare with
     times: tuple[float, float] | None = None  # seconds a call, ours and ONNX Runtime's
+    node: tuple[float, float] | None = None  # of its first recurrent node alone
     refused: str = ""
 
 
@@ -224,14 +227,19 @@ def relative(got: Array, want: Array) -> float:
     return float(np.abs(got - want).max() / max(np.abs(want).max(), 1))
 
 
-def compare_whole(model: Model, path: Path, ours: Any) -> tuple[float, tuple[float, float]]:
-    """Run a graph and ONNX Runtime side by side, each on its own states: difference, times."""
+def session_of(path: Path) -> Any:
+    """ONNX Runtime with a file, on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def compare_whole(model: Model, path: Path, ours: Any) -> tuple[float, tuple[float, float]]:
+    """Run a graph and ONNX Runtime side by side, each on its own states: difference, times."""
+    session = session_of(path)
     names = [output.name for output in session.get_outputs()]
     rng = np.random.default_rng(0)
     theirs_in: dict[str, Array] = {}
@@ -259,6 +267,27 @@ def compare_whole(model: Model, path: Path, ours: Any) -> tuple[float, tuple[flo
         for output, name in model.streams.items():
             theirs_in[name], ours_in[name] = want[output], got[output]
     return worst, (median(times["ours"]), median(times["theirs"]))
+
+
+def node_alone(module: Any) -> tuple[float, float]:
+    """Seconds of one step of one sequence of a file of nothing but this layer: ours, theirs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "node.onnx"
+        cylstm.to_onnx(module, path)
+        ours: Any = cylstm.load(path, graph=True)
+        session = session_of(path)
+    rng = np.random.default_rng(0)
+    fed = {}
+    for port in ours.inputs:
+        sizes = [n or 1 for n in port.shape]
+        fed[port.name] = rng.standard_normal(sizes).astype(port.dtype)
+    fastest = [np.inf, np.inf]
+    for _ in range(2000):
+        for k, run in enumerate((ours.run, partial(session.run, None))):
+            start = perf_counter()
+            run(fed)
+            fastest[k] = min(fastest[k], perf_counter() - start)
+    return fastest[0], fastest[1]
 
 
 def compare_part(part: Part, path: Path, cases: Path) -> float:
@@ -297,6 +326,8 @@ def run(model: Model, path: Path, cases: Path | None) -> Row:
                 difference, times = compare_whole(model, path, ours)
                 errors.append(difference)
                 row = row._replace(times=times)
+                if model.streams and ours.layers:
+                    row = row._replace(node=node_alone(next(iter(ours.layers.values()))))
             elif model.whole and cases:
                 with np.load(cases / "models" / f"{model.whole.npz}.npz") as arrays:
                     errors.append(relative(ours(arrays[model.whole.x]), arrays[model.whole.y]))
@@ -350,12 +381,16 @@ def main() -> int:
     parser.add_argument("--only", default="", help="models whose package or file holds this")
     arguments = parser.parse_args()
     heads = f"{'loaded':>8}{'whole':>7}{'difference':>12}{'us a call':>11}{'theirs':>9}"
+    heads += f"{'us a node':>11}{'theirs':>9}"
     print(f"{'model':51}{heads}  refused, and why")
     wrong: list[str] = []
     done = 0
     for row in rows(arguments.folder, arguments.cases, arguments.only):
         done += 1
-        times = "".join(f"{1e6 * t:{n}.0f}" for t, n in zip(row.times or (), (11, 9))) or " " * 20
+        times = "".join(
+            "".join(f"{1e6 * t:{n}.{digits}f}" for t, n in zip(pair or (), (11, 9))) or " " * 20
+            for digits, pair in enumerate((row.times, row.node))
+        )
         difference = "-" if row.difference is None else f"{row.difference:.1e}"
         why = f"{REFUSED[row.model.name][1]}: " if row.model.name in REFUSED else ""
         problem = verdict(row)

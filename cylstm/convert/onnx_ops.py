@@ -116,6 +116,10 @@ def _size(attributes: dict[str, Any], constants: Constants) -> Made | None:
 @maker("Gather")
 def _gather(attributes: dict[str, Any], constants: Constants) -> Made | None:
     axis = attributes.get("axis", 0)
+    index = constants[1]
+    if axis == 0 and index is not None and not index.ndim:
+        row = int(index), ...
+        return (lambda x: x[row]), (0,)
     if axis == 0:
         return (lambda x, indices: x[indices]), (0, 1)
     return (lambda x, indices: x.take(indices, axis)), (0, 1)
@@ -211,7 +215,8 @@ def _reduce_mean(attributes: dict[str, Any], constants: Constants) -> Made | Non
         if x.dtype.kind != "f":
             raise TypeError(f"mean of {x.dtype}")
         y: Array = add(x, chosen, keepdims=keep)
-        return y / x.dtype.type(x.size // max(y.size, 1))
+        count = x.size // max(y.size, 1)
+        return y if count == 1 else y / x.dtype.type(count)
 
     return mean, (0,)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ def test_layout_1(direction: str, tmp_path: Path) -> None:
     attributes = {"hidden_size": 7, "direction": direction}
     fed = {k: a for k, a in inputs.items() if k not in CONSTANT}
     want = run_onnxruntime(one_node("LSTM", attributes, inputs, outputs), fed)
-    turned = {k: a if k == "sequence_lens" else a.swapaxes(0, 1) for k, a in fed.items()}
+    swapped = {k: a if k == "sequence_lens" else a.swapaxes(0, 1) for k, a in fed.items()}
     model = whole(one_node("LSTM", attributes | {"layout": 1}, inputs, outputs, 22), tmp_path)
-    got = model.run({k: np.ascontiguousarray(a) for k, a in turned.items()})
+    got = model.run({k: np.ascontiguousarray(a) for k, a in swapped.items()})
     want = {
         "Y": want["Y"].transpose(2, 0, 1, 3),
         "Y_h": want["Y_h"].swapaxes(0, 1),
@@ -170,3 +171,35 @@ def test_quantized(
 def flat(Y: Array) -> Array:
     """(T, D, B, H) as (T, B, D*H)."""
     return Y.swapaxes(1, 2).reshape(Y.shape[0], Y.shape[2], -1)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_one_step_is_a_step_of_a_layer(op: str, tmp_path: Path) -> None:
+    """A graph that is called step by step keeps its states outside, in any number of threads."""
+    rng = np.random.default_rng(2)
+    G, H, I = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], 7, 5
+    shapes = {"X": (1, 1, I), "W": (1, G * H, I), "R": (1, G * H, H), "B": (1, 2 * G * H)}
+    shapes |= {"initial_h": (1, 1, H)} | ({"initial_c": (1, 1, H)} if op == "LSTM" else {})
+    inputs = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+    outputs = ["Y", "Y_h", "Y_c"][: 3 if op == "LSTM" else 2]
+    attributes = {"hidden_size": H} | ({"linear_before_reset": 1} if op == "GRU" else {})
+    model = one_node(op, attributes, inputs, outputs)
+    graph = whole(model, tmp_path)
+    (layer,) = graph.layers.values()
+
+    def run(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(20):
+            fed = {k: rng.standard_normal(shapes[k]).astype(np.float32) for k in graph_inputs}
+            got = graph.run(fed)
+            states = tuple(fed[k] for k in graph_inputs[1:])
+            y, after = layer(fed["X"], states if op == "LSTM" else states[0])  # type: ignore[operator]
+            assert np.array_equal(got["Y"][:, 0], y)
+            for name, state in zip(outputs[1:], after if op == "LSTM" else (after,)):
+                assert np.array_equal(got[name], state)
+
+    graph_inputs = [port.name for port in graph.inputs]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(8)))
+    fed = {k: inputs[k] for k in graph_inputs}
+    compare(graph.run(fed), run_onnxruntime(model, fed), TOLERANCE)
