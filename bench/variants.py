@@ -51,6 +51,8 @@ VARIANTS = {
     "hard sigmoid": of_lstm(activations=("hard_sigmoid_keras2", "tanh", "tanh")),
     "softsign": of_lstm(activations=("sigmoid", "softsign", "softsign")),
     "elu and softplus": of_lstm(activations=("sigmoid", "elu", "softplus")),
+    "layer norm": Variant(cylstm.LSTM, {"layer_norm": "litert"}, 1.40),
+    "zoneout": Variant(cylstm.LSTM, {"zoneout": 0.1}, 1.40),
     "GRU": Variant(cylstm.GRU, {}, 0.85),
     "GRU reset before": Variant(cylstm.GRU, {"reset_after": False}, 0.95),
     "RNN": Variant(cylstm.RNN, {}, 0.40),

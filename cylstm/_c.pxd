@@ -85,6 +85,9 @@ cdef extern from "cylstm.h" nogil:
     void cylstm_pack_backward(const cylstm_context *ctx, const cylstm_dims *dims, const void *raw,
                               void *packed_backward)
 
+    void cylstm_drop_recurrent(const cylstm_context *ctx, const cylstm_dims *dims, double p,
+                               uint64_t key, const void *raw, void *out)
+
     cdef struct cylstm_tape:
         void *cells
         void *hidden

@@ -189,6 +189,7 @@ class Tape:
         hold_output: bool = False,
         checkpoint: bool = False,
         draws_zoneout: bool = False,
+        recurrent_dropout: float = 0,
     ) -> Self: ...
     @property
     def y(self) -> _Array: ...

@@ -9,7 +9,7 @@ from cpython.exc cimport PyErr_Occurred
 from cpython.object cimport PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport SIZE_MAX, uintptr_t
+from libc.stdint cimport SIZE_MAX, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 cimport numpy as cnp
 

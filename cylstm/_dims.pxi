@@ -151,6 +151,16 @@ cdef class Dims:
         ctx.int8 = self.int8
         return 0
 
+    cdef void drop(self, double p, uint64_t key, const void *raw, void *out, int threads) noexcept:
+        """DropConnect, of weights or of their gradients."""
+        cdef _c.cylstm_context ctx
+        self.pack_context(&ctx, threads)
+        if _c.cylstm_raw_count(&self.c) * <size_t>(self.c.bits // 8) < GIL_PACK_BYTES:
+            _c.cylstm_drop_recurrent(&ctx, &self.c, p, key, raw, out)
+        else:
+            with nogil:
+                _c.cylstm_drop_recurrent(&ctx, &self.c, p, key, raw, out)
+
     cdef bint releases_gil(self, double rows):
         return _c.cylstm_forward_flops(&self.c, rows) >= self.gil_flops
 

@@ -47,6 +47,13 @@ cdef class Packed:
         other.forward = self.forward
         return other
 
+    cdef Packed dropped(self, double p, uint64_t key, int threads):
+        """The same weights, of which DropConnect has dropped some."""
+        cdef Memory memory = Memory(self.raw.size, self.spares)
+        self.dims.drop(p, key, self.raw.start, memory.start, threads)
+        return Packed.__new__(Packed, self.dims, memory.array(
+            (<Py_ssize_t>_c.cylstm_raw_count(&self.dims.c),), self.dims.typenum), self.spares)
+
     @property
     def places(self):
         """Where the packs for calls and for backward lie, None where not made yet; for tests."""

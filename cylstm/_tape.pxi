@@ -72,10 +72,12 @@ cdef class Tape:
     cdef object wrap
     cdef readonly object y, h_n, c_n, gates, cells
     cdef readonly int directions
+    cdef double recurrent_dropout
 
     def __cinit__(self, Packed packed not None, wrap, x, states, lengths, threads,
                   bint batch_first, double dropout, draw_key, mask=None, reset=None,
-                  bint hold_output=False, bint checkpoint=False, bint draws_zoneout=False):
+                  bint hold_output=False, bint checkpoint=False, bint draws_zoneout=False,
+                  double recurrent_dropout=0):
         """Run the forward pass. `wrap` makes a mapping of a flat array of weight gradients, and
         `draw_key` gives the key of all that this call draws, once everything else is in order."""
         cdef Problem p = Problem()
@@ -96,7 +98,11 @@ cdef class Tape:
         self.tape.checkpoint = checkpoint
         self.tape.dropout = dropout
         self.tape.draws_zoneout = draws_zoneout
-        self.tape.dropout_key = draw_key() if dropout > 0 or draws_zoneout else 0
+        self.recurrent_dropout = recurrent_dropout
+        if dropout > 0 or draws_zoneout or recurrent_dropout > 0:
+            self.tape.dropout_key = draw_key()
+        if recurrent_dropout > 0:
+            p.packed = packed.dropped(recurrent_dropout, self.tape.dropout_key, n)
         p.seq.tape = &self.tape
         p.run(n)
         self.p = p
@@ -297,6 +303,12 @@ cdef class Tape:
                 _raise_pending()
             else:
                 _c.cylstm_backward(&ctx, &dims.c, packed, &seq, &g, scratch.start)
+        cdef char *sums = <char *>g.dweights
+        cdef Py_ssize_t k
+        for k in range(p.B if per_sample else 1):
+            if self.recurrent_dropout > 0:
+                dims.drop(self.recurrent_dropout, self.tape.dropout_key, sums, sums, n)
+                sums += weights.raw.size
         dc_0 = dstates[1] if dims.cell.states > 1 else None
         named = self.by_sample(dweights) if per_sample else self.wrap(dweights)
         return Gradients(dx, dstates[0], dc_0, named)

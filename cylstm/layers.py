@@ -57,6 +57,12 @@ class LSTM(_Recurrent[States]):
 
         The gates and c are what they were. With a projection h_t is what it gives; there can be no
         `proj_clip`.
+    recurrent_dropout : float
+        Probability, 0 to 1, of dropping a weight of weight_hh, in `forward(train=True)` only: one
+        mask for all steps and sequences of a call, and what is left divided by 1 minus it. This is
+        DropConnect (Wan et al. 2013; on recurrent weights Merity et al. 2018, arXiv:1708.02182), as
+        Haste's `dropout` has it; Keras' recurrent_dropout drops units of h instead. May be changed,
+        as `dropout` may.
     peephole : bool
         i and f see c_{t-1} and o sees c_t, each unit its own (Gers et al. 2002): weight_peep_l0
         (3H: i, f, o) times c is added to their pre-activations. With `coupled` the gate that is not
@@ -135,6 +141,7 @@ class LSTM(_Recurrent[States]):
         *,
         reverse: bool = False,
         zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         peephole: bool = False,
         coupled: str | None = None,
         activations: Sequence[Activation] | None = None,
@@ -246,7 +253,7 @@ class GRU(_Recurrent[Array]):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout
         As those of `LSTM`,
-    bidirectional, reverse, zoneout, dtype, seed
+    bidirectional, reverse, zoneout, recurrent_dropout, dtype, seed
         and so are these.
     reset_after : bool
         True as in PyTorch, cuDNN and Keras from 2 on; False as in Keras 1 and by default in ONNX.
@@ -287,6 +294,7 @@ class GRU(_Recurrent[Array]):
         *,
         reverse: bool = False,
         zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         reset_after: bool = True,
         activations: Sequence[Activation] | None = None,
         clip: float | None = None,
@@ -333,7 +341,7 @@ class RNN(_Recurrent[Array]):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout
         As those of `LSTM`,
-    bidirectional, reverse, zoneout, dtype, seed
+    bidirectional, reverse, zoneout, recurrent_dropout, dtype, seed
         and so are these.
     nonlinearity : "tanh" or "relu"
         f.
@@ -375,6 +383,7 @@ class RNN(_Recurrent[Array]):
         *,
         reverse: bool = False,
         zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         activations: Sequence[Activation] | None = None,
         clip: float | None = None,
         dtype: DTypeLike = "float32",

@@ -20,6 +20,14 @@ S = TypeVar("S")  # a state: (h, c), or h
 MAX_LAYERS = 2**16  # a stack's weights are listed by name
 
 
+class _Probability(Fixed[float]):
+    """An argument that may be changed while training."""
+
+    def __set__(self, module: Module, value: float) -> None:
+        new = _checks.number(self._name, value, most=1)
+        module._arguments = {**module._arguments, self._name: new}
+
+
 class _Recurrent(Module, Generic[S]):
     """A stack of recurrent layers. A kind of cell is a subclass: its name, the type of its
     state, and a constructor that hands its arguments to `_make`."""
@@ -37,23 +45,15 @@ class _Recurrent(Module, Generic[S]):
     num_layers = Fixed[int]()
     bias = Fixed[bool]()
     batch_first = Fixed[bool]()
+    dropout = _Probability()
     bidirectional = Fixed[bool]()
     reverse = Fixed[bool]()
     zoneout = Fixed[float]()
+    recurrent_dropout = _Probability()
 
     _calls: itertools.count[int]
     _dims: _core.Dims
     _seed: int
-
-    @property
-    def dropout(self) -> float:
-        """Probability of dropping an output between layers while training; may be changed."""
-        return self._arguments["dropout"]
-
-    @dropout.setter
-    def dropout(self, value: float) -> None:
-        new = _checks.number("dropout", value, most=1)
-        self._arguments = {**self._arguments, "dropout": new}
 
     def _make(self, arguments: dict[str, Any], *, seed: Any = None, state: Any = None) -> None:
         number = int.from_bytes(os.urandom(8), "little") if seed is None else operator.index(seed)
@@ -73,6 +73,7 @@ class _Recurrent(Module, Generic[S]):
         bidirectional: bool = False,
         reverse: bool = False,
         zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         dtype: DTypeLike = "float32",
         weights: str | None = None,
         **more: Any,
@@ -87,6 +88,7 @@ class _Recurrent(Module, Generic[S]):
             "bidirectional": _checks.flag("bidirectional", bidirectional),
             "reverse": _checks.flag("reverse", reverse),
             "zoneout": _checks.number("zoneout", zoneout, most=1),
+            "recurrent_dropout": _checks.number("recurrent_dropout", recurrent_dropout, most=1),
             **self._configure_cell(hidden_size, bool(bias), bool(bidirectional), **more),
             "dtype": _checks.float_dtype(dtype),
         }
@@ -265,6 +267,7 @@ class _Recurrent(Module, Generic[S]):
             hold_output,
             _checks.flag("checkpoint", checkpoint),
             bool(train) and self.zoneout > 0,
+            self.recurrent_dropout if train else 0.0,
         )
 
     def stream(self, batch_size: int | None = None, *, threads: int | None = None) -> _core.Stream:

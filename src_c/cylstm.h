@@ -280,6 +280,14 @@ CYLSTM_API void cylstm_pack_backward(const struct cylstm_context *ctx,
                                      const struct cylstm_dims *dims, const void *raw,
                                      void *packed_backward);
 
+/* DropConnect (Wan et al. 2013), of what a layer says to itself: `out` gets the raw weights, in which
+ * each element of a weight_hh is 0 with probability p, else divided by 1 - p, by the key alone. To
+ * train with it is to go forward and backward with these weights, and to do the same to the gradient of
+ * the weights that comes of it. `out` may be `raw`, and `raw` such gradients. */
+CYLSTM_API void cylstm_drop_recurrent(const struct cylstm_context *ctx,
+                                      const struct cylstm_dims *dims, double p, uint64_t key,
+                                      const void *raw, void *out);
+
 /* ---------------------------------------------------------------------- forward */
 
 /* What the backward pass needs of a forward pass. Memory is the caller's. */

@@ -222,12 +222,29 @@ static void check_close(struct trial *t, const char *name, const void *got, cons
         fail(t, "%s is off by %g of %g from the portable set", name, error, largest);
 }
 
+/* Weights of which some are dropped, the same by one thread in place. */
+static void drop_weights(struct trial *t, struct problem *p, uint64_t key)
+{
+    const size_t size = cylstm_raw_count(&p->dims) * real_size(t);
+    void *dropped = output(t, "dropped", size), *again = output(t, "dropped again", size);
+    struct cylstm_context alone = p->ctx;
+    alone.threads = 1;
+    memcpy(again, p->raw, size);
+    cylstm_drop_recurrent(&p->ctx, &p->dims, 0.25, key, p->raw, dropped);
+    cylstm_drop_recurrent(&alone, &p->dims, 0.25, key, again, again);
+    if (memcmp(dropped, again, size)) fail(t, "weights are dropped otherwise in place");
+    p->raw = dropped;
+}
+
 static void check_calls(struct trial *t)
 {
     struct problem p = {0};
     void *raw[RESULTS], *packed[RESULTS], *portable[RESULTS];
     draw_problem(t, &p, CYLSTM_AS_COMPUTED);
+    const int drops = !below(t, 3);
+    const uint64_t key = draw(t);
     ready(t);
+    if (drops) drop_weights(t, &p, key);
     run(t, &p, 1, raw);
     run(t, &p, 0, packed);
     p.ctx.kernels = cylstm_find_kernels("scalar", t->kernels->bits);

@@ -22,6 +22,19 @@ def hashed(n: Array) -> Array:
         return n ^ (n >> np.uint64(31))
 
 
+def kept_weights(net: Any, call: int = 0) -> dict[str, Array]:
+    """1 / (1 - p) where a call leaves an element of a weight_hh, else 0."""
+    kept, p = {}, net.recurrent_dropout
+    key = hashed(hashed(np.array([1], np.uint64)) + np.uint64(call))
+    names = [name for name in net.state_dict() if name.startswith("weight_hh")]
+    for k, name in enumerate(names):
+        shape = net.state_dict()[name].shape
+        own = key + np.array([(2 * 2**32 + k) * GOLDEN % 2**64], np.uint64)
+        place = np.arange(np.prod(shape), dtype=np.uint64).reshape(shape)
+        kept[name] = (hashed(own + hashed(place)) >> np.uint64(32) >= p * 2**32) / max(1 - p, 1e-9)
+    return kept
+
+
 def zoneout_masks(net: Any, T: int, B: int, lengths: Any, call: int = 0) -> Array:
     """Whether a unit keeps what it had, (L*D, T, B, R), in the order of time, of a call of
     `net`."""

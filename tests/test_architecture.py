@@ -47,7 +47,7 @@ C_LEVELS = [
     {"arena", "call", "check", "dispatch"},
     {"blas", "compact", "walk"},
     {"split"},
-    {"optim", "pack"},
+    {"drop", "optim", "pack"},
     {"product"},
     {"backward_states"},
     {"forward_step", "backward_step", "backward_gradients", "linear"},

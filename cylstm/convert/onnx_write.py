@@ -19,7 +19,7 @@ OPSET, IR_VERSION = 17, 8  # of one age: an older file format, so that older run
 # Arguments that are not the operator's: they are in the graph around it, or in training alone.
 AROUND = frozenset(
     "input_size hidden_size num_layers bias batch_first bidirectional dtype dropout "
-    "forget_bias".split()
+    "recurrent_dropout forget_bias".split()
 )
 
 

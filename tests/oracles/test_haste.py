@@ -1,5 +1,5 @@
-"""Zoneout as the CPU code of Haste has it (github.com/lmnt-com/haste), written out in PyTorch and
-float64: its autograd is the oracle of gradients."""
+"""Zoneout and DropConnect as the CPU code of Haste has it (github.com/lmnt-com/haste), written out
+in PyTorch and float64: its autograd is the oracle of gradients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from draws import zoneout_masks
+from draws import kept_weights, zoneout_masks
 from helpers import Array, assert_close, rel
 from make_digests import network, numbers
 
@@ -51,7 +51,11 @@ STEPS: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", STEPS)
 def test_haste(name: str, training: bool, dtype: str) -> None:
     step, options = STEPS[name]
-    net = network(dict(input_size=I, hidden_size=H, zoneout=0.3, dtype=dtype, **options), None)
+    net = network(
+        dict(input_size=I, hidden_size=H, zoneout=0.3, recurrent_dropout=0.4)
+        | dict(dtype=dtype, **options),
+        None,
+    )
     count = 2 if isinstance(net, cylstm.LSTM) else 1
     states = [numbers(n, 1, B, H).astype(dtype) for n in "hc"[:count]]
     x, dy = numbers("x", T, B, I, scale=1.5).astype(dtype), numbers("dy", T, B, H).astype(dtype)
@@ -63,11 +67,14 @@ def test_haste(name: str, training: bool, dtype: str) -> None:
         return torch.tensor(a.astype(np.float64), requires_grad=True)
 
     weights = {key: leaf(a) for key, a in net.state_dict().items()}
+    dropped = dict(weights)
+    for key, kept in kept_weights(net).items():  # F.dropout(recurrent_kernel, dropout, training)
+        dropped[key] = weights[key] * (torch.tensor(kept) if training else 1)
     inputs, firsts = leaf(x), [leaf(s) for s in states]
     mask = torch.tensor(1.0 - zoneout_masks(net, T, B, None)[0])
     now, ys = [s[0] for s in firsts], []
     for t in range(T):
-        h, *c = step(weights, inputs[t], *now)
+        h, *c = step(dropped, inputs[t], *now)
         now = [zone_out(training, 0.3, mask[t], now[0], h), *c]
         ys.append(now[0])
     y = torch.stack(ys)
