@@ -24,6 +24,7 @@ cdef extern from "cylstm.h" nogil:
         cylstm_sgemm *sgemm
         cylstm_dgemm *dgemm
         const cylstm_compact_kernels *int8
+        const cylstm_compact_kernels *bf16
         int (*poll)(void *poll_arg) noexcept nogil
         void *poll_arg
 
@@ -31,6 +32,8 @@ cdef extern from "cylstm.h" nogil:
     const char *cylstm_int8_name(size_t n)
     const cylstm_compact_kernels *cylstm_find_int8(const char *name, const cylstm_kernels *kernels)
     const char *cylstm_int8_kernels_name(const cylstm_compact_kernels *kernels)
+    const cylstm_compact_kernels *cylstm_find_bf16(const cylstm_kernels *kernels)
+    const char *cylstm_bf16_kernels_name(const cylstm_compact_kernels *kernels)
 
     size_t cylstm_isa_count()
     const char *cylstm_isa_name(size_t n)
@@ -69,7 +72,7 @@ cdef extern from "cylstm.h" nogil:
     cylstm_cell_shape cylstm_find_cell(const cylstm_dims *dims)
 
     enum: CYLSTM_NO_NORM, CYLSTM_LITERT_NORM
-    enum: CYLSTM_AS_COMPUTED, CYLSTM_BFLOAT16, CYLSTM_INT8
+    enum: CYLSTM_AS_COMPUTED, CYLSTM_BFLOAT16, CYLSTM_INT8, CYLSTM_BFLOAT16_PRODUCTS
     enum: CYLSTM_ARRAYS
 
     cdef struct cylstm_array:

@@ -89,17 +89,29 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return found
 
 
-def compact(name: str, value: Any, dtype: np.dtype[Any], widest: int) -> str:
-    """Return the name of a format of fewer bits, for the weights of a module of this dtype, of
-    whose matrices the widest rows are so long."""
+def compact(weights: Any, arithmetic: Any, dtype: np.dtype[Any], widest: int) -> dict[str, str]:
+    """Return the arguments of a module whose weights have fewer bits, none if they have not.
+
+    `dtype` is the module's; the widest rows of its matrices are so long.
+    """
+    if weights is None and arithmetic is None:
+        return {}
+    choice("weights", weights, ("bfloat16", "int8"))
     if dtype != np.float32:
-        raise ValueError(f"{name} is {value!r} in {dtype}, expected float32")
-    if choice(name, value, ("bfloat16", "int8")) == "int8" and widest > MAX_INT8:
+        raise ValueError(f"weights is {weights!r} in {dtype}, expected float32")
+    if weights == "int8" and widest > MAX_INT8:
         raise ValueError(
-            f"{name} is 'int8' with sums of {widest} products, expected at most {MAX_INT8}: "
+            f"weights is 'int8' with sums of {widest} products, expected at most {MAX_INT8}: "
             "those of more may not fit 32 bits"
         )
-    return value
+    if arithmetic is None:
+        return {"weights": weights}
+    if weights != "bfloat16":
+        raise ValueError(
+            f"arithmetic is {arithmetic!r} with weights {weights!r}, expected None, or weights "
+            "'bfloat16'"
+        )
+    return {"weights": weights, "arithmetic": choice("arithmetic", arithmetic, ("bfloat16",))}
 
 
 def array(

@@ -19,6 +19,7 @@ ISA_REASON: str
 ISA_AVAILABLE: list[str]
 INT8: str
 INT8_AVAILABLE: list[str]
+BF16: str | None
 GEMM: Literal["auto", "packed", "blas"]
 __pyx_capi__: dict[str, Any]  # the functions of embed.pxd
 

@@ -12,7 +12,7 @@ cdef dict ACTIVATIONS = {
     "scaled_tanh": _c.CYLSTM_SCALED_TANH, "elu": _c.CYLSTM_ELU}
 cdef dict NORMS = {None: _c.CYLSTM_NO_NORM, "litert": _c.CYLSTM_LITERT_NORM}
 cdef dict FORMATS = {None: _c.CYLSTM_AS_COMPUTED, "bfloat16": _c.CYLSTM_BFLOAT16,
-                     "int8": _c.CYLSTM_INT8}
+                     "bfloat16 products": _c.CYLSTM_BFLOAT16_PRODUCTS, "int8": _c.CYLSTM_INT8}
 
 
 cdef int _fill_context(_c.cylstm_context *ctx, const _c.cylstm_kernels *kernels, int bits,
@@ -20,7 +20,7 @@ cdef int _fill_context(_c.cylstm_context *ctx, const _c.cylstm_kernels *kernels,
     """A context for a call with products."""
     ctx.kernels, ctx.threads = kernels, threads
     ctx.sgemm, ctx.dgemm, ctx.poll, ctx.poll_arg = NULL, NULL, NULL, NULL
-    ctx.int8 = NULL
+    ctx.int8, ctx.bf16 = NULL, NULL
     store_pointer(&_last, <uintptr_t>kernels, memory_order_relaxed)
     if polled and _answers_signals():
         ctx.poll = _poll
@@ -43,6 +43,7 @@ cdef class Dims:
     cdef _c.cylstm_cell_shape cell
     cdef const _c.cylstm_kernels *kernels
     cdef const _c.cylstm_compact_kernels *int8  # NULL where weights are not
+    cdef const _c.cylstm_compact_kernels *bf16  # NULL where products are not
     cdef readonly object dtype
     cdef int typenum
     cdef double gil_flops
@@ -84,6 +85,8 @@ cdef class Dims:
             raise ValueError(f"isa {isa!r} can't run here, expected one of {ISA_AVAILABLE}")
         if self.c.format == _c.CYLSTM_INT8:
             self.int8 = _find_int8(self.kernels, int8)
+        if self.c.format == _c.CYLSTM_BFLOAT16_PRODUCTS:
+            self.bf16 = _find_bf16(self.kernels)
         self.gil_flops = GIL_FLOPS_SCALAR if name == b"scalar" else GIL_FLOPS_SIMD
 
     @property
@@ -144,11 +147,11 @@ cdef class Dims:
         ctx.dgemm = NULL
         ctx.poll = NULL
         ctx.poll_arg = NULL
-        ctx.int8 = self.int8
+        ctx.int8, ctx.bf16 = self.int8, self.bf16
 
     cdef int fill_context(self, _c.cylstm_context *ctx, int threads, bint polled) except -1:
         _fill_context(ctx, self.kernels, self.c.bits, threads, polled)
-        ctx.int8 = self.int8
+        ctx.int8, ctx.bf16 = self.int8, self.bf16
         return 0
 
     cdef void drop(self, double p, uint64_t key, const void *raw, void *out, int threads) noexcept:

@@ -68,6 +68,24 @@ cdef const _c.cylstm_compact_kernels *_find_int8(const _c.cylstm_kernels *kernel
     return found
 
 
+def _bf16_name():
+    """Who multiplies bfloat16 beside the chosen kernels, or None."""
+    cdef const _c.cylstm_compact_kernels *found = _c.cylstm_find_bf16(
+        _c.cylstm_find_kernels(ISA.encode(), 32))
+    return None if found == NULL else _c.cylstm_bf16_kernels_name(found).decode()
+
+
+cdef const _c.cylstm_compact_kernels *_find_bf16(const _c.cylstm_kernels *kernels) except NULL:
+    """Who multiplies bfloat16 beside a kernel set, where the CPU does."""
+    cdef const _c.cylstm_compact_kernels *found = _c.cylstm_find_bf16(kernels)
+    if found == NULL:
+        raise ValueError(
+            "arithmetic is 'bfloat16', which this CPU can't do with the kernels "
+            f"{_c.cylstm_kernels_isa(kernels).decode()!r}, expected AVX-512 with BF16 or AArch64 "
+            "with bfdot (or CYLSTM_ISA=scalar, to try what it gives)")
+    return found
+
+
 def _choose_gemm():
     name = os.environ.get("CYLSTM_GEMM", "") or "auto"
     if name not in ("auto", "packed", "blas"):
@@ -77,6 +95,7 @@ def _choose_gemm():
 
 ISA, ISA_REASON = _choose_isa()
 INT8 = _choose_int8()
+BF16 = _bf16_name()
 GEMM = _choose_gemm()
 ISA_AVAILABLE = _usable_isas()
 INT8_AVAILABLE = _usable_int8(ISA)

@@ -53,6 +53,7 @@ cdef class PackedLinear:
     cdef _c.cylstm_linear c
     cdef const _c.cylstm_kernels *kernels
     cdef const _c.cylstm_compact_kernels *int8
+    cdef const _c.cylstm_compact_kernels *bf16
 
     def __cinit__(self, Py_ssize_t outputs, Py_ssize_t inputs, str format not None,
                   cnp.ndarray flat not None, int threads):
@@ -67,6 +68,8 @@ cdef class PackedLinear:
         self.kernels = _c.cylstm_find_kernels(ISA.encode(), 32)
         if self.c.format == _c.CYLSTM_INT8:
             self.int8 = _find_int8(self.kernels, None)
+        if self.c.format == _c.CYLSTM_BFLOAT16_PRODUCTS:
+            self.bf16 = _find_bf16(self.kernels)
         self.fill(&ctx, threads, False)
         self.memory = Memory(_c.cylstm_linear_packed_size(&ctx, &self.c))
         cdef const void *raw = cnp.PyArray_DATA(flat)
@@ -77,7 +80,7 @@ cdef class PackedLinear:
 
     cdef int fill(self, _c.cylstm_context *ctx, int threads, bint polled) except -1:
         _fill_context(ctx, self.kernels, 32, threads, polled)
-        ctx.int8 = self.int8
+        ctx.int8, ctx.bf16 = self.int8, self.bf16
         return 0
 
     def without_backward(self):

@@ -127,8 +127,9 @@ class Config(dict[str, Any]):
 def show_config() -> Config:
     """Return the configuration of this process, as a dict that prints one entry per line.
 
-    Keys: version, isa (the active kernels), isa_reason, isa_available, gemm (the CYLSTM_GEMM
-    rule), gemm_route (what it means here), threads.
+    Keys: version, isa (the active kernels), isa_reason, isa_available, int8 (how int8 is
+    multiplied), int8_available, bf16 (who multiplies bfloat16, None where the CPU does not), gemm
+    (the CYLSTM_GEMM rule), gemm_route (what it means here), threads.
 
     Examples
     --------
@@ -145,6 +146,7 @@ def show_config() -> Config:
         isa_available=list(_core.ISA_AVAILABLE),
         int8=_core.INT8,
         int8_available=list(_core.INT8_AVAILABLE),
+        bf16=_core.BF16,
         gemm=_core.GEMM,
         gemm_route=route,
         threads=get_num_threads(),

@@ -19,6 +19,7 @@ from .weights import (
     Spec,
     WeightGrads,
     Weights,
+    format_of,
     given,
     uniform,
 )
@@ -169,6 +170,7 @@ class Linear(Module):
         bias: bool = True,
         dtype: DTypeLike = "float32",
         weights: str | None = None,
+        arithmetic: str | None = None,
     ) -> tuple[dict[str, Any], Spec]:
         arguments: dict[str, Any] = {
             "in_features": _checks.integer("in_features", in_features),
@@ -178,10 +180,9 @@ class Linear(Module):
         }
         outputs = arguments["out_features"]
         spec: Spec = (("weight", (outputs, arguments["in_features"])),)
+        inputs = arguments["in_features"]
+        arguments |= _checks.compact(weights, arithmetic, arguments["dtype"], inputs)
         if weights is not None:
-            arguments["weights"] = _checks.compact(
-                "weights", weights, arguments["dtype"], arguments["in_features"]
-            )
             self._stored = {"weight": INT8 if weights == "int8" else BFLOAT16}
         if weights == "int8":
             spec += (("weight_scale", (outputs,)),)
@@ -193,10 +194,10 @@ class Linear(Module):
         uniform(flat, 1 / sqrt(self.in_features), seed)
 
     def _pack(self, flat: Array, before: Weights | None, threads: int) -> Any:
-        if self._format is None:
+        form = format_of(self._arguments)
+        if form is None:
             return None
-        sizes = self.out_features, self.in_features
-        return _core.PackedLinear(*sizes, self._format, flat, threads)
+        return _core.PackedLinear(self.out_features, self.in_features, form, flat, threads)
 
     def __call__(self, x: ArrayLike, *, threads: int | None = None) -> Array:
         """Return y (..., out_features) for x (..., in_features) of the module's dtype.

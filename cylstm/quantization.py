@@ -41,7 +41,7 @@ def is_symmetric(codes: Array, scales: Array) -> bool:
     return bool(np.abs(codes).max(initial=0) <= 127 and large.all() and np.isfinite(scales).all())
 
 
-def quantize(module: M, weights: str = "int8") -> M:
+def quantize(module: M, weights: str = "int8", *, arithmetic: str | None = None) -> M:
     """Return an inference module of the same kind with weights of fewer bits.
 
     Parameters
@@ -57,6 +57,12 @@ def quantize(module: M, weights: str = "int8") -> M:
         is quantised as it is met; products are sums of integers, exact on every CPU, and gate
         math is float32's. A sequence's results depend on it alone, as ever: not on the batch, the
         threads, or how it is cut in time.
+    arithmetic : "bfloat16" or None
+        "bfloat16", with weights of bfloat16: x_t and h_t are rounded to it as well, to nearest
+        even, and the CPU multiplies pairs of bfloat16, which it must be able to (AVX-512 with BF16,
+        AArch64 with bfdot; `show_config()["bf16"]` says who). Products are exact. A sum of K of
+        them is off by at most (ceil(K / 2) + 1) 2^-23 times the sum of all magnitudes, and how it
+        is rounded differs from CPU to CPU; on one of them a sequence's results depend on it alone.
 
     Returns
     -------
@@ -69,7 +75,8 @@ def quantize(module: M, weights: str = "int8") -> M:
         `module` is none of these.
     ValueError
         An unknown format, a float64 module, one that is quantised already, weights that hold
-        a NaN or an infinity, or more than 2^17 inputs to an int8 sum.
+        a NaN or an infinity, more than 2^17 inputs to an int8 sum, or an arithmetic that this
+        CPU does not have.
 
     Examples
     --------
@@ -81,7 +88,7 @@ def quantize(module: M, weights: str = "int8") -> M:
     """
     if isinstance(module, Sequential):
         return module._with_modules(
-            lambda each: quantize(each, weights) if each._quantizes else each
+            lambda each: quantize(each, weights, arithmetic=arithmetic) if each._quantizes else each
         )
     name = type(module).__name__
     if not isinstance(module, Module) or not module._quantizes:
@@ -103,7 +110,10 @@ def quantize(module: M, weights: str = "int8") -> M:
                 raise ValueError(f"{key} holds a weight that rounds to infinity in bfloat16")
         else:
             state[key], state[scale_of(key)] = to_int8(array)
-    return type(module)._from({**module._config(), "weights": weights}, state)
+    config = {**module._config(), "weights": weights}
+    if arithmetic is not None:
+        config["arithmetic"] = arithmetic
+    return type(module)._from(config, state)
 
 
 def scale_of(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from numpy.typing import DTypeLike
 
 from . import _checks, _core
-from .weights import Array, Fixed, Module, Spec, WeightGrads, Weights, uniform
+from .weights import Array, Fixed, Module, Spec, WeightGrads, Weights, format_of, uniform
 
 S = TypeVar("S")  # a state: (h, c), or h
 
@@ -76,6 +76,7 @@ class _Recurrent(Module, Generic[S]):
         recurrent_dropout: float = 0.0,
         dtype: DTypeLike = "float32",
         weights: str | None = None,
+        arithmetic: str | None = None,
         **more: Any,
     ) -> tuple[dict[str, Any], Spec]:
         arguments: dict[str, Any] = {
@@ -96,9 +97,8 @@ class _Recurrent(Module, Generic[S]):
             raise ValueError("bidirectional and reverse were both given: expected one of them")
         if arguments["zoneout"] and arguments.get("proj_clip"):
             raise ValueError("zoneout and proj_clip were both given: expected one of them")
-        if weights is not None:
-            widest = max(arguments["input_size"], hidden_size * (1 + arguments["bidirectional"]))
-            arguments["weights"] = _checks.compact("weights", weights, arguments["dtype"], widest)
+        widest = max(arguments["input_size"], hidden_size * (1 + arguments["bidirectional"]))
+        arguments |= _checks.compact(weights, arithmetic, arguments["dtype"], widest)
         I, H, L = arguments["input_size"], arguments["hidden_size"], arguments["num_layers"]
         P, D = arguments.get("proj_size", 0), 1 + arguments["bidirectional"]
         self._dims = _core.Dims(
@@ -114,7 +114,7 @@ class _Recurrent(Module, Generic[S]):
             reverse=arguments["reverse"],
             zoneout=arguments["zoneout"],
             **self._options(arguments),
-            format=weights,
+            format=format_of(arguments),
             int8=self._int8,
         )
         self._stored = self._dims.stored()

@@ -312,6 +312,11 @@ def given(names: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in names.items() if name not in ("self", "seed")}
 
 
+def format_of(arguments: Mapping[str, Any]) -> str | None:
+    """Return the name that `_core` has for the format of a module's weights, None for floats."""
+    return "bfloat16 products" if "arithmetic" in arguments else arguments.get("weights")
+
+
 class Module:
     """What every module with weights shares: state dicts, updates, copies, pickles.
 
@@ -333,7 +338,8 @@ class Module:
 
     # What a subclass gives.
 
-    # Whether it can be quantised: then `_configure` takes `weights`, the name of their format.
+    # Whether it can be quantised: then `_configure` takes `weights`, the name of their format, and
+    # `arithmetic`.
     _quantizes: ClassVar[bool] = False
 
     def _configure(self, *args: Any, **arguments: Any) -> tuple[dict[str, Any], Spec]:
@@ -406,7 +412,7 @@ class Module:
         arguments = {**signature(cls).parameters}
         arguments.pop("seed", None)
         needed = [name for name, value in arguments.items() if value.default is value.empty]
-        known = {*arguments, "weights"} if cls._quantizes else {*arguments}
+        known = {*arguments, "weights", "arithmetic"} if cls._quantizes else {*arguments}
         wrong = [f"missing: {name}" for name in needed if name not in config]
         return wrong + [f"unexpected: {name}" for name in config if name not in known]
 

@@ -65,7 +65,11 @@ static void check_format(const struct cylstm_context *ctx, int format)
 {
     ASSERT(format >= 0 && format < CYLSTM_FORMATS);
     ASSERT(format == CYLSTM_AS_COMPUTED || ctx->kernels->bits == 32);
-    ASSERT(format != CYLSTM_INT8 || (ctx->int8 && ctx->int8->lanes == ctx->kernels->lanes));
+    if (format == CYLSTM_AS_COMPUTED) return;
+    const struct cylstm_compact_kernels *k = format == CYLSTM_BFLOAT16 ? ctx->kernels->bf16
+                                             : format == CYLSTM_INT8   ? ctx->int8
+                                                                       : ctx->bf16;
+    ASSERT(k && k->lanes == ctx->kernels->lanes);
 }
 
 void cylstm_check_dims(const struct cylstm_context *ctx, const struct cylstm_dims *dims)

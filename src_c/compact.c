@@ -8,11 +8,18 @@
 
 enum { BLOCK_ROWS = 64 };
 
-static size_t stride_of(size_t K) { return cylstm_round_up(K, INT8_GROUP); }
-
-size_t cylstm_codes_size(size_t K)
+static size_t stride_of(size_t code_size, size_t K)
 {
-    return BLOCK_ROWS * (K + 2 * INT8_GROUP + 2 * sizeof(float)) + 2 * CYLSTM_ALIGN;
+    return cylstm_round_up(K, INT8_GROUP) * code_size;
+}
+
+size_t cylstm_codes_size(enum cylstm_format_type format, size_t K)
+{
+    const size_t code_size = format == CYLSTM_INT8                ? sizeof(int8_t)
+                             : format == CYLSTM_BFLOAT16_PRODUCTS ? sizeof(uint16_t)
+                                                                  : 0;
+    if (!code_size) return 0;
+    return BLOCK_ROWS * ((K + 2 * INT8_GROUP) * code_size + 2 * sizeof(float)) + 2 * CYLSTM_ALIGN;
 }
 
 /* The codes of rows [first, first + rows) of both terms, in `memory`. */
@@ -21,7 +28,7 @@ static void quantize_rows(const struct cylstm_compact_kernels *k, const struct c
 {
     for (int n = 0; n < 2; n++) {
         const struct cylstm_term *t = &p->term[n];
-        const size_t stride = stride_of(t->K);
+        const size_t stride = stride_of(k->code_size, t->K);
         codes[n] = (struct cylstm_codes){(uint8_t *)memory + BLOCK_ROWS * sizeof(float), stride,
                                          (float *)memory, first};
         for (size_t r = 0; t->K && r < rows; r++) {
@@ -37,9 +44,12 @@ static void quantize_rows(const struct cylstm_compact_kernels *k, const struct c
 const struct cylstm_compact_kernels *cylstm_compact_kernels(const struct cylstm_context *ctx,
                                                             enum cylstm_format_type format)
 {
-    return format == CYLSTM_BFLOAT16 ? ctx->kernels->bf16
-           : format == CYLSTM_INT8   ? ctx->int8
-                                     : NULL;
+    switch (format) {
+    case CYLSTM_BFLOAT16: return ctx->kernels->bf16;
+    case CYLSTM_BFLOAT16_PRODUCTS: return ctx->bf16;
+    case CYLSTM_INT8: return ctx->int8;
+    default: return NULL;
+    }
 }
 
 void cylstm_multiply_compact(const struct cylstm_call *call, const struct cylstm_product *p)
@@ -47,12 +57,12 @@ void cylstm_multiply_compact(const struct cylstm_call *call, const struct cylstm
     const struct cylstm_compact_kernels *k = p->compact;
     _Alignas(CYLSTM_ALIGN) float sums[MAX_TILE_ROWS * PANEL_VECTORS * MAX_VL];
     const size_t width = PANEL_VECTORS * k->lanes, count = p->panel_end - p->panel_begin,
-                 block = k->quantize ? BLOCK_ROWS : p->rows;
+                 block = k->code_size ? BLOCK_ROWS : p->rows;
     const size_t together = p->rows == 1 ? k->row_panels : 1;
     struct cylstm_codes codes[2];
     for (size_t first = 0; first < p->rows; first += block) {
         const size_t end = p->rows - first < block ? p->rows : first + block;
-        if (k->quantize) quantize_rows(k, p, first, end - first, p->codes, codes);
+        if (k->code_size) quantize_rows(k, p, first, end - first, p->codes, codes);
         for (size_t i = 0, panels; i < count; i += panels) {
             panels = count - i < together ? count - i : together;
             const size_t panel = p->descending ? p->panel_end - i - panels : p->panel_begin + i;

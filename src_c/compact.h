@@ -7,7 +7,7 @@
 #include "layout.h"
 
 /* Bytes for the codes of a block of rows of K values in all: what each thread needs of its own. */
-size_t cylstm_codes_size(size_t K);
+size_t cylstm_codes_size(enum cylstm_format_type format, size_t K);
 
 /* Who multiplies by weights of this format; NULL: nobody can here. */
 const struct cylstm_compact_kernels *cylstm_compact_kernels(const struct cylstm_context *ctx,

@@ -5,6 +5,8 @@
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 #if defined(__x86_64__)
@@ -50,6 +52,14 @@ int cylstm_cpu_has_avx512_vnni(void)
            (ecx & bit_AVX512VNNI);
 }
 
+int cylstm_cpu_has_avx512_bf16(void)
+{
+    const unsigned avx512_bf16 = 1u << 5;
+    unsigned eax, ebx, ecx, edx;
+    return cylstm_cpu_has_avx512() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
+           (eax & avx512_bf16);
+}
+
 int cylstm_cpu_has_avx_vnni(void)
 {
     const unsigned avx_vnni = 1u << 4;
@@ -59,6 +69,7 @@ int cylstm_cpu_has_avx_vnni(void)
 }
 
 int cylstm_cpu_has_dotprod(void) { return 0; }
+int cylstm_cpu_has_bfdot(void) { return 0; }
 
 /* MXCSR: all exceptions masked, round to nearest, flush to zero (bit 15), denormals are
  * zeros (bit 6). */
@@ -83,13 +94,26 @@ void cylstm_leave_float_mode(uint32_t mode)
 int cylstm_cpu_has_avx2_fma(void) { return 0; }
 int cylstm_cpu_has_avx512(void) { return 0; }
 int cylstm_cpu_has_avx512_vnni(void) { return 0; }
+int cylstm_cpu_has_avx512_bf16(void) { return 0; }
 int cylstm_cpu_has_avx_vnni(void) { return 0; }
 #if defined(__aarch64__) && defined(__linux__)
 int cylstm_cpu_has_dotprod(void) { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+int cylstm_cpu_has_bfdot(void)
+{
+    const unsigned long hwcap2_bf16 = 1ul << 14; /* which older headers lack */
+    return (getauxval(AT_HWCAP2) & hwcap2_bf16) != 0;
+}
 #elif defined(__aarch64__) && defined(__APPLE__)
 int cylstm_cpu_has_dotprod(void) { return 1; }
+int cylstm_cpu_has_bfdot(void)
+{
+    int has = 0;
+    size_t size = sizeof has;
+    return !sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, NULL, 0) && has;
+}
 #else
 int cylstm_cpu_has_dotprod(void) { return 0; }
+int cylstm_cpu_has_bfdot(void) { return 0; }
 #endif
 
 #if defined(__aarch64__)

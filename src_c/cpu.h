@@ -8,8 +8,10 @@
 int cylstm_cpu_has_avx2_fma(void);
 int cylstm_cpu_has_avx512(void); /* F, DQ, BW, VL */
 int cylstm_cpu_has_avx512_vnni(void);
+int cylstm_cpu_has_avx512_bf16(void);
 int cylstm_cpu_has_avx_vnni(void);
 int cylstm_cpu_has_dotprod(void); /* AArch64: sdot */
+int cylstm_cpu_has_bfdot(void);   /* AArch64: bfdot */
 
 /* One fixed mode while computing: round to nearest, results too small for a normal
  * number flushed to zero (they cost a hundred cycles each otherwise), no traps. */

@@ -114,6 +114,8 @@ struct cylstm_context {
     cylstm_dgemm *dgemm; /* set: every product goes through BLAS (float64) */
     /* For int8 weights. All of them give the same bits; NULL: none can be met. */
     const struct cylstm_compact_kernels *int8;
+    /* For CYLSTM_BFLOAT16_PRODUCTS; NULL: this CPU, or the kernel set, has none. */
+    const struct cylstm_compact_kernels *bf16;
     /* Called on the calling thread about every 20 ms, if set; a result other than 0
      * ends the call early, with its outputs unfinished. */
     int (*poll)(void *poll_arg);
@@ -139,6 +141,12 @@ CYLSTM_API const char *cylstm_int8_name(size_t n);
 CYLSTM_API const struct cylstm_compact_kernels *cylstm_find_int8(
     const char *name, const struct cylstm_kernels *kernels);
 CYLSTM_API const char *cylstm_int8_kernels_name(const struct cylstm_compact_kernels *kernels);
+
+/* Who multiplies bfloat16 beside a float32 kernel set: the CPU, where it can, for "avx512" and "neon",
+ * and portable C for "scalar"; else NULL. */
+CYLSTM_API const struct cylstm_compact_kernels *cylstm_find_bf16(
+    const struct cylstm_kernels *kernels);
+CYLSTM_API const char *cylstm_bf16_kernels_name(const struct cylstm_compact_kernels *kernels);
 
 /* The kernels' own sigmoid and tanh of n reals, for tests of their accuracy. */
 CYLSTM_API void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh,
@@ -231,6 +239,10 @@ enum cylstm_format_type {
     CYLSTM_AS_COMPUTED, /* reals */
     CYLSTM_BFLOAT16,    /* uint16_t: the upper half of a float */
     CYLSTM_INT8,        /* int8_t, and a float for each row */
+    /* As CYLSTM_BFLOAT16, and rows of activations are rounded to it as they are met, for CPUs that
+     * multiply pairs of it. Products are exact; a sum of K of them is off by at most
+     * (ceil(K / 2) + 1) 2^-23 times the sum of all magnitudes, which is in the CPU's own hands. */
+    CYLSTM_BFLOAT16_PRODUCTS,
     CYLSTM_FORMATS
 };
 

@@ -91,6 +91,36 @@ const struct cylstm_compact_kernels *cylstm_find_int8(const char *name,
     return NULL;
 }
 
+/* Products of bfloat16: one way at most for a kernel set, which it is named after. */
+static const struct {
+    const char *isa;
+    const struct cylstm_compact_kernels *kernels;
+    int (*usable)(void);
+} bf16_table[] = {
+#if CYLSTM_X86
+    {"avx512", &cylstm_bf16_avx512, cylstm_cpu_has_avx512_bf16},
+#endif
+#if CYLSTM_AARCH64
+    {"neon", &cylstm_bf16_neon, cylstm_cpu_has_bfdot},
+#endif
+    {"scalar", &cylstm_bf16_scalar, always},
+};
+
+const struct cylstm_compact_kernels *cylstm_find_bf16(const struct cylstm_kernels *kernels)
+{
+    enum { COUNT = sizeof bf16_table / sizeof *bf16_table };
+    static atomic_int answer[COUNT];
+    for (size_t n = 0; n < COUNT; n++)
+        if (kernels->bits == 32 && !strcmp(bf16_table[n].isa, kernels->isa))
+            return is_usable(&answer[n], bf16_table[n].usable) ? bf16_table[n].kernels : NULL;
+    return NULL;
+}
+
+const char *cylstm_bf16_kernels_name(const struct cylstm_compact_kernels *kernels)
+{
+    return kernels->name;
+}
+
 const char *cylstm_int8_kernels_name(const struct cylstm_compact_kernels *kernels)
 {
     return kernels->name;
@@ -107,6 +137,9 @@ void cylstm_apply_activation(const struct cylstm_kernels *kernels, int is_tanh, 
 int cylstm_init_context(struct cylstm_context *ctx, const char *isa, int bits)
 {
     *ctx = (struct cylstm_context){.kernels = cylstm_find_kernels(isa, bits), .threads = 1};
-    if (ctx->kernels) ctx->int8 = cylstm_find_int8(NULL, ctx->kernels);
+    if (ctx->kernels) {
+        ctx->int8 = cylstm_find_int8(NULL, ctx->kernels);
+        ctx->bf16 = cylstm_find_bf16(ctx->kernels);
+    }
     return ctx->kernels != NULL;
 }

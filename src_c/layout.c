@@ -14,6 +14,7 @@ static const struct {
     [CYLSTM_AS_COMPUTED] = {0, 0, 0},
     [CYLSTM_BFLOAT16] = {2, 4, 0},
     [CYLSTM_INT8] = {1, 4, 1},
+    [CYLSTM_BFLOAT16_PRODUCTS] = {2, 4, 0},
 };
 
 /* ---------------------------------------------------------------------- raw arrays */

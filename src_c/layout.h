@@ -132,7 +132,8 @@ size_t cylstm_wide_panel(const struct cylstm_kernels *k, const struct cylstm_mat
 static inline size_t cylstm_format_rows(enum cylstm_format_type format, size_t K)
 {
     switch (format) {
-    case CYLSTM_BFLOAT16: return cylstm_round_up(K, BF16_GROUP) / BF16_GROUP;
+    case CYLSTM_BFLOAT16:
+    case CYLSTM_BFLOAT16_PRODUCTS: return cylstm_round_up(K, BF16_GROUP) / BF16_GROUP;
     case CYLSTM_INT8: return K ? cylstm_round_up(K, INT8_GROUP) / INT8_GROUP + INT8_EXTRA_ROWS : 0;
     default: return K;
     }

@@ -188,7 +188,7 @@ static struct scratch carve(struct cylstm_arena *arena, const struct cylstm_cont
                  K = cylstm_larger(l->rows, cylstm_larger(l->inputs, l->outputs));
     struct scratch s = {.panels_bytes = TOGETHER * at_most(K, PIECE) * width * size};
     if (l->format != CYLSTM_AS_COMPUTED)
-        s.panels_bytes = l->format == CYLSTM_INT8 ? cylstm_codes_size(l->inputs) : 0;
+        s.panels_bytes = cylstm_codes_size((enum cylstm_format_type)l->format, l->inputs);
     s.panels = cylstm_carve(arena, threads, s.panels_bytes);
     s.init = cylstm_carve(
         arena, transposed ? l->outputs * width : cylstm_round_up(l->outputs, width), size);

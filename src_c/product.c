@@ -74,7 +74,7 @@ size_t cylstm_quantized_size(const struct cylstm_kernels *kernels, const struct 
         const struct cylstm_layer l = cylstm_find_layer(kernels, dims, layer, 0);
         K = cylstm_larger(K, cylstm_larger(l.w.K, cylstm_larger(l.second.K, l.hr.K)));
     }
-    return dims->format == CYLSTM_INT8 ? cylstm_codes_size(K) : 0;
+    return cylstm_codes_size((enum cylstm_format_type)dims->format, K);
 }
 
 int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t T,

@@ -266,13 +266,18 @@ static void check_calls(struct trial *t)
 /* A format that this set can compute with. */
 static int draw_format(struct trial *t)
 {
-    return t->kernels->bits == 32 ? (int)below(t, CYLSTM_FORMATS) : CYLSTM_AS_COMPUTED;
+    if (t->kernels->bits == 64) return CYLSTM_AS_COMPUTED;
+    const int format = (int)below(t, CYLSTM_FORMATS);
+    return format == CYLSTM_BFLOAT16_PRODUCTS && !cylstm_find_bf16(t->kernels) ? CYLSTM_INT8
+                                                                               : format;
 }
 
-/* Where an activation lies between two codes of int8, sets may round it to either. */
+/* Where an activation lies between two codes, sets may round it to either. */
 static double most_apart(const struct trial *t, int format)
 {
-    return format == CYLSTM_INT8 ? 3e-2 : t->kernels->bits == 32 ? 1e-4 : 1e-11;
+    return format == CYLSTM_INT8 || format == CYLSTM_BFLOAT16_PRODUCTS ? 3e-2
+           : t->kernels->bits == 32                                    ? 1e-4
+                                                                       : 1e-11;
 }
 
 static void run_forward(struct trial *t, struct problem *p, void *results[RESULTS])
@@ -318,9 +323,9 @@ static void check_linear(struct trial *t)
     const int format = draw_format(t);
     const size_t I = below(t, 4) ? between(t, 1, 70) : between(t, 250, 530), O = between(t, 1, 90),
                  N = between(t, 1, 20), row = below(t, N), size = real_size(t),
-                 bytes = format == CYLSTM_INT8       ? 1
-                         : format == CYLSTM_BFLOAT16 ? 2
-                                                     : size,
+                 bytes = format == CYLSTM_INT8 ? 1
+                         : format              ? 2
+                                               : size,
                  scales = (I * O * bytes + size - 1) / size;
     struct cylstm_context ctx;
     cylstm_init_context(&ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);

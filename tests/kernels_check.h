@@ -130,6 +130,9 @@ struct check {
 void check_product(const struct check *, struct trial *); /* kernels_product.c */
 void check_finish(const struct check *, struct trial *);
 void check_bf16(const struct check *, struct trial *); /* kernels_compact.c */
+void check_bf16_products(const struct check *, struct trial *);
+void check_bf16_rounded(const struct check *, struct trial *);
+void check_round_row(const struct check *, struct trial *);
 void check_int8(const struct check *, struct trial *);
 void check_quantize(const struct check *, struct trial *);
 void check_transpose(const struct check *, struct trial *); /* kernels_arrays.c */

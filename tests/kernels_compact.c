@@ -2,11 +2,13 @@
 #define _DEFAULT_SOURCE
 #include "kernels_check.h"
 
+static int is_int8(const struct cylstm_compact_kernels *k) { return k->code_size == 1; }
+
 /* Store a weight: one of the values of k that share a lane. */
 static void put_compact(const struct cylstm_compact_kernels *k, unsigned char *lane, size_t n,
                         int q)
 {
-    if (k->quantize) {
+    if (is_int8(k)) {
         lane[n] = (unsigned char)q;
         return;
     }
@@ -25,8 +27,8 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
 {
     if (!k) return; /* none of this type */
     enum { WORD = 4 };
-    const size_t group = k->quantize ? INT8_GROUP : BF16_GROUP, VL = k->lanes,
-                 line = PANEL_VECTORS * VL * WORD, extra = k->quantize ? INT8_EXTRA_ROWS : 0,
+    const size_t group = is_int8(k) ? INT8_GROUP : BF16_GROUP, VL = k->lanes,
+                 line = PANEL_VECTORS * VL * WORD, extra = is_int8(k) ? INT8_EXTRA_ROWS : 0,
                  rows = size_between(t, 1, k->tile_rows, k->tile_rows),
                  row = size_between(t, 0, 3, 0),
                  panels = rows == 1 ? size_between(t, 1, k->row_panels, k->row_panels) : 1,
@@ -62,18 +64,19 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
                 put_compact(k, lane + j / group * line, j % group, q);
                 sum += q;
             }
-            if (!k->quantize) continue;
+            if (!is_int8(k)) continue;
             const float scale = (float)ldexp(1, -(int)below(t, 3));
             sum *= -128;
             memcpy(lane + groups * line, &scale, sizeof scale);
             memcpy(lane + (groups + 1) * line, &sum, sizeof sum);
         }
-        if (!k->quantize) continue;
-        codes[n] = (struct cylstm_codes){guarded(t, "codes", rows * groups * group), groups * group,
+        if (!k->code_size) continue;
+        const size_t stride = groups * group * k->code_size;
+        codes[n] = (struct cylstm_codes){guarded(t, "codes", rows * stride), stride,
                                          guarded(t, "scales", rows * sizeof(float)), row};
         for (size_t r = 0; r < rows; r++)
-            codes[n].scales[r] = k->quantize(row_of(t, &term->a, row + r), K[n],
-                                             codes[n].codes + r * groups * group);
+            codes[n].scales[r] =
+                k->quantize(row_of(t, &term->a, row + r), K[n], codes[n].codes + r * stride);
     }
     float *sums = guarded(t, "sums", (rows > 1 ? rows : panels) * line);
     /* the last panel may use fewer vectors, and what it does not use starts from 0 */
@@ -105,11 +108,11 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
                     both = j % group ? both & 0xffff0000 : both << 16;
                     float value;
                     memcpy(&value, &both, sizeof value);
-                    if (k->quantize) value = (float)(signed char)lane[j / group * line + j % group];
+                    if (is_int8(k)) value = (float)(signed char)lane[j / group * line + j % group];
                     sum +=
                         get(t, row_of(t, &p.term[n].a, row + r), (ptrdiff_t)j) * (long double)value;
                 }
-                if (k->quantize && K[n])
+                if (is_int8(k) && K[n])
                     memcpy(&scale, lane + round_up(K[n], group) / group * line, sizeof scale);
                 want += sum * scale;
             }
@@ -121,6 +124,110 @@ void check_bf16(const struct check *check, struct trial *t)
 {
     (void)check;
     check_compact(t, t->kernels->bf16);
+}
+
+void check_bf16_products(const struct check *check, struct trial *t)
+{
+    (void)check;
+    check_compact(t, cylstm_find_bf16(t->kernels));
+}
+
+static float widened(uint16_t code)
+{
+    const uint32_t bits = (uint32_t)code << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* To nearest even, by arithmetic: of normal numbers, with 8 bits behind the first. */
+static uint16_t rounded(float x)
+{
+    int exponent;
+    const double fraction = frexp(x, &exponent);
+    const float near = (float)ldexp(nearbyint(ldexp(fraction, 8)), exponent - 8);
+    uint32_t bits;
+    memcpy(&bits, &near, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+/* A lone row and a whole tile of numbers that must be rounded: as near to the sum of exact products
+ * as bf16dot_tmpl.h promises, and the same for each row, however many go together. */
+void check_bf16_rounded(const struct check *check, struct trial *t)
+{
+    (void)check;
+    const struct cylstm_compact_kernels *k = cylstm_find_bf16(t->kernels);
+    if (!k) return;
+    record = NULL; /* each CPU rounds its own way */
+    const size_t K = size_between(t, 1, 90, 64), pairs = round_up(K, 2) / 2, width = width_of(t),
+                 rows = k->tile_rows;
+    struct cylstm_rows a = place(t, "a", rows, K);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < K; j++) put(t, row_of(t, &a, r), (ptrdiff_t)j, 2 * fraction(t));
+    uint16_t *w = guarded(t, "w", pairs * width * 2 * sizeof *w),
+             *codes = guarded(t, "codes", rows * pairs * 2 * sizeof *codes);
+    for (size_t n = 0; n < pairs * width * 2; n++)
+        w[n] = n % 2 && n / 2 / width * 2 + 1 == K ? 0 : rounded((float)fraction(t));
+    float *init = guarded(t, "init", width * sizeof *init),
+          *sums = guarded(t, "sums", rows * width * sizeof *sums),
+          *alone = guarded(t, "alone", width * sizeof *alone);
+    for (size_t c = 0; c < width; c++) init[c] = (float)fraction(t);
+    for (size_t r = 0; r < rows; r++)
+        k->quantize(row_of(t, &a, r), K, (uint8_t *)(codes + r * pairs * 2));
+    const struct cylstm_product p = {.compact = k,
+                                     .columns = width,
+                                     .init = init,
+                                     .term[0] = {.a = a, .a_k = 1, .K = K, .w = w}};
+    const struct cylstm_codes both[2] = {{(uint8_t *)codes, pairs * 2 * sizeof *codes, NULL, 0}};
+    describe(t, "%s: %zu rows of %zu", k->name, rows, K);
+    CALL(t, k->sum(&p, both, 0, 1, 0, rows, sums));
+    for (size_t r = 0; r < rows && !bench; r++) {
+        k->sum(&p, both, 0, 1, r, 1, alone);
+        if (memcmp(alone, sums + r * width, width * sizeof *alone))
+            fail(t, "row %zu of the tile is another by itself", r);
+        for (size_t c = 0; c < width; c++) {
+            long double want = init[c], magnitude = fabsl(want);
+            for (size_t j = 0; j < K; j++) {
+                const long double x = widened(
+                                      rounded((float)get(t, row_of(t, &a, r), (ptrdiff_t)j))),
+                                  product = x * widened(w[(j / 2 * width + c) * 2 + j % 2]);
+                want += product;
+                magnitude += fabsl(product);
+            }
+            expect(t, "sums", r, c, sums, (ptrdiff_t)(r * width + c), want,
+                   (long double)(pairs + 1) * 0x1p-23L * magnitude);
+        }
+    }
+    memcpy(alone, before(t, alone), width * sizeof *alone);
+}
+
+/* Rows as bfloat16: to nearest even, halves of it, infinities and NaN among them. */
+void check_round_row(const struct check *check, struct trial *t)
+{
+    (void)check;
+    const struct cylstm_compact_kernels *k = cylstm_find_bf16(t->kernels);
+    if (!k) return;
+    const size_t n = size_between(t, 1, 80, 64), all = round_up(n, BF16_GROUP);
+    float *x = guarded(t, "x", n * sizeof *x);
+    uint16_t *codes = guarded(t, "codes", all * sizeof *codes);
+    for (size_t j = 0; j < n; j++) {
+        const float half = (float)(256 + below(t, 256)) + 0.5f; /* between two of them */
+        x[j] = chance(t, 3) ? ldexpf(chance(t, 2) ? half : -half, (int)below(t, 200) - 100)
+                            : (float)(4 * fraction(t));
+        if (chance(t, 20)) x[j] = chance(t, 2) ? INFINITY : chance(t, 2) ? 0 : NAN;
+    }
+    describe(t, "%s: %zu numbers", k->name, n);
+    CALL(t, k->quantize(x, n, (uint8_t *)codes));
+    for (size_t j = 0; j < all && !bench; j++) {
+        const float got = widened(codes[j]), want = j >= n ? 0
+                                                    : isinf(x[j]) || isnan(x[j])
+                                                        ? x[j]
+                                                        : widened(rounded(x[j]));
+        if (memcmp(&got, &want, sizeof got) && !(isnan(got) && isnan(want)))
+            fail(t, "code %zu of %.9g is %.9g, but should be %.9g", j, j < n ? x[j] : 0.f, got,
+                 want);
+    }
+    memcpy(codes, before(t, codes), all * sizeof *codes);
 }
 
 /* Every way of multiplying int8 that serves a set, by turns. */

@@ -28,6 +28,7 @@ def test_show_config() -> None:
             "isa_available",
             "int8",
             "int8_available",
+            "bf16",
             "gemm",
             "gemm_route",
             "threads",

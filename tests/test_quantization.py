@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from cylstm import reference
+from cylstm import _core, reference
 from cylstm.tensors import widened
 from helpers import Array, all_grads, rel, run_python, same_bits
 
@@ -104,13 +105,19 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
     assert stored.tolist() == [[1, 1, 1 + 2 * step, 1 + step, -1, 0]]
 
 
-def assert_exact(narrow: Any, x: Array, states: tuple[Array, ...], cell: Any) -> None:
+def assert_exact(
+    narrow: Any,
+    x: Array,
+    states: tuple[Array, ...],
+    cell: Any,
+    read: Callable[[Any], Any] = reference.int8_weights,
+) -> None:
     """Against the reference, whose codes and sums are the same integers: what is left is float32's
     rounding of gate math. A code off by one would show as some 1e-3.
 
     Each step by itself from the state before: after many, a code may be rounded the other way.
     """
-    weights = reference.int8_weights(narrow.state_dict())
+    weights = read(narrow.state_dict())
     end = narrow(x, states if len(states) > 1 else states[0])[1]
     for t in range(len(x)):
         given: Any = states if len(states) > 1 else states[0]
@@ -177,6 +184,104 @@ def variant(name: str, isa: str | None, B: int, **more: Any) -> tuple[Any, Array
 def test_int8_of_variants_is_exact_integers(name: str, B: int, isa: str) -> None:
     module, x, states = variant(name, isa, B)
     assert_exact(cylstm.quantize(module), x, states, VARIANTS[name][2])
+
+
+# --- products of bfloat16: by CPUs that have them, and by the portable set everywhere
+
+PRODUCTS = [isa for isa in ISAS if isa == "scalar" or (isa == ISAS[0] and _core.BF16)]
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", SIZES)
+def test_products_of_bfloat16(name: str, shape: str, isa: str) -> None:
+    """Rows rounded to bfloat16 and exact products. A value rounded the other way would show as
+    some 1e-3, what is left is how sums are rounded."""
+    lstm = forced(isa)(**{**SIZES[name], "batch_first": False}, seed=1)
+    narrow = cylstm.quantize(lstm, "bfloat16", arithmetic="bfloat16")
+    x, states = inputs(lstm, *SHAPES[shape])
+    assert_exact(narrow, x, states, None, reference.bfloat16_weights)
+    weights_alone = cylstm.quantize(lstm, "bfloat16")
+    assert not same_bits(flat(narrow(x, states)), flat(weights_alone(x, states)))
+    for key, array in weights_alone.state_dict().items():
+        assert same_bits(narrow.state_dict()[key], array)
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+@pytest.mark.parametrize("B", [1, 7])
+@pytest.mark.parametrize("name", ["peephole", "projection", "GRU", "GRU, reset before", "RNN"])
+def test_products_of_bfloat16_of_variants(name: str, B: int, isa: str) -> None:
+    module, x, states = variant(name, isa, B)
+    narrow = cylstm.quantize(module, "bfloat16", arithmetic="bfloat16")
+    assert_exact(narrow, x, states, VARIANTS[name][2], reference.bfloat16_weights)
+
+
+@pytest.mark.parametrize("isa", PRODUCTS)
+def test_products_of_bfloat16_of_a_sequence(isa: str) -> None:
+    """As ever: not of the batch, the threads or blocks."""
+    lstm = forced(isa)(37, 50, 2, seed=3)
+    narrow = cylstm.quantize(lstm, "bfloat16", arithmetic="bfloat16")
+    x, (h_0, c_0) = inputs(lstm, 41, 70)
+    whole = flat(narrow(x, (h_0, c_0), threads=1))
+    assert same_bits(whole, flat(narrow(x, (h_0, c_0), threads=3)))
+    few = slice(30, 31)
+    part = narrow(x[:, few], (h_0[:, few].copy(), c_0[:, few].copy()))
+    assert same_bits(flat(part), [a[:, few] for a in whole])
+    stream = narrow.stream(70)
+    stream.state = (h_0, c_0)
+    blocks = [stream.run(x[:17]), stream.step(x[17])[None], stream.run(x[18:])]
+    assert same_bits([np.concatenate(blocks), *stream.state], whole)
+    spoilt = x.copy()
+    spoilt[2, 1, 3] = np.nan
+    y = narrow(spoilt, (h_0, c_0))[0]
+    assert np.isnan(y[2:, 1]).all()
+    assert same_bits(np.delete(y, 1, 1), np.delete(whole[0], 1, 1))
+    assert same_bits(flat(copy.deepcopy(narrow)(x, (h_0, c_0))), whole)
+    assert "weights='bfloat16', arithmetic='bfloat16'" in repr(narrow)
+
+
+# A Linear and a file have the kernels of the process: one with the portable set.
+PRODUCTS_OF_LINEAR = """
+import cylstm, numpy as np, sys
+from cylstm import reference
+draw = np.random.default_rng(0)
+for inputs, outputs in [(1, 1), (7, 17), (257, 9), (1150, 130)]:
+    linear = cylstm.Linear(inputs, outputs, seed=1)
+    narrow = cylstm.quantize(linear, "bfloat16", arithmetic="bfloat16")
+    x = draw.standard_normal((9, inputs), np.float32)
+    matrix = reference.Bfloat16Matrix(narrow.state_dict()["weight"])
+    y, bias = narrow(x), narrow.state_dict()["bias"].astype(np.float64)
+    error = np.abs(y - (x @ matrix.T + bias))
+    assert (error <= matrix.bound(x) + inputs * 2**-24 * np.abs(bias)).all()
+    assert np.array_equal(narrow(x[4]), y[4])
+gru = cylstm.GRU(8, 17, batch_first=True, seed=1)
+model = cylstm.Sequential([cylstm.steps.FinalState(gru), cylstm.Linear(17, 3, seed=2)])
+narrow = cylstm.quantize(model, "bfloat16", arithmetic="bfloat16")
+cylstm.save(narrow, sys.argv[1])
+x = draw.standard_normal((2, 5, 8), np.float32)
+assert np.array_equal(cylstm.load(sys.argv[1])(x), narrow(x))
+print(cylstm.show_config()["bf16"])
+"""
+
+
+def test_products_of_bfloat16_of_a_linear(tmp_path: Path) -> None:
+    path = str(tmp_path / "narrow")
+    done = run_python("-c", PRODUCTS_OF_LINEAR, path, CYLSTM_ISA="scalar")
+    assert done.stdout.split() == ["scalar"], done.stderr
+    if not _core.BF16:
+        with pytest.raises(ValueError, match="arithmetic is 'bfloat16', which this CPU can't do"):
+            cylstm.load(path)
+
+
+def test_products_of_bfloat16_are_refused() -> None:
+    lstm = cylstm.LSTM(3, 4)
+    with pytest.raises(ValueError, match="arithmetic is 'bfloat16' with weights 'int8'"):
+        cylstm.quantize(lstm, "int8", arithmetic="bfloat16")
+    with pytest.raises(ValueError, match="arithmetic is 'float16', expected 'bfloat16'"):
+        cylstm.quantize(lstm, "bfloat16", arithmetic="float16")
+    for isa in set(ISAS) & {"avx2", "sse2"}:
+        with pytest.raises(ValueError, match=f"can't do with the kernels '{isa}', expected AVX"):
+            cylstm.quantize(forced(isa)(3, 4), "bfloat16", arithmetic="bfloat16")
 
 
 @pytest.mark.parametrize("weights", FORMATS)

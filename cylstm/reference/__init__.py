@@ -3,8 +3,8 @@
 This package is for reading, and for testing against. It is slow, imports nothing of the library,
 and computes in the dtype of ``x``. `cells` has one step of each cell, `network` a layer over time
 and the stack of layers, and each backward stands directly below its forward and walks the same
-lines upwards; `activations` has the functions that cells may use, `int8` the products with weights
-of int8.
+lines upwards; `activations` has the functions that cells may use, `int8` and `bfloat16` the
+products with rows that are rounded to either.
 
 One step of an LSTM takes the input ``x_t`` and the state ``(h, c)`` that the previous step left::
 
@@ -40,6 +40,7 @@ D directions. A ``d`` before a name is the gradient of the loss with respect to 
 """
 
 from .activations import FUNCTIONS, Activation, sigmoid
+from .bfloat16 import Bfloat16Matrix, bfloat16_weights, round_bfloat16
 from .cells import GRU, LSTM, RNN, Cell, State, Weights
 from .int8 import Int8Matrix, int8_weights, quantize_rows
 from .network import Grads, Tape, backward, describe, forward, names, pick
@@ -50,6 +51,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Activation",
+    "Bfloat16Matrix",
     "Cell",
     "Grads",
     "Int8Matrix",
@@ -57,11 +59,13 @@ __all__ = [
     "Tape",
     "Weights",
     "backward",
+    "bfloat16_weights",
     "describe",
     "forward",
     "int8_weights",
     "names",
     "pick",
     "quantize_rows",
+    "round_bfloat16",
     "sigmoid",
 ]

@@ -3,7 +3,8 @@
  * They leave float32 sums, which a kernel set then finishes like its own.
  *
  * bfloat16 weights are widened, and each sum is the chain of multiply-adds that it would be with
- * float32 weights of the same values: the bits are the same.
+ * float32 weights of the same values: the bits are the same. Or, where the CPU multiplies bfloat16,
+ * rows of activations are rounded to it as well: bf16dot_tmpl.h.
  *
  * With int8, a row of activations is quantised on its own, x ~ scale * q with |q| <= 127, and so is
  * a column of a panel, one unit's weights of one gate. The product of the two is an exact integer.
@@ -20,10 +21,11 @@ enum {
     INT8_MOST_K = 1 << 17 /* 127 * 127 times as many fit 32 bits */
 };
 
-/* Rows of a term as int8, from row `first` on: (rows, stride) codes, and a scale for each. */
+/* Rows of a term as int8 or bfloat16, from row `first` on: (rows, stride) bytes of codes, and with
+ * int8 a scale for each. */
 struct cylstm_codes {
     uint8_t *codes;
-    size_t stride; /* K rounded up to whole groups */
+    size_t stride; /* of whole groups, at least K codes */
     float *scales;
     size_t first;
 };
@@ -36,23 +38,26 @@ struct cylstm_compact_kernels {
     size_t lanes;      /* of the float32 kernel set that it serves */
     size_t tile_rows;  /* rows that `sum` takes at most */
     size_t row_panels; /* panels that it takes together for a lone row, at most */
-    /* int8: codes of n floats, up to whole groups, and their scale. A row that holds a NaN or an
+    size_t code_size;  /* bytes; 0: rows stay as they are, and there is no `quantize` */
+    /* Codes of n floats, up to whole groups, and their scale. int8: a row that holds a NaN or an
      * infinity gets the scale NaN, and so do its sums; one whose largest value is less than 2^-119
-     * is zero. bfloat16: NULL. */
+     * is zero. bfloat16: 1, which nobody reads; a NaN stays one. */
     float (*quantize)(const float *x, size_t n, uint8_t *codes);
     /* sums (rows, 4 VL) = init + both terms, of rows from `row` on. Of a lone row, sums (panels, 4 VL).
-     * `codes`, with int8: of each term's rows. */
+     * `codes`, where there are such: of each term's rows. */
     void (*sum)(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
                 size_t panels, size_t row, size_t rows, float *sums);
 };
 
 #if CYLSTM_X86
+extern const struct cylstm_compact_kernels cylstm_bf16_avx512;
 extern const struct cylstm_compact_kernels cylstm_int8_avx512vnni, cylstm_int8_avx512;
 extern const struct cylstm_compact_kernels cylstm_int8_avxvnni, cylstm_int8_avx2, cylstm_int8_sse2;
 #endif
 #if CYLSTM_AARCH64
+extern const struct cylstm_compact_kernels cylstm_bf16_neon;
 extern const struct cylstm_compact_kernels cylstm_int8_neondot, cylstm_int8_neon;
 #endif
-extern const struct cylstm_compact_kernels cylstm_int8_scalar;
+extern const struct cylstm_compact_kernels cylstm_int8_scalar, cylstm_bf16_scalar;
 
 #endif

@@ -125,6 +125,7 @@ const struct cylstm_compact_kernels INT8_KERNELS = {
     .lanes = VL,
     .tile_rows = INT8_ROWS,
     .row_panels = 1,
+    .code_size = sizeof(int8_t),
     .quantize = quantize,
     .sum = sum,
 };

@@ -64,6 +64,13 @@ ALWAYS_INLINE vf v_from_i(vi a) { return _mm512_cvtepi32_ps(a); }
 ALWAYS_INLINE void v_store_low_bytes(void *p, vf a) {
     _mm_storeu_si128(p, _mm512_cvtepi32_epi8(_mm512_castps_si512(a)));
 }
+#if defined(DOT_BF16)
+#define BF16DOT_ROWS 6
+ALWAYS_INLINE vf v_dot_bf16(vi a, vi w, vf sum) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)w); }
+ALWAYS_INLINE void v_store_bf16(void *p, vf a) {
+    _mm256_storeu_si256(p, (__m256i)_mm512_cvtneps_pbh(a));
+}
+#endif
 #if defined(DOT_VNNI)
 #define INT8_ROWS 6
 #define CODE_OF_ZERO 128

@@ -56,6 +56,13 @@ ALWAYS_INLINE void v_store_low_bytes(void *p, vf a) {
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
     vst1_lane_u32(p, vreinterpret_u32_u8(bytes), 0);
 }
+#if defined(DOT_BF16)
+#define BF16DOT_ROWS 5
+ALWAYS_INLINE vf v_dot_bf16(vi a, vi w, vf sum) {
+    return vbfdotq_f32(sum, vreinterpretq_bf16_s8(a), vreinterpretq_bf16_s8(w));
+}
+ALWAYS_INLINE void v_store_bf16(void *p, vf a) { vst1_u8(p, vreinterpret_u8_bf16(vcvt_bf16_f32(a))); }
+#endif
 #if defined(DOT_SDOT)
 ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) {
     return vreinterpretq_s8_s32(vdotq_s32(vreinterpretq_s32_s8(sum), a, w));

@@ -22,6 +22,10 @@
  *                         where CODE_OF_ZERO is 128, a is unsigned and holds the number plus 128
  *   v_store_low_bytes     the lowest byte of each lane, VL bytes
  *   INT8_ROWS             rows of a tile of integer sums
+ * and, with DOT_BF16, bf16dot_tmpl.h, with two bfloat16 to a lane of vi:
+ *   v_dot_bf16(a, w, sum) sum + the two products of each lane, rounded as that file says
+ *   v_store_bf16          every lane rounded to bfloat16, to nearest even, VL of them
+ *   BF16DOT_ROWS          rows of a tile of such sums
  * Here v_fma is not fused: libm's fma() is slow in software on CPUs without the instruction. */
 #include <string.h>
 
@@ -111,6 +115,24 @@ ALWAYS_INLINE vi v_set1_i(int32_t a) { vi r; EACH_LANE r.lane[l] = a; return r; 
 ALWAYS_INLINE vi v_add_i(vi a, vi b) { EACH_LANE a.lane[l] += b.lane[l]; return a; }
 ALWAYS_INLINE vf v_from_i(vi a) { LANES((real)A); }
 ALWAYS_INLINE void v_store_low_bytes(void *p, vf a) { EACH_LANE ((uint8_t *)p)[l] = (uint8_t)bits_of(A); }
+#if defined(DOT_BF16)
+#define BF16DOT_ROWS 2
+ALWAYS_INLINE vf v_dot_bf16(vi a, vi w, vf sum) {
+    EACH_LANE sum.lane[l] += real_of((uint32_t)a.lane[l] << 16) * real_of((uint32_t)w.lane[l] << 16);
+    EACH_LANE sum.lane[l] += real_of((uint32_t)a.lane[l] & 0xffff0000u) * real_of((uint32_t)w.lane[l] & 0xffff0000u);
+    return sum;
+}
+/* To nearest even; a NaN stays one. */
+ALWAYS_INLINE uint16_t bf16_of(real a) {
+    const uint32_t bits = bits_of(a);
+    return (uint16_t)(a != a ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+ALWAYS_INLINE void v_store_bf16(void *p, vf a) {
+    uint16_t r[VL];
+    EACH_LANE r[l] = bf16_of(A);
+    memcpy(p, r, sizeof r);
+}
+#endif
 /* Byte k of a lane, with its sign. */
 ALWAYS_INLINE int32_t byte_of(int32_t a, int k) { return (int32_t)((uint32_t)a << (24 - 8 * k)) >> 24; }
 ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) {
