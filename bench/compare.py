@@ -19,9 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-import cylstm
-from bench import limits, narrow, report
-from bench.engines import ENGINES, NARROW
+from bench import limits, report
+from bench.engines import ENGINES
 from bench.measure import TOLERANCE, Effort, Job, Result, Tell, failure, machine_busy, work
 from bench.problem import load_shapes
 from bench.rows import RIVALS
@@ -80,8 +79,6 @@ def describe() -> Result:
         "system": platform.platform(),
         "python": platform.python_version(),
         "compiler": version.splitlines()[0] if version else "",
-        "int8": cylstm.show_config()["int8"],
-        "bf16": cylstm.show_config()["bf16"],
         "versions": {name: engine.version() for name, engine in ENGINES.items()},
         "load": os.getloadavg()[0],
     }
@@ -100,8 +97,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--sets",
         type=words,
         default=("models", "steps", "square", "cells"),
-        help="sets of shapes.json (models,steps,square,cells: all), or narrow: "
-        "engines with fewer bits on the LSTMs of the first three, time and error",
+        help="sets of shapes.json (models,steps,square,cells: all)",
     )
     add("--shapes", type=words, help="only the shapes of these names, of any set")
     add("--threads", type=numbers, default=(1, 2), help="numbers of threads (1,2)")
@@ -134,15 +130,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def plan(options: argparse.Namespace) -> tuple[list[Job], dict[str, Result]]:
     """The jobs of a run, and their shapes as the results keep them."""
     sets = load_shapes()
-    fewer_bits = options.sets == ("narrow",)
-    if fewer_bits:
-        options.sets, options.modes = narrow.SETS, ("step", "forward")
-    engines = {"cylstm": ENGINES["cylstm"]} | NARROW if fewer_bits else ENGINES
     shapes = {shape.name: shape for rows in sets.values() for shape in rows}
     for kind, given, known in (
         ("shapes", options.shapes, shapes),
         ("sets", options.sets, sets),
-        ("peers", options.peers, engines),
+        ("peers", options.peers, ENGINES),
         ("modes", options.modes, RIVALS),
     ):
         unknown = [name for name in given or () if name not in known]
@@ -151,17 +143,15 @@ def plan(options: argparse.Namespace) -> tuple[list[Job], dict[str, Result]]:
     effort = Effort(rounds=3, burst=0.005, budget=5) if options.quick else Effort()
     if options.rounds:
         effort = replace(effort, rounds=options.rounds)
-    wanted = ("cylstm", *(options.peers or engines))
-    present = tuple(n for n in dict.fromkeys(wanted) if engines[n].version() is not None)
+    wanted = ("cylstm", *(options.peers or ENGINES))
+    present = tuple(n for n in dict.fromkeys(wanted) if ENGINES[n].version() is not None)
     chosen = [
         shapes[name]
-        for name in options.shapes
-        or [one.name for one in narrow.shapes()] * fewer_bits
-        or [one.name for name in options.sets for one in sets[name]]
+        for name in options.shapes or [one.name for name in options.sets for one in sets[name]]
         if not (options.quick and shapes[name].forward_flops > QUICK_FLOPS)
     ]
     jobs = [
-        Job(shape, mode, threads, present, options.dtype, effort, fewer_bits)
+        Job(shape, mode, threads, present, options.dtype, effort)
         for mode in options.modes
         for threads in options.threads
         for shape in chosen
@@ -248,8 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print("interrupted: what was measured until here is kept")
     if not results["jobs"]:
         return 130
-    write = narrow.write if jobs[0].narrow else report.write
-    passed = write(results, options.out, console)
+    passed = report.write(results, options.out, console)
     return 130 if interrupted else int(options.strict and not passed)
 
 

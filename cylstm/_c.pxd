@@ -149,6 +149,22 @@ cdef extern from "cylstm.h" nogil:
                          const void *packed_backward, const cylstm_sequence *seq,
                          const cylstm_gradients *grads, void *scratch)
 
+    cdef struct cylstm_tangents:
+        const void *dx
+        ptrdiff_t dx_t, dx_b
+        const void *dh_0
+        const void *dc_0
+        const void *dweights
+        void *dy
+        ptrdiff_t dy_t, dy_b
+        void *dh_n
+        void *dc_n
+
+    size_t cylstm_jvp_scratch(const cylstm_context *ctx, const cylstm_dims *dims,
+                              const cylstm_sequence *seq)
+    void cylstm_jvp(const cylstm_context *ctx, const cylstm_dims *dims, const void *packed,
+                    const cylstm_sequence *seq, const cylstm_tangents *tangents, void *scratch)
+
     cdef struct cylstm_linear:
         size_t rows, inputs, outputs
         const void *weight

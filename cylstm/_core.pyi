@@ -2,7 +2,7 @@
 the package and its tests.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -229,6 +229,15 @@ class Tape:
         threads: int | None = None,
         need_x: bool = True,
     ) -> Gradients: ...
+    def jvp(
+        self,
+        dx: ArrayLike | None = None,
+        dh_0: ArrayLike | None = None,
+        dc_0: ArrayLike | None = None,
+        dweights: Mapping[str, ArrayLike] | None = None,
+        *,
+        threads: int | None = None,
+    ) -> tuple[_Array, _Array, _Array | Any]: ...  # dc_n is None for a cell without c
 
 class Stream:
     def __new__(

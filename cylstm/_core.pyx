@@ -18,6 +18,7 @@ from cylstm cimport _c
 import os
 import sys
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -48,6 +49,7 @@ include "_dims.pxi"
 include "_packs.pxi"
 include "_arrays.pxi"
 include "_call.pxi"
+include "_tangents.pxi"
 include "_tape.pxi"
 include "_linear.pxi"
 include "_optim.pxi"

@@ -153,6 +153,23 @@ void cylstm_check_backward(const struct cylstm_context *ctx, const struct cylstm
     ASSERT(rows_are_apart(seq->T, seq->B, grads->dx_t, grads->dx_b, (double)dims->input));
 }
 
+void cylstm_check_jvp(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                      const void *packed, const struct cylstm_sequence *seq,
+                      const struct cylstm_tangents *tangents, const void *scratch)
+{
+    const double width = (double)(dims->directions * cylstm_hidden_width(dims));
+    check_sequence(ctx, dims, packed, seq, scratch);
+    ASSERT(seq->tape && !seq->tape->checkpoint && !seq->raw);
+    ASSERT(is_real(ctx, seq->y));
+    ASSERT(!tangents->dx || is_real(ctx, tangents->dx));
+    ASSERT(!tangents->dh_0 || is_real(ctx, tangents->dh_0));
+    ASSERT(!tangents->dc_0 || is_real(ctx, tangents->dc_0));
+    ASSERT(!tangents->dweights || is_memory(tangents->dweights));
+    ASSERT(is_real(ctx, tangents->dy) && is_real(ctx, tangents->dh_n));
+    ASSERT(cylstm_find_cell(dims).states == 2 ? is_real(ctx, tangents->dc_n) : !tangents->dc_n);
+    ASSERT(rows_are_apart(seq->T, seq->B, tangents->dy_t, tangents->dy_b, width));
+}
+
 void cylstm_check_plan(const struct cylstm_context *ctx, const struct cylstm_context *made,
                        const struct cylstm_dims *dims, size_t B, const void *plan)
 {

@@ -22,6 +22,9 @@ void cylstm_check_forward(const struct cylstm_context *ctx, const struct cylstm_
 void cylstm_check_backward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
                            const void *packed_backward, const struct cylstm_sequence *seq,
                            const struct cylstm_gradients *grads, const void *scratch);
+void cylstm_check_jvp(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                      const void *packed, const struct cylstm_sequence *seq,
+                      const struct cylstm_tangents *tangents, const void *scratch);
 /* `made` is the context that the plan was made with, or `ctx` itself as it is made. */
 void cylstm_check_plan(const struct cylstm_context *ctx, const struct cylstm_context *made,
                        const struct cylstm_dims *dims, size_t B, const void *plan);

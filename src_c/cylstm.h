@@ -393,6 +393,28 @@ CYLSTM_API void cylstm_backward(const struct cylstm_context *ctx, const struct c
                                 const void *packed_backward, const struct cylstm_sequence *seq,
                                 const struct cylstm_gradients *grads, void *scratch);
 
+/* -------------------------------------------------------------- forward-mode derivatives */
+
+/* How outputs change as inputs, states and weights do: a product of the Jacobian with a vector. Here d
+ * before a name is its tangent. The sequence is the one that went forward, with its tape, which must
+ * not be a checkpoint; nothing in it is changed. */
+struct cylstm_tangents {
+    const void *dx; /* (T, B, I) or NULL for zeros; ignored past each length */
+    ptrdiff_t dx_t, dx_b;
+    const void *dh_0, *dc_0; /* (L*D, B, R), (L*D, B, H) or NULL for zeros */
+    const void *dweights;    /* packed as cylstm_pack_weights does it; NULL for zeros */
+    void *dy;                /* (T, B, D*R), set to 0 past each length */
+    ptrdiff_t dy_t, dy_b;
+    void *dh_n, *dc_n; /* (L*D, B, R), (L*D, B, H) */
+};
+
+CYLSTM_API size_t cylstm_jvp_scratch(const struct cylstm_context *ctx,
+                                     const struct cylstm_dims *dims,
+                                     const struct cylstm_sequence *seq);
+CYLSTM_API void cylstm_jvp(const struct cylstm_context *ctx, const struct cylstm_dims *dims,
+                           const void *packed, const struct cylstm_sequence *seq,
+                           const struct cylstm_tangents *tangents, void *scratch);
+
 /* ---------------------------------------------------------------- an affine map */
 
 /* y = x W^T + b for each row, with W as it is: reals are not packed. All arrays are contiguous

@@ -50,7 +50,7 @@ C_LEVELS = [
     {"drop", "optim", "pack"},
     {"product"},
     {"backward_states"},
-    {"forward_step", "backward_step", "backward_gradients", "linear"},
+    {"forward_step", "backward_step", "backward_gradients", "jvp", "linear"},
     {"forward"},
     {"backward_recompute"},
     {"backward"},

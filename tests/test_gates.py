@@ -160,6 +160,7 @@ def test_plot_draws_each_gate_of_the_sequence() -> None:
         assert np.array_equal(drawn, call.tape.gates[3, :3, 2, last][:, [3, 0]].T)
 
 
+@pytest.mark.slow
 def test_plot_labels_steps_and_chooses_units() -> None:
     pytest.importorskip("matplotlib")
     tape = Call("LSTM", SHAPES["unbatched"], "float32").tape

@@ -73,6 +73,34 @@ ALWAYS_INLINE void gru_backward_by(const struct cylstm_cell *cell, size_t panel,
     }
 }
 
+/* dh_t = (1 - z) * dn + z * dh_{t-1} + dz * (h_{t-1} - n) */
+ALWAYS_INLINE void blend_tangent(const struct cylstm_cell *cell, size_t k, size_t u, vf n, vf z,
+                                 vf dn, vf dz)
+{
+    const vf h_prev = v_load(row_of(&cell->h_prev, k) + u);
+    const vf dh_prev = v_load(row_of(&cell->tangent->h_prev, k) + u);
+    put_tangent(cell->tangent, k, u, v_fma(z, v_sub(dh_prev, dn), v_fma(dz, v_sub(h_prev, n), dn)));
+}
+
+/* One panel: da_n, da_r, da_z, dq (rows, 4, VL) of units panel * VL and on. */
+static void gru_tangent(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                        void *sums)
+{
+    const struct cylstm_options *o = cell->options;
+    const real *da = sums;
+    const size_t u = panel * VL, H = cell->H, m = valid(u, H);
+    for (size_t k = row; k < row + rows; k++, da += PANEL_VECTORS * VL) {
+        const real *tape = row_of(&cell->tape, k) + u;
+        const vf r = v_load_n(tape, m), n = v_load_n(tape + 2 * H, m);
+        const vf q = v_load_n(tape + 3 * H, m);
+        const vf dr = v_mul(v_gate_slope(o, 0, r), v_load(da + VL));
+        const vf da_n = v_fma(dr, q, v_fma(r, v_load(da + 3 * VL), v_load(da)));
+        const vf z = v_load_n(tape + H, m);
+        const vf dz = v_mul(v_gate_slope(o, 0, z), v_load(da + 2 * VL));
+        blend_tangent(cell, k, u, n, z, v_mul(v_gate_slope(o, 1, n), da_n), dz);
+    }
+}
+
 /* --- The GRU whose reset gate is applied before the product (Cho et al. 2014):
  *
  *     r, z = sigmoid(a_r), sigmoid(a_z)                           of the first product
@@ -123,6 +151,28 @@ ALWAYS_INLINE void gru_gates_backward_by(const struct cylstm_cell *cell, size_t 
     }
 }
 
+/* One panel: da_r, da_z (rows, 2, 2, VL), as they come. The tangent of `h` gets dm, that of `z` dz, and
+ * `h` m again. */
+static void gru_gates_tangent(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                              void *sums)
+{
+    const struct cylstm_options *o = cell->options;
+    const struct cylstm_cell *d = cell->tangent;
+    const real *da = sums;
+    const size_t first = panel * 2 * VL, H = cell->H;
+    for (size_t k = row; k < row + rows; k++, da += PANEL_VECTORS * VL)
+        for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v += 2, u += VL) {
+            const real *tape = row_of(&cell->tape, k) + u;
+            const vf r = v_load_n(tape, valid(u, H)), z = v_load_n(tape + H, valid(u, H));
+            const vf h_prev = v_load(row_of(&cell->h_prev, k) + u);
+            const vf dr = v_mul(v_gate_slope(o, 0, r), v_load(da + v * VL));
+            v_store(row_of(&d->z, k) + u, v_mul(v_gate_slope(o, 0, z), v_load(da + (v + 1) * VL)));
+            v_store(row_of(&d->h, k) + u,
+                    v_fma(dr, h_prev, v_mul(r, v_load(row_of(&d->h_prev, k) + u))));
+            v_store(row_of(&cell->h, k) + u, v_mul(r, h_prev));
+        }
+}
+
 /* One panel of the second product: preact (rows, 4 VL) = a_n of units panel * 4 VL and on. */
 ALWAYS_INLINE void gru_candidate_forward_by(const struct cylstm_cell *cell, size_t panel,
                                             size_t row, size_t rows, void *sums,
@@ -167,6 +217,21 @@ ALWAYS_INLINE void gru_candidate_backward_by(const struct cylstm_cell *cell, siz
             v_store(dh_prev + u, kept_too(o, cell, dh_prev + u, v_mul(dh, z)));
         }
     }
+}
+
+/* One panel: da_n (rows, 4 VL) of the same units. */
+static void gru_candidate_tangent(const struct cylstm_cell *cell, size_t panel, size_t row,
+                                  size_t rows, void *sums)
+{
+    const real *da = sums;
+    const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
+    for (size_t k = row; k < row + rows; k++, da += PANEL_VECTORS * VL)
+        for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v++, u += VL) {
+            const real *tape = row_of(&cell->tape, k) + u;
+            const vf z = v_load_n(tape + H, valid(u, H)), n = v_load_n(tape + 2 * H, valid(u, H));
+            const vf dn = v_mul(v_gate_slope(cell->options, 1, n), v_load(da + v * VL));
+            blend_tangent(cell, k, u, n, z, dn, v_load(row_of(&cell->tangent->z, k) + u));
+        }
 }
 
 /* clang-format off */

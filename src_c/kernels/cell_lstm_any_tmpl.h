@@ -122,3 +122,79 @@ static void lstm_backward_any(const struct cylstm_cell *cell, size_t panel, size
         }
     }
 }
+
+/* Where c is on the tape: last. */
+ALWAYS_INLINE size_t cell_place(const struct cylstm_cell *cell)
+{
+    return (cell->tape_vectors - 1u) * cell->H;
+}
+
+/* p * dc + dp * c of one of the peepholes above. */
+typedef vf peephole_fn(const struct cylstm_cell *cell, size_t u, size_t n);
+ALWAYS_INLINE vf peephole_tangent(const struct cylstm_cell *cell, peephole_fn *of, size_t u,
+                                  size_t n, vf c, vf dc)
+{
+    const struct cylstm_cell *d = cell->tangent;
+    return v_fma(of(cell, u, n), dc, d->peep ? v_mul(of(d, u, n), c) : v_zero());
+}
+
+/* The tangents of the equations above, each line as it stands. First dc_t, of da of the gates that c
+ * is made of. */
+NEVER_INLINE vf cell_tangent(const struct cylstm_cell *cell, size_t k, size_t u, vf da_i, vf da_f,
+                             vf da_g)
+{
+    const struct cylstm_options *options = cell->options;
+    const size_t H = cell->H, n = valid(u, H);
+    const real *tape = row_of(&cell->tape, k) + u;
+    const vf i = v_load_n(tape, n), f = v_load_n(tape + H, n), g = v_load_n(tape + 2 * H, n);
+    const vf c_prev = v_load(row_of(&cell->c_prev, k) + u);
+    vf di = v_mul(v_gate_slope(options, 0, i), da_i), df = v_mul(v_gate_slope(options, 0, f), da_f);
+    if (options->coupled == COUPLED_F) df = v_sub(v_zero(), di);
+    if (options->coupled == COUPLED_I) di = v_sub(v_zero(), df);
+    const vf dg = v_mul(v_gate_slope(options, 1, g), da_g);
+    vf dc = v_mul(f, v_load(row_of(&cell->tangent->c, k) + u));
+    dc = v_fma(df, c_prev, v_fma(di, g, v_fma(i, dg, dc)));
+    if (options->cell_clip != 0) {
+        const vf limit = v_set1((real)options->cell_clip), c = v_load_n(tape + cell_place(cell), n);
+        dc = v_mul(dc, v_unclipped(c, v_sub(v_zero(), limit), limit));
+    }
+    v_store(row_of(&cell->tangent->c, k) + u, dc);
+    return dc;
+}
+
+/* And dh_t, or dm. */
+NEVER_INLINE void hidden_tangent(const struct cylstm_cell *cell, size_t k, size_t u, vf da_o, vf dc)
+{
+    const struct cylstm_options *options = cell->options;
+    const size_t n = valid(u, cell->H);
+    const real *tape = row_of(&cell->tape, k) + u;
+    const vf o = v_load_n(tape + 3 * cell->H, n);
+    const vf shown = v_activate(&options->function[2], v_load_n(tape + cell_place(cell), n));
+    const vf d_o = v_mul(v_gate_slope(options, 0, o), da_o);
+    const vf d_shown = v_mul(v_slope(&options->function[2], shown), dc);
+    put_tangent(cell->tangent, k, u, v_fma(d_o, shown, v_mul(o, d_shown)));
+    if (cell->h.base) v_store(row_of(&cell->h, k) + u, v_mul(o, shown));
+}
+
+/* One panel: da (rows, 4, VL), without what the peepholes add. */
+static void lstm_tangent(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                         void *sums)
+{
+    const real *da = sums;
+    const size_t u = panel * VL, n = valid(u, cell->H);
+    for (size_t k = row; k < row + rows; k++, da += PANEL_VECTORS * VL) {
+        const vf dc_prev = v_load(row_of(&cell->tangent->c, k) + u);
+        vf da_i = v_load(da), da_f = v_load(da + VL), da_o = v_load(da + 3 * VL);
+        if (cell->peep) {
+            const vf c_prev = v_load(row_of(&cell->c_prev, k) + u);
+            da_i = v_add(da_i, peephole_tangent(cell, peephole_i, u, n, c_prev, dc_prev));
+            da_f = v_add(da_f, peephole_tangent(cell, peephole_f, u, n, c_prev, dc_prev));
+        }
+        const vf dc = cell_tangent(cell, k, u, da_i, da_f, v_load(da + 2 * VL));
+        if (cell->peep) {
+            const vf c = v_load_n(row_of(&cell->tape, k) + cell_place(cell) + u, n);
+            da_o = v_add(da_o, peephole_tangent(cell, peephole_o, u, n, c, dc));
+        }
+        hidden_tangent(cell, k, u, da_o, dc);
+    }
+}

@@ -258,3 +258,80 @@ static void norm_backward(const struct cylstm_cell *cell, size_t rows)
         }
     }
 }
+
+/* The tangent of what norm_preact gives, of that of the sum: with the averages of ds and ds * z,
+ *     dz = (ds - mean(ds) - z * mean(ds * z)) / deviation,   da = dw * z + w * dz + db
+ */
+NEVER_INLINE vf norm_preact_tangent(const struct cylstm_cell *cell, size_t gate,
+                                    const struct norm_back *b, size_t k, vf ds, size_t u)
+{
+    const struct cylstm_cell *d = cell->tangent;
+    const size_t H = cell->H, n = valid(u, H), at = own_place(cell->options, gate, H) + u;
+    const real *tape = row_of(&cell->tape, k) + (GATES + gate) * H;
+    const vf z = normal(&b->m, v_load_n(tape + u, n));
+    const vf dz = v_mul(b->m.by, v_fnma(z, b->dz_z, v_sub(ds, b->dz)));
+    const vf db = v_add(tangent_at(d->b_ih, at, n), tangent_at(d->b_hh, at, n));
+    return v_fma(v_load_n((const real *)cell->norm + at, n), dz,
+                 v_fma(tangent_at(d->norm, at, n), z, db));
+}
+
+/* ds of a gate, with what its peephole adds, is whole: into the sums, and to the averages. */
+ALWAYS_INLINE void norm_sum_tangent(const struct cylstm_cell *cell, size_t gate,
+                                    struct norm_back *b, size_t k, vf ds, size_t u)
+{
+    const size_t H = cell->H;
+    const real *tape = row_of(&cell->tape, k) + (GATES + gate) * H;
+    v_store(row_of(&cell->sums, k) + gate * padded_units(H) + u, ds);
+    b->dz = v_add(b->dz, ds);
+    b->dz_z = v_fma(ds, normal(&b->m, v_load_n(tape + u, valid(u, H))), b->dz_z);
+}
+
+/* Whole rows, of which `sums` holds the tangents of the products' sums, zero past the last unit. */
+static void norm_tangent(const struct cylstm_cell *cell, size_t rows)
+{
+    const size_t H = cell->H, each = padded_units(H);
+    for (size_t k = 0; k < rows; k++) {
+        const real *tape = row_of(&cell->tape, k), *s = row_of(&cell->sums, k);
+        const real *c_prev_row = row_of(&cell->c_prev, k), *dc_row = row_of(&cell->tangent->c, k);
+        struct norm_back b[GATES];
+        struct moments m[GATES];
+        moments_of(tape + GATES * H, H, H, GATES, m);
+        for (size_t gate = 0; gate < GATES; gate++)
+            b[gate] = (struct norm_back){m[gate], v_zero(), v_zero()};
+        for (size_t u = 0; u < H; u += VL) {
+            const size_t n = valid(u, H);
+            vf ds_i = v_load(s + u), ds_f = v_load(s + each + u);
+            if (cell->peep) {
+                const vf c = v_load(c_prev_row + u), dc = v_load(dc_row + u);
+                ds_i = v_add(ds_i, peephole_tangent(cell, peephole_i, u, n, c, dc));
+                ds_f = v_add(ds_f, peephole_tangent(cell, peephole_f, u, n, c, dc));
+            }
+            norm_sum_tangent(cell, GATE_I, &b[GATE_I], k, ds_i, u);
+            norm_sum_tangent(cell, GATE_F, &b[GATE_F], k, ds_f, u);
+            norm_sum_tangent(cell, GATE_G, &b[GATE_G], k, v_load(s + 2 * each + u), u);
+        }
+        for (size_t gate = 0; gate < GATE_O; gate++) norm_average(&b[gate], H);
+        for (size_t u = 0; u < H; u += VL) {
+            const size_t n = valid(u, H);
+            vf da[GATE_O];
+            for (size_t gate = 0; gate < GATE_O; gate++)
+                da[gate] = is_computed(cell->options, gate)
+                               ? norm_preact_tangent(cell, gate, &b[gate], k,
+                                                     v_load(s + gate * each + u), u)
+                               : v_zero();
+            const vf dc = cell_tangent(cell, k, u, da[GATE_I], da[GATE_F], da[GATE_G]);
+            vf ds_o = v_load(s + GATE_O * each + u);
+            if (cell->peep) {
+                const vf c = v_load_n(tape + cell_place(cell) + u, n);
+                ds_o = v_add(ds_o, peephole_tangent(cell, peephole_o, u, n, c, dc));
+            }
+            norm_sum_tangent(cell, GATE_O, &b[GATE_O], k, ds_o, u);
+        }
+        norm_average(&b[GATE_O], H);
+        for (size_t u = 0; u < H; u += VL) {
+            const vf da_o = norm_preact_tangent(cell, GATE_O, &b[GATE_O], k,
+                                                v_load(s + GATE_O * each + u), u);
+            hidden_tangent(cell, k, u, da_o, v_load(dc_row + u));
+        }
+    }
+}

@@ -40,5 +40,19 @@ ALWAYS_INLINE void rnn_backward_by(const struct cylstm_cell *cell, size_t panel,
     }
 }
 
+/* One panel: da (rows, 4 VL) of the same units. */
+static void rnn_tangent(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
+                        void *sums)
+{
+    const real *da = sums;
+    const size_t first = panel * PANEL_VECTORS * VL, H = cell->H;
+    for (size_t k = row; k < row + rows; k++, da += PANEL_VECTORS * VL)
+        for (size_t v = 0, u = first; v < PANEL_VECTORS && u < H; v++, u += VL) {
+            const vf h = v_load_n(row_of(&cell->tape, k) + u, valid(u, H));
+            put_tangent(cell->tangent, k, u,
+                        v_mul(v_gate_slope(cell->options, 0, h), v_load(da + v * VL)));
+        }
+}
+
 /* clang-format off */
 CELL(rnn_forward) CELL(rnn_backward)

@@ -51,3 +51,16 @@ ALWAYS_INLINE vf given_too(const struct cylstm_options *o, const struct cylstm_c
     const real *row = row_of(&cell->given_gates, k) + gate * cell->H;
     return v_add(d, v_load_n(row + u, valid(u, cell->H)));
 }
+
+/* n reals of an array of tangents, which may be missing: zeros. */
+ALWAYS_INLINE vf tangent_at(const void *array, size_t at, size_t n)
+{
+    return array ? v_load_n((const real *)array + at, n) : v_zero();
+}
+
+/* dh_t, to the next step and to the user. */
+ALWAYS_INLINE void put_tangent(const struct cylstm_cell *d, size_t k, size_t u, vf dh)
+{
+    v_store(row_of(&d->h, k) + u, dh);
+    if (d->y.base) v_store_n(row_of(&d->y, k) + u, dh, valid(u, d->H));
+}

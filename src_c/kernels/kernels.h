@@ -145,6 +145,10 @@ struct cylstm_cell {
     struct cylstm_rows z; /* out of a GRU's first product, in to its second; padded */
     struct cylstm_rows
         dgates; /* backward: d pre-activations out, in the order of the cell's table */
+    /* Forward-mode: the tangents of all this, under the same names: peep, bias, norm, b_ih and b_hh
+     * (NULL means zeros), h_prev and z in; c in and out; h and y out. The cell itself has tape, h_prev
+     * and c_prev, and h, where a second product follows, gets what it is made with. */
+    const struct cylstm_cell *tangent;
 };
 
 /* Finishes `rows` rows from `row` of one panel: sums (rows, 4 VL), which are overwritten. Forward they
@@ -256,6 +260,9 @@ struct cylstm_kernels {
                    void *sums);
     struct cylstm_cell_fns cell[CYLSTM_CELL_MATHS][2]; /* [1]: by the options of each call */
     cylstm_rows_fn *norm_forward, *norm_backward;      /* by options */
+    /* Forward-mode derivatives, by options: sums are the tangents of pre-activations. */
+    cylstm_cell_fn *tangent[CYLSTM_CELL_MATHS];
+    cylstm_rows_fn *norm_tangent;
     /* A vector of a panel from n <= VL rows of K reals, `stride` apart: out[k * width + lane] =
      * rows[lane * stride + k] for each k, and 0 in lanes n to `lanes`. */
     void (*transpose)(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out,

@@ -50,6 +50,17 @@ const struct cylstm_kernels KERNELS = {
         },
     .norm_forward = norm_forward,
     .norm_backward = norm_backward,
+    .tangent =
+        {
+            [CYLSTM_LSTM_MATH] = lstm_tangent,
+            [CYLSTM_GRU_MATH] = gru_tangent,
+            [CYLSTM_GRU_GATES_MATH] = gru_gates_tangent,
+            [CYLSTM_GRU_CANDIDATE_MATH] = gru_candidate_tangent,
+            [CYLSTM_RNN_MATH] = rnn_tangent,
+            [CYLSTM_PROJECTION_MATH] = projection_tangent,
+            [CYLSTM_KEEP_MATH] = norm_keep,
+        },
+    .norm_tangent = norm_tangent,
     .transpose = transpose,
     .sum_biases = sum_biases,
     .sum_products = sum_products,

@@ -37,3 +37,21 @@ static void projection_backward(const struct cylstm_cell *cell, size_t panel, si
                     v_mul(v_load(dh + v * VL), v_unclipped(h, least, limit)));
         }
 }
+
+/* One panel: W_hr dm + dW_hr m (rows, 4 VL) of the same units; `y` is h_t. */
+static void projection_tangent(const struct cylstm_cell *cell, size_t panel, size_t row,
+                               size_t rows, void *sums)
+{
+    const real *sum = sums;
+    const double clip = cell->options->proj_clip;
+    const vf limit = v_set1((real)clip), least = v_sub(v_zero(), limit);
+    const size_t first = panel * PANEL_VECTORS * VL, P = cell->H;
+    for (size_t k = row; k < row + rows; k++, sum += PANEL_VECTORS * VL)
+        for (size_t v = 0, u = first; v < PANEL_VECTORS && u < P; v++, u += VL) {
+            const size_t n = valid(u, P);
+            vf dh = v_add(v_load(sum + v * VL), tangent_at(cell->tangent->bias, u, n));
+            if (clip != 0)
+                dh = v_mul(dh, v_unclipped(v_load_n(row_of(&cell->y, k) + u, n), least, limit));
+            put_tangent(cell->tangent, k, u, dh);
+        }
+}
