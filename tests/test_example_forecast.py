@@ -64,12 +64,14 @@ def write(path: Path, values: Any, dated: bool = True) -> Path:
 def test_runs_on_the_shipped_series(
     example: Any, progress: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = "--epochs 3 --hidden 3 --seeds 2 --no-figure --out".split()
+    arguments = "--epochs 3 --hidden 3 --seeds 2 --quantize --no-figure --out".split()
     assert example.forecast.main([*arguments, str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "co2_ppm: 712 months, 1958-03 to 2017-06" in said
     assert "97 forecasts of 24 months" in said
-    assert said.count("LSTM, seed 1") == 2  # a table of RMSE, one of MAE
+    for row in ("LSTM, seed 1", "  seed 1, bfloat16", "  seed 0, int8"):
+        assert said.count(row) == 2  # a table of RMSE, one of MAE
+    assert "of 2 seeds" in said
     assert "to the bit (from 6 origins)" in said
     future = (tmp_path / "out" / "forecast.csv").read_text().splitlines()
     assert future[0] == "month,co2_ppm"

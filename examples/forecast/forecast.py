@@ -3,6 +3,7 @@
     python forecast.py                                   # CO2 at Mauna Loa
     python forecast.py --csv sales.csv --column units    # your own
     python forecast.py --seeds 20                        # was it luck?
+    python forecast.py --quantize                        # what do fewer bits cost?
 
 The end of the series is held out: nothing is trained, scaled or chosen on it. From every origin
 in it the LSTM and two baselines forecast the steps that follow, and their errors are compared.
@@ -56,6 +57,11 @@ def run(args: argparse.Namespace) -> None:
         "seasonal naive with drift": model.Naive(),
         "ridge autoregression": model.Ridge.choose(seen, season, horizon),
         **{f"LSTM, seed {seed}": lstm for seed, lstm in enumerate(lstms)},
+        **{
+            f"  seed {seed}, {weights}": lstm.quantized(weights)
+            for seed, lstm in enumerate(lstms)
+            for weights in (("bfloat16", "int8") if args.quantize else ())
+        },
     }
     made = {
         name: model.roll_outs(forecaster, values, season, origins, horizon)
@@ -129,7 +135,8 @@ def print_errors(errors: dict[str, Array], step: str) -> None:
             cells = [*(mean(e[:, h - 1]) for h in shown), mean(e)]
             print(f"{name:26}" + "".join(f"{cell:8.{digits}f}" for cell in cells))
 
-    naive, ridge, *lstms = overall.values()
+    naive, ridge, *_ = overall.values()
+    lstms = [found for name, found in overall.items() if name.startswith("LSTM")]
     print(f"\nRMSE over all: LSTM {np.mean(lstms):.{digits}f} on average; it beats")
     for name, baseline in ("seasonal naive", naive), ("ridge", ridge):
         wins = sum(lstm < baseline for lstm in lstms)
@@ -154,6 +161,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--seeds", type=at_least_1, default=5, metavar="N", help="train and compare N networks")
     add("--epochs", type=at_least_1, default=model.EPOCHS, metavar="N")
     add("--hidden", type=at_least_1, default=model.HIDDEN, metavar="N", help="units of the LSTM")
+    add("--quantize", action="store_true", help="each network with bfloat16 and int8 weights too")
     add("--out", type=Path, default=Path("build/forecast"), metavar="FOLDER")
     add("--no-figure", action="store_true", help="do without matplotlib")
     return parser.parse_args(argv)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import cos, pi
 from pathlib import Path
@@ -213,6 +213,14 @@ class Lstm:
         gates = self.lstm.forward(x[:, None], train=False).gates[0, :, 0]
         place = np.arange(len(z) - len(x), len(z)) % self.season
         return np.array([gates[place == p].mean(axis=0) for p in range(self.season)])
+
+    def quantized(self, weights: str) -> Lstm:
+        """The same forecaster with weights of fewer bits, "bfloat16" or "int8"."""
+        return replace(
+            self,
+            lstm=cylstm.quantize(self.lstm, weights),
+            head=cylstm.quantize(self.head, weights),
+        )
 
     def save(self, folder: Path) -> None:
         cylstm.save(self.lstm, folder / "lstm.safetensors")
