@@ -25,6 +25,9 @@ OWN_NAME = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(_l\d{1,5
 NORMED = re.compile(
     r"(?P<name>\w+?)_(?P<part>[gv])|parametrizations\.(?P<new>\w+)\.original(?P<number>[01])"
 )
+CHANGED = re.compile(rf"(parametrizations\.)?{OWN_NAME.pattern}\W")  # as by a spectral norm
+LIKE_OWN = re.compile(r"(weight|bias)_\w+")
+NORM = re.compile(r"norm|ln(?![a-z])", re.IGNORECASE)
 SHORT = re.compile(r"(?:(?P<prefix>.*)_)?(?P<kind>[wb])_(?P<of>ih|hh)")  # enc_w_ih, b_hh
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -56,8 +59,9 @@ def layers(
             groups.setdefault(prefix, {})[name] = array
         else:
             others[prefix] = others.get(prefix, 0) + 1
+    strangers = _strangers(groups, arrays)
     found = tuple(
-        _layer(prefix, groups[prefix], hints.get(prefix, {}), size, nonlinearity)
+        _layer(prefix, groups[prefix], hints.get(prefix, {}), size, nonlinearity, strangers[prefix])
         for prefix in _distinct(groups, hints)
     )
     words = [f"{prefix or 'top'} ({count})" for prefix, count in others.items()]
@@ -77,6 +81,33 @@ def _distinct(
     return [prefix for prefix in groups if prefix in kept.values()]
 
 
+def _strangers(
+    groups: Mapping[str, Mapping[str, Unread]], arrays: Mapping[str, Unread]
+) -> dict[str, list[str]]:
+    """For each prefix, arrays of its module that no recurrent layer of PyTorch's has.
+
+    With those it may be a cell of another kind. At the top of a file stands what belongs to the
+    whole model too: of that, only names like a layer's count, and norms beside a cell.
+    """
+    own = {prefix: {array.place for array in group.values()} for prefix, group in groups.items()}
+    found: dict[str, list[str]] = {prefix: [] for prefix in groups}
+    for full, array in arrays.items():
+        module, name = _split(full)
+        like = bool(LIKE_OWN.fullmatch(name)) and not OWN_NAME.match(name)
+        prefix = module
+        while True:
+            if prefix in groups and (array.place is None or array.place not in own[prefix]):
+                inside = full[len(prefix) + 1 :] if prefix else full
+                norm = "weight_ih" in groups[prefix] and NORM.search(inside.partition(".")[0])
+                below = module not in groups if prefix else bool(norm)
+                if like if module == prefix else below:
+                    found[prefix].append(inside)
+            if not prefix:
+                break
+            prefix = prefix.rpartition(".")[0]
+    return found
+
+
 def _placed(arrays: Mapping[str, Unread]) -> Iterator[tuple[str, str, Unread]]:
     """Yield (prefix, name within a recurrent layer or "", array)."""
     parts: dict[tuple[str, str], dict[str, Unread]] = {}
@@ -88,7 +119,9 @@ def _placed(arrays: Mapping[str, Unread]) -> Iterator[tuple[str, str, Unread]]:
         elif normed and OWN_NAME.fullmatch(normed["name"] or normed["new"]):
             part = normed["part"] or "gv"[int(normed["number"])]
             parts.setdefault((prefix, normed["name"] or normed["new"]), {})[part] = array
-        elif OWN_NAME.match(name):  # weight_hh_l0_raw, weight_ih_l0_orig, ...: a change of a weight
+        elif OWN_NAME.match(name) or CHANGED.match(
+            name
+        ):  # weight_hh_l0_raw, weight_ih_l0_orig, ...: a change of a weight
             yield prefix, name, array
         else:
             yield prefix, "", array
@@ -135,6 +168,7 @@ def _layer(
     hints: Mapping[str, Any],
     size: int | None,
     nonlinearity: str | None,
+    strangers: list[str],
 ) -> Recurrent:
     """Return the layer that the arrays under one prefix are, with its problem if they are none."""
     is_cell = "weight_ih" in group
@@ -145,17 +179,21 @@ def _layer(
     bias = any(name.startswith("bias") for name in arrays)
     first, states = arrays.get("weight_ih_l0"), arrays.get("weight_hh_l0")
     projection = arrays.get("weight_hr_l0")
-    if any(a is None or len(a.shape) != 2 for a in (first, states, projection or first)):
-        return Recurrent(
-            path, "?", 0, 0, problem="weight_ih or weight_hh of its first layer is missing"
-        )
-    assert first and states
+    if not first or not states:
+        lost = "weight_hh_l0" if first else "weight_ih_l0"
+        changes = [name for name in arrays if re.search(rf"{lost}(?!_reverse)", name)]
+        instead = f", in its place there is {', '.join(changes)}" if changes else ""
+        return Recurrent(path, "?", 0, 0, problem=f"{lost} is missing{instead}")
+    for array in (first, states, projection or first):
+        if len(array.shape) != 2:
+            shape = f"a matrix of its first layer has shape {array.shape}"
+            return Recurrent(path, "?", 0, 0, problem=shape)
     P, H = projection.shape if projection else (0, states.shape[1])
     I = first.shape[1]
     rows = states.shape[0]
     cell = GATES.get(rows // H, "?") if H and rows % H == 0 else "?"
     options = {name: value for name, value in hints.items() if name != "cell"}
-    problem = None
+    problem: str | None = None
     taken = sum(prod(array.shape) for array in arrays.values())
     if count > len(arrays):
         problem = f"layers up to {count - 1}, but {len(arrays)} arrays"
@@ -164,6 +202,9 @@ def _layer(
     else:
         wanted = _shapes(rows, I, H, P, count, directions, bias)
         problem = _difference(wanted, arrays)
+    if strangers:
+        shown = ", ".join(strangers[:3]) + (", ..." if len(strangers) > 3 else "")
+        problem = f"beside a layer's weights it has {shown}, and what they do is not in the file"
     if cell == "?":
         problem = f"weight_hh has shape {states.shape}, expected 4, 3 or 1 times {H} rows"
     elif cell != hints.get("cell", cell):

@@ -193,8 +193,15 @@ def test_weight_norm(write: Callable[..., None], form: str, axis: int | None, pa
     [
         ({"bias_hh_l1": None}, "bias_hh_l1 is missing"),
         ({"weight_hh_l0_reverse": None}, "weight_hh_l0_reverse is missing"),
-        ({"weight_ih_l0": None}, "weight_ih or weight_hh of its first layer is missing"),
-        ({"weight_hh_l0": np.zeros(20, "f")}, "weight_ih or weight_hh of its first layer"),
+        ({"weight_ih_l0": None}, "weight_ih_l0 is missing"),
+        ({"weight_hh_l0": np.zeros(20, "f")}, r"its first layer has shape \(20,\)"),
+        (
+            {
+                "weight_hh_l0": None,
+                "parametrizations.weight_hh_l0.original": np.zeros((20, 5), "f"),
+            },
+            "weight_hh_l0 is missing, in its place there is parametrizations.weight_hh_l0.original",
+        ),
         ({"weight_ih_l1": np.zeros((20, 7), "f")}, r"weight_ih_l1 has shape \(20, 7\), expected"),
         ({"weight_ih_l1": np.zeros((20, 10), "i4")}, "weight_ih_l1 is int32, expected a float"),
         ({"weight_ih_l9999": np.zeros((20, 10), "f")}, "layers up to 9999, but"),
@@ -202,6 +209,8 @@ def test_weight_norm(write: Callable[..., None], form: str, axis: int | None, pa
         ({"weight_hh_l0_orig": np.zeros((20, 5), "f")}, "weight_hh_l0_orig has no meaning here"),
         ({"weight_hh_l0_g": np.zeros((20, 1), "f")}, "weight_hh_l0_g has no meaning here"),
         ({"weight_hr_l0": np.zeros((2, 5), "f")}, "expected"),
+        ({"weight_ch_l0": np.zeros(15, "f")}, "beside a layer's weights it has weight_ch_l0"),
+        ({"layernorm_i.weight": np.zeros(5, "f")}, "has layernorm_i.weight, and what they do"),
     ],
 )
 def test_what_does_not_fit(
