@@ -5,6 +5,15 @@ cdef extern from "numpy/arrayobject.h":
     cnp.ndarray PyArray_View(cnp.ndarray array, void *descr, void *type)
 
 
+cpdef bint flag(str name, object value) except? -1:
+    """Return a bool; numbers and strings, which are true by accident, are refused."""
+    if value is True or value is False:
+        return value is True
+    if not isinstance(value, np.bool_):
+        raise TypeError(f"{name} is {value!r}, expected a bool, True or False")
+    return bool(value)
+
+
 cpdef bint is_masked(object value):
     """Whether this is a masked array. Who has one has imported `numpy.ma`, which takes longer than
     all of this package and is not imported to find out."""

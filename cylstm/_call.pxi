@@ -61,9 +61,10 @@ cdef class Problem:
         b[0] = cnp.PyArray_STRIDE(array, 1 - time) // size if self.batched else 0
 
     cdef int check(self, Packed packed, object x, object states, object lengths,
-                   bint batch_first, object mask, object reset, bint hold_output) except -1:
+                   bint batch_first, object mask, object reset, object hold_output) except -1:
         cdef Dims dims = packed.dims
         self.packed, self.dims, self.batch_first = packed, dims, batch_first
+        self.hold_output = flag("hold_output", hold_output)
         cdef cnp.ndarray a = as_floats(x, "x", dims.dtype)
         cdef int n = cnp.PyArray_NDIM(a)
         if n != 2 and n != 3:
@@ -85,9 +86,8 @@ cdef class Problem:
             self.rows = <double>self.T * <double>self.B
         if mask is not None or reset is not None:
             self.check_steps(mask, reset)
-        elif hold_output:
+        elif self.hold_output:
             raise ValueError("hold_output was given without a mask: expected a mask, or False")
-        self.hold_output = hold_output
         if states is not None:
             self.states_0 = dims.check_states(states, "states", "_0", self.state_outer())
         return 0
@@ -179,7 +179,7 @@ cdef int _pass_on(list states, list to) except -1:
 
 
 def forward(Packed packed not None, x, states, lengths, threads, bint batch_first, out,
-            mask=None, reset=None, bint hold_output=False):
+            mask=None, reset=None, hold_output=False):
     """Inference: (y, state), new arrays but for `out`. See _Recurrent.__call__."""
     cdef Problem p = Problem()
     cdef int n = _threads(threads)

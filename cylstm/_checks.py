@@ -39,9 +39,7 @@ def integer(name: str, value: Any, least: int = 1, most: int = MAX_SIZE) -> int:
 
 def flag(name: str, value: Any) -> bool:
     """Return a bool; numbers and strings, which are true by accident, are refused."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} is {value!r}, expected a bool, True or False")
-    return bool(value)
+    return _core.flag(name, value)
 
 
 def number(

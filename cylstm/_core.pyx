@@ -15,6 +15,7 @@ cimport numpy as cnp
 
 from cylstm cimport _c
 
+import operator
 import os
 import sys
 import threading

@@ -36,11 +36,13 @@ class Gradients:
 
 
 cdef Py_ssize_t _step_count(str name, value) except -1:
+    """The index of an object, asked for once."""
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} is {value!r}, expected an integer")
-    if not 1 <= value.__index__() <= sys.maxsize:
-        raise ValueError(f"{name} is {value!r}, expected at least 1")
-    return value
+    number = operator.index(value)
+    if not 1 <= number <= sys.maxsize:
+        raise ValueError(f"{name} is {number}, expected at least 1")
+    return number
 
 
 cdef class Tape:
@@ -76,7 +78,7 @@ cdef class Tape:
 
     def __cinit__(self, Packed packed not None, wrap, x, states, lengths, threads,
                   bint batch_first, double dropout, draw_key, mask=None, reset=None,
-                  bint hold_output=False, bint checkpoint=False, bint draws_zoneout=False,
+                  hold_output=False, bint checkpoint=False, bint draws_zoneout=False,
                   double recurrent_dropout=0):
         """Run the forward pass. `wrap` makes a mapping of a flat array of weight gradients, and
         `draw_key` gives the key of all that this call draws, once everything else is in order."""
@@ -141,7 +143,7 @@ cdef class Tape:
         return f"Tape(y={self.y.shape}, h_n={self.h_n.shape}{states})"
 
     def backward(self, dy=None, dh_n=None, dc_n=None, *, dcells=None, dgates=None, threads=None,
-                 bint need_x=True, bint per_sample=False):
+                 need_x=True, per_sample=False):
         """Return the exact gradients of a loss, given those with respect to y, h_n and c_n, and to
         what the tape shows, cells and gates.
 
@@ -177,7 +179,7 @@ cdef class Tape:
             All gradients are None, or one has the wrong shape, or belongs to a c that a cell
             does not have.
         TypeError
-            A gradient has the wrong dtype or byte order.
+            A gradient has the wrong dtype or byte order; need_x or per_sample is no bool.
 
         Examples
         --------
@@ -189,7 +191,7 @@ cdef class Tape:
         return self.go_back(0, 0, dy, dh_n, dc_n, dcells, dgates, threads, need_x, per_sample)
 
     def backward_truncated(self, k1, k2, dy=None, dh_n=None, dc_n=None, *, dcells=None,
-                           dgates=None, threads=None, bint need_x=True):
+                           dgates=None, threads=None, need_x=True):
         """Return the gradients of truncated backpropagation through time (Williams and Peng 1990,
         doi:10.1162/neco.1990.2.4.490): what the loss says of every k1 steps goes back through the
         k2 steps that end with them, and no further.
@@ -234,12 +236,13 @@ cdef class Tape:
         return self.go_back(k1, k2, dy, dh_n, dc_n, dcells, dgates, threads, need_x, False)
 
     cdef object go_back(self, Py_ssize_t k1, Py_ssize_t k2, dy, dh_n, dc_n, dcells, dgates, threads,
-                        bint need_x, bint per_sample):
+                        need_x, per_sample):
         cdef Problem p = self.p
         cdef Dims dims = p.dims
         cdef _c.cylstm_gradients g
         cdef _c.cylstm_context ctx
         cdef int n = _threads(threads)
+        cdef bint with_x = flag("need_x", need_x), each = flag("per_sample", per_sample)
         cdef cnp.ndarray dy_rows, dh_whole = None, dc_whole = None, dx = None, dweights
         cdef cnp.ndarray dcells_whole, dgates_whole
         if dy is None and dh_n is None and dc_n is None and dcells is None and dgates is None:
@@ -273,8 +276,8 @@ cdef class Tape:
         cdef list dstates = dims.new_states(outer)
         new = np.zeros if p.B == 0 or p.T == 0 else np.empty
         cdef Py_ssize_t count = _c.cylstm_raw_count(&dims.c)
-        dweights = new(p.B * count if per_sample else count, dims.dtype)
-        if need_x:
+        dweights = new(p.B * count if each else count, dims.dtype)
+        if with_x:
             dx = np.empty(p.outer(dims.inputs), dims.dtype)
             g.dx = cnp.PyArray_DATA(dx)
             p.strides(dx, &g.dx_t, &g.dx_b)
@@ -292,7 +295,7 @@ cdef class Tape:
         else:
             once = _c.cylstm_reads_raw(&ctx, &dims.c, p.T, p.B)
             packed = weights.read(weights.backward, once, n)
-            seq.per_sample = per_sample
+            seq.per_sample = each
             if self.tape.checkpoint:
                 seq.packed = weights.read(weights.forward, False, n)
             seq.raw = weights.raw.start if packed == NULL else NULL
@@ -305,12 +308,12 @@ cdef class Tape:
                 _c.cylstm_backward(&ctx, &dims.c, packed, &seq, &g, scratch.start)
         cdef char *sums = <char *>g.dweights
         cdef Py_ssize_t k
-        for k in range(p.B if per_sample else 1):
+        for k in range(p.B if each else 1):
             if self.recurrent_dropout > 0:
                 dims.drop(self.recurrent_dropout, self.tape.dropout_key, sums, sums, n)
                 sums += weights.raw.size
         dc_0 = dstates[1] if dims.cell.states > 1 else None
-        named = self.by_sample(dweights) if per_sample else self.wrap(dweights)
+        named = self.by_sample(dweights) if each else self.wrap(dweights)
         return Gradients(dx, dstates[0], dc_0, named)
 
     cdef dict by_sample(self, cnp.ndarray dweights):

@@ -97,7 +97,7 @@ class LinearTape(Shown):
         Raises
         ------
         ValueError, TypeError
-            `dy` does not have the shape or the dtype of `y`.
+            `dy` does not have the shape or the dtype of `y`, or `need_x` is no bool.
 
         Examples
         --------
@@ -107,6 +107,7 @@ class LinearTape(Shown):
         [20.0, 20.0]
         """
         dy = _checks.array("dy", dy, self.y.dtype, self.y.shape)
+        need_x = _checks.flag("need_x", need_x)
         weight = self._weights.views()["weight"]
         n_out, n_in = weight.shape
         x, rows = self._x.reshape(-1, n_in), _rows(dy, n_out)

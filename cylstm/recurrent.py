@@ -251,7 +251,8 @@ class _Recurrent(Module, Generic[S]):
         """
         self._refuse_training()
         weights = self._weights
-        drops = bool(train) and self.dropout > 0 and self.num_layers > 1
+        train = _checks.flag("train", train)
+        drops = train and self.dropout > 0 and self.num_layers > 1
         return _core.Tape(
             weights.packed,
             partial(WeightGrads, weights.spec),
@@ -266,7 +267,7 @@ class _Recurrent(Module, Generic[S]):
             reset,
             hold_output,
             _checks.flag("checkpoint", checkpoint),
-            bool(train) and self.zoneout > 0,
+            train and self.zoneout > 0,
             self.recurrent_dropout if train else 0.0,
         )
 

@@ -573,3 +573,38 @@ def test_an_array_whose_shape_is_set_meanwhile() -> None:
     lstm: Any = cylstm.LSTM(4, 5, seed=1)
     want = lstm(x.copy())[0]
     assert same_bits(lstm(x, (Meddling(), np.zeros((1, 3, 5), np.float32)))[0], want)
+
+
+def test_flags_are_bools() -> None:
+    lstm, linear = cylstm.LSTM(3, 5, seed=1), cylstm.Linear(3, 5)
+    x, mask = np.zeros((4, 2, 3), np.float32), np.ones((4, 2), bool)
+    tape: Any = lstm.forward(x)
+    calls: dict[str, Any] = {
+        "hold_output": lambda one: lstm(x, mask=mask, hold_output=one),
+        "hold_output ": lambda one: lstm.forward(x, mask=mask, hold_output=one),
+        "train": lambda one: lstm.forward(x, train=one),
+        "per_sample": lambda one: tape.backward(tape.y, per_sample=one),
+        "need_x": lambda one: tape.backward(tape.y, need_x=one),
+        "need_x ": lambda one: tape.backward_truncated(1, 2, tape.y, need_x=one),
+        "need_x  ": lambda one: linear.forward(x).backward(np.zeros((4, 2, 5), "f"), need_x=one),
+    }
+    for name, call in calls.items():
+        wrong: Any
+        for wrong in (1, "no", None, []):
+            words = f"{name.strip()} is {wrong!r}, expected a bool"
+            refused(lambda: call(wrong), words, error=TypeError)  # noqa: B023
+        call(np.True_)
+
+
+def test_an_index_is_asked_for_once() -> None:
+    class Index:
+        asked = 0
+
+        def __index__(self) -> int:
+            self.asked += 1
+            return 2
+
+    tape: Any = cylstm.LSTM(3, 5, seed=1).forward(np.zeros((4, 2, 3), np.float32))
+    k1, k2 = Index(), Index()
+    tape.backward_truncated(k1, k2, tape.y)
+    assert (k1.asked, k2.asked) == (1, 1)

@@ -340,3 +340,31 @@ def test_arguments() -> None:
     for wrong in (dict(proj_bias=1), dict(proj_clip="1"), dict(forget_bias="1")):
         with pytest.raises(TypeError, match=next(iter(wrong))):
             cylstm.LSTM(3, 5, 1, True, False, 0.0, False, 2, **wrong)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "falling",
+    [
+        ("affine", -0.7, 0.1),
+        ("scaled_tanh", -1.2, 0.8),
+        ("scaled_tanh", 1.2, -0.8),
+        ("hard_sigmoid_keras2", -0.3, 0.45),
+        ("thresholded_relu", -0.2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+def test_a_clip_behind_what_falls(cell: str, falling: Any, isa: str) -> None:
+    """There is a gradient within a clip though the activation takes its ends in the other order."""
+    names = {"LSTM": ("sigmoid", falling, "tanh"), "GRU": ("sigmoid", falling), "RNN": (falling,)}
+    config = dict(cell=cell, input_size=5, hidden_size=17, activations=names[cell], clip=0.4)
+    net: Any = network({**config, "dtype": "float64"}, isa)
+    x, v, dx = (numbers(name, 4, 3, width) for name, width in (("x", 5), ("v", 17), ("dx", 5)))
+    tape = net.forward(x)
+    grads, (dy, *_) = tape.backward(v), tape.jvp(dx)
+    up, down = (net(x + by * dx)[0] for by in (1e-6, -1e-6))
+    want = (up - down) / 2e-6
+    assert np.count_nonzero(want) > want.size / 4
+    assert rel(dy, want) < 1e-7
+    assert rel((grads.x * dx).sum(), (v * want).sum()) < 1e-7

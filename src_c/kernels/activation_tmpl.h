@@ -165,6 +165,16 @@ ALWAYS_INLINE vf v_unclipped(vf y, vf lowest, vf highest)
     return v_mul(v_is_positive(v_sub(y, lowest)), v_is_positive(v_sub(highest, y)));
 }
 
+/* The same of the result y of an activation behind a clip. An activation may fall; and below a
+ * threshold, where its slope is 0 anyway, one is 0, not what it is at either end. */
+NEVER_INLINE vf v_inside_clip(const struct cylstm_function *f, double clip, vf y)
+{
+    const vf limit = v_set1((real)clip), least = v_sub(v_zero(), limit);
+    const vf a = v_activate(f, least), b = v_activate(f, limit);
+    const vf lowest = f->type == FUNCTION_THRESHOLDED_RELU ? least : v_min(a, b);
+    return v_unclipped(y, lowest, v_max(a, b));
+}
+
 /* An activation behind a clip, and its derivative. */
 ALWAYS_INLINE vf v_gate(const struct cylstm_options *o, int function, vf x)
 {
@@ -174,9 +184,8 @@ ALWAYS_INLINE vf v_gate(const struct cylstm_options *o, int function, vf x)
 ALWAYS_INLINE vf v_gate_slope(const struct cylstm_options *o, int function, vf y)
 {
     const struct cylstm_function *f = &o->function[function];
-    const vf slope = v_slope(f, y), limit = v_set1((real)o->clip);
-    if (o->clip == 0) return slope;
-    return v_mul(slope, v_unclipped(y, v_activate(f, v_sub(v_zero(), limit)), v_activate(f, limit)));
+    const vf slope = v_slope(f, y);
+    return o->clip == 0 ? slope : v_mul(slope, v_inside_clip(f, o->clip, y));
 }
 
 static void sigmoid_array(const void *in, void *out, size_t n)
