@@ -210,9 +210,14 @@ class _Stack:
     def _axes_of(self, origin: Origin, joined: bool) -> Axes:
         node = origin.node
         if node is None:
+            if self.graph.constant(origin.name) is not None:
+                raise _Other
             for info in self.graph.proto.input:
-                if info.name == origin.name and info.type.tensor_type.HasField("shape"):
-                    return tuple(range(len(info.type.tensor_type.shape.dim)))
+                if info.name == origin.name:
+                    shape = info.type.tensor_type.shape
+                    known = info.type.tensor_type.HasField("shape")
+                    # else as a recurrent node takes it, if nothing but the order changes
+                    return tuple(range(len(shape.dim) if known else 3))
             raise _Other
         layer = self.of_node.get(id(node))
         if layer is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -146,13 +147,29 @@ def test_what_is_a_stack(between: list[Any], is_stack: bool, tmp_path: Path) -> 
     assert rel(y, want) < TOLERANCE
 
 
+def test_a_node_whose_input_has_no_shape_is_a_layer(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 2, 5)).astype(np.float32)
+    node = helper.make_node("LSTM", ["X", "W", "R", "B"], ["Y"], hidden_size=7)
+    model = typed(make_model([node], {"X": x}, ["Y"], lstm_weights(5, 7)))
+    want = run_onnxruntime(model, {"X": x})["Y"]
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    layer = load(saved(model, tmp_path))
+    assert isinstance(layer, cylstm.LSTM)
+    assert rel(layer(x)[0][:, None], want) < TOLERANCE
+
+
 def test_initial_states_of_the_file_are_not_lost(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, h = (rng.standard_normal(s).astype(np.float32) for s in ((4, 2, 5), (1, 2, 7)))
     node = helper.make_node("LSTM", ["X", "W", "R", "B", "", "h"], ["Y"], hidden_size=7, name="n")
     model = typed(make_model([node], {"X": x}, ["Y"], lstm_weights(5, 7) | {"h": h}))
-    graph = load(saved(model, tmp_path))
-    assert isinstance(graph, OnnxModel)
-    compare(graph(X=x), run_onnxruntime(model, {"X": x}), TOLERANCE)
+    unknown = onnx.ModelProto.FromString(model.SerializeToString())
+    unknown.graph.input[0].type.tensor_type.ClearField("shape")
+    listed = onnx.ModelProto.FromString(model.SerializeToString())  # as a default, by old writers
+    listed.graph.input.append(helper.make_tensor_value_info("h", 1, h.shape))
+    for file in (unknown, listed, model):
+        graph = load(saved(file, tmp_path))
+        assert isinstance(graph, OnnxModel)
+        compare(graph(X=x), run_onnxruntime(model, {"X": x}), TOLERANCE)
     with pytest.raises(ValueError, match="its initial_h is a constant of the file"):
         load(tmp_path / "model.onnx", "n")
