@@ -100,20 +100,27 @@ def quantize(module: M, weights: str = "int8", *, arithmetic: str | None = None)
         raise ValueError(f"{name} is of {module.dtype}, expected float32")
     state: dict[str, Array] = {}
     for key, array in module.state_dict().items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{key} holds a NaN or an infinity, which has no place in {weights}")
+        _check_finite(key, array, array, f"which has no place in {weights}")
         if array.ndim < 2:
             state[key] = array
         elif weights == "bfloat16":
             rounded = state[key] = to_bfloat16(array)
-            if not np.isfinite(widened(rounded)).all():
-                raise ValueError(f"{key} holds a weight that rounds to infinity in bfloat16")
+            _check_finite(key, array, widened(rounded), "which rounds to infinity in bfloat16")
         else:
             state[key], state[scale_of(key)] = to_int8(array)
     config = {**module._config(), "weights": weights}
     if arithmetic is not None:
         config["arithmetic"] = arithmetic
     return type(module)._from(config, state)
+
+
+def _check_finite(name: str, array: Array, judged: Array, why: str) -> None:
+    """Raise ValueError that names the first element of `array` where `judged` is not finite."""
+    wrong = np.argwhere(~np.isfinite(judged))
+    if len(wrong):
+        at = tuple(int(n) for n in wrong[0])
+        more = f", and {len(wrong) - 1} more like it" if len(wrong) > 1 else ""
+        raise ValueError(f"{name}{list(at)} is {array[at]:g}, {why}{more}")
 
 
 def scale_of(name: str) -> str:

@@ -374,6 +374,33 @@ def test_a_bad_row_stays_alone(weights: str) -> None:
         assert np.isnan(y[2:, 1]).any() == unknown
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_wide_layers(isa: str) -> None:
+    """Many panels, and more rows of weights than a block of codes has."""
+    lstm = forced(isa)(9, 1150, seed=1)
+    x, states = inputs(lstm, 2, 3)
+    assert_exact(cylstm.quantize(lstm), x, states, None)
+    narrow = cylstm.quantize(lstm, "bfloat16")
+    lstm.load_state_dict(
+        {key: widened(a) if a.dtype == np.uint16 else a for key, a in narrow.state_dict().items()}
+    )
+    assert same_bits(flat(narrow(x, states)), flat(lstm(x, states)))
+
+
+@pytest.mark.parametrize("weights", FORMATS)
+def test_active_streams_and_masks(weights: str) -> None:
+    """Streams that step now and then are as each by itself, and a mask t < length is a length."""
+    lstm = cylstm.quantize(cylstm.LSTM(9, 17, 2, seed=0), weights)
+    x, _ = inputs(lstm, 6, 3)
+    together, alone = lstm.stream(3), [lstm.stream() for _ in range(3)]
+    for t, active in enumerate([[1], [2, 0], [0, 1, 2], [2], [1, 0], [2]]):
+        y = together.step(x[t, active], active=active)
+        assert same_bits(list(y), [alone[n].step(x[t, n]) for n in active])
+    lengths = [6, 0, 4]
+    mask = np.arange(6)[:, None] < lengths
+    assert same_bits(flat(lstm(x, mask=mask)), flat(lstm(x, lengths=lengths)))
+
+
 def test_rows_of_zeros_and_tiny_numbers() -> None:
     lstm = cylstm.LSTM(5, 6, seed=0)
     state = {name: a.copy() for name, a in lstm.state_dict().items()}
@@ -520,11 +547,19 @@ def test_what_can_not_be_quantized() -> None:
         state = {name: a.copy() for name, a in lstm.state_dict().items()}
         state["weight_hh_l0"][1, 2] = bad
         lstm.load_state_dict(state)
-        with pytest.raises(ValueError, match="weight_hh_l0 holds a NaN or an infinity"):
-            cylstm.quantize(lstm)
+        for weights in FORMATS:
+            match = rf"weight_hh_l0\[1, 2\] is {bad:g}, which has no place in {weights}$"
+            with pytest.raises(ValueError, match=match):
+                cylstm.quantize(lstm, weights)
+    state["bias_ih_l0"][[0, 3]] = np.nan
+    state["weight_hh_l0"][:] = 0
+    lstm.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"bias_ih_l0\[0\] is nan, .* in int8, and 1 more like it"):
+        cylstm.quantize(lstm)
+    state["bias_ih_l0"][:] = 0
     state["weight_hh_l0"][1, 2] = np.finfo(np.float32).max
     lstm.load_state_dict(state)
-    with pytest.raises(ValueError, match="rounds to infinity"):
+    with pytest.raises(ValueError, match=r"weight_hh_l0\[1, 2\] is 3.40282e\+38, which rounds to"):
         cylstm.quantize(lstm, "bfloat16")
 
 
