@@ -31,6 +31,9 @@ enum { TRIALS = 64 };
         "finish_" #NAME "_back", check_finish, &NAME##_back \
     }
 
+#define TANGENT(NAME) \
+    {"product_" #NAME, check_product, &NAME}, { "finish_" #NAME, check_finish, &NAME }
+
 static const struct check checks[] = {
     {"product", check_product, &store_exactly},
     {"product_rounded", check_product, &store},
@@ -43,6 +46,12 @@ static const struct check checks[] = {
     CELL(rnn),
     CELL(projection),
     CELL(zoneout),
+    TANGENT(lstm_tangent),
+    TANGENT(gru_tangent),
+    TANGENT(gru_gates_tangent),
+    TANGENT(gru_candidate_tangent),
+    TANGENT(rnn_tangent),
+    TANGENT(projection_tangent),
     {"bf16", check_bf16, NULL},
     {"bf16_products", check_bf16_products, NULL},
     {"bf16_rounded", check_bf16_rounded, NULL},

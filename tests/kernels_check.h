@@ -185,6 +185,9 @@ extern const struct ending lstm, lstm_back, projection, projection_back; /* kern
 extern const struct ending gru, gru_back, gru_gates, gru_gates_back,
     gru_candidate; /* kernels_gru.c */
 extern const struct ending gru_candidate_back, rnn, rnn_back;
+/* and the tangents of all these */
+extern const struct ending lstm_tangent, projection_tangent, gru_tangent, gru_gates_tangent,
+    gru_candidate_tangent, rnn_tangent;
 extern const struct ending zoneout, zoneout_back; /* kernels_zoneout.c */
 
 #endif

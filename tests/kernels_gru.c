@@ -40,6 +40,7 @@ static void place_back(struct trial *t, struct cylstm_product *p, size_t tape_ve
     for (size_t n = 0; n < 3; n++) fill_gates(t, p, n, o, n == 2);
     cell->dgates = place(t, "dgates", p->rows, tape_vectors * H);
     cell->dh_prev = place(t, "dh_prev", p->rows, round_up(H, t->kernels->lanes));
+    place_given(t, p, 3);
     if (!below(t, 2)) return;
     cell->h_prev = place(t, "h_prev", p->rows, H);
     fill(t, &cell->h_prev, p->rows, H, H, -2, 2);
@@ -96,9 +97,12 @@ static void judge_gru_back(struct trial *t, const struct cylstm_product *p, size
                       n = taped(t, cell, row, unit, 2), q = taped(t, cell, row, unit, 3),
                       dh = sum[0],
                       h_prev = read_unit(t, &cell->h_prev, row, (ptrdiff_t)unit, cell->H),
-                      da_n = times(t, times(t, dh, rest(t, z)), gate_slope(t, o, 1, n.is)),
-                      da_r = times(t, times(t, da_n, q), gate_slope(t, o, 0, r.is)),
-                      da_z = times(t, times(t, dh, minus(t, h_prev, n)), gate_slope(t, o, 0, z.is));
+                      dn = given_too(t, cell, row, unit, 2, times(t, dh, rest(t, z))),
+                      dz = given_too(t, cell, row, unit, 1, times(t, dh, minus(t, h_prev, n))),
+                      da_n = times(t, dn, gate_slope(t, o, 1, n.is)),
+                      dr = given_too(t, cell, row, unit, 0, times(t, da_n, q)),
+                      da_r = times(t, dr, gate_slope(t, o, 0, r.is)),
+                      da_z = times(t, dz, gate_slope(t, o, 0, z.is));
     expect_unit(t, "dh_prev", &cell->dh_prev, row, unit, (ptrdiff_t)unit, times(t, dh, z));
     expect_vectors(t, "dgates", &cell->dgates, row, unit, cell->H,
                    (const struct near[]){da_r, da_z, da_n, times(t, da_n, r)}, 4);
@@ -148,8 +152,8 @@ static void judge_gates_back(struct trial *t, const struct cylstm_product *p, si
     const struct near r = taped(t, cell, row, unit, 0), dm = sum[0],
                       h_prev = read_unit(t, &cell->h_prev, row, u, cell->H),
                       dh = exactly(get(t, before(t, row_of(t, &cell->dh_prev, row)), u)),
-                      da_r =
-                          times(t, times(t, dm, h_prev), gate_slope(t, options_of(cell), 0, r.is));
+                      dr = given_too(t, cell, row, unit, 0, times(t, dm, h_prev)),
+                      da_r = times(t, dr, gate_slope(t, options_of(cell), 0, r.is));
     expect_unit(t, "dh_prev", &cell->dh_prev, row, unit, u, plus(t, dh, times(t, dm, r)));
     expect_unit(t, "r * h", &cell->h, row, unit, u, times(t, r, h_prev));
     expect_vectors(t, "dgates", &cell->dgates, row, unit, cell->H, &da_r, 1);
@@ -197,8 +201,10 @@ static void judge_candidate_back(struct trial *t, const struct cylstm_product *p
     const struct near z = taped(t, cell, row, unit, 1), n = taped(t, cell, row, unit, 2),
                       dh = sum[0],
                       h_prev = read_unit(t, &cell->h_prev, row, (ptrdiff_t)unit, cell->H),
-                      da_z = times(t, times(t, dh, minus(t, h_prev, n)), gate_slope(t, o, 0, z.is)),
-                      da_n = times(t, times(t, dh, rest(t, z)), gate_slope(t, o, 1, n.is));
+                      dz = given_too(t, cell, row, unit, 1, times(t, dh, minus(t, h_prev, n))),
+                      dn = given_too(t, cell, row, unit, 2, times(t, dh, rest(t, z))),
+                      da_z = times(t, dz, gate_slope(t, o, 0, z.is)),
+                      da_n = times(t, dn, gate_slope(t, o, 1, n.is));
     expect_unit(t, "dh_prev", &cell->dh_prev, row, unit, (ptrdiff_t)unit, times(t, dh, z));
     if (unit >= cell->H) return;
     expect_unit(t, "dgates", &cell->dgates, row, unit, (ptrdiff_t)(cell->H + unit), da_z);
@@ -240,6 +246,7 @@ static void place_rnn_back(struct trial *t, struct cylstm_product *p, size_t uni
                                    .tape = place(t, "tape", p->rows, units),
                                    .dgates = place(t, "dgates", p->rows, units)};
     fill_gates(t, p, 0, options_of_rnn(&p->cell), 0);
+    place_given(t, p, 1);
 }
 
 static void judge_rnn_back(struct trial *t, const struct cylstm_product *p, size_t row, size_t unit,
@@ -247,11 +254,146 @@ static void judge_rnn_back(struct trial *t, const struct cylstm_product *p, size
 {
     const struct cylstm_cell *cell = &p->cell;
     const struct near h = taped(t, cell, row, unit, 0),
-                      by = gate_slope(t, options_of_rnn(cell), 0, h.is), da = times(t, sum[0], by);
+                      dh = given_too(t, cell, row, unit, 0, sum[0]),
+                      da = times(t, dh, gate_slope(t, options_of_rnn(cell), 0, h.is));
     expect_vectors(t, "dgates", &cell->dgates, row, unit, cell->H, &da, 1);
 }
 
+/* --- their tangents */
+
+/* What the tangent of a GRU's step reads: gates, and h_{t-1}, padded. */
+static struct cylstm_cell *place_gru_tangents(struct trial *t, struct cylstm_product *p,
+                                              size_t units, enum cylstm_cell_math math,
+                                              size_t unit_vectors, size_t tape_vectors)
+{
+    const size_t padded = round_up(units, t->kernels->lanes);
+    const struct cylstm_options *o = draw_options(t, 0);
+    p->cell = (struct cylstm_cell){.H = units,
+                                   .unit_vectors = (unsigned char)unit_vectors,
+                                   .tape_vectors = (unsigned char)tape_vectors,
+                                   .tape = place(t, "tape", p->rows, tape_vectors * units),
+                                   .h_prev = place(t, "h_prev", p->rows, padded)};
+    struct cylstm_cell *d = place_tangent(t, p, math, o ? o : &plain_lstm);
+    fill(t, &p->cell.h_prev, p->rows, units, padded, -2, 2);
+    fill(t, &p->cell.tape, p->rows, tape_vectors * units, tape_vectors * units, -2, 2);
+    for (size_t n = 0; n < 3; n++) fill_gates(t, p, n, p->cell.options, n == 2);
+    return d;
+}
+
+/* (1 - z) * dn + z * dh_{t-1} + dz * (h_{t-1} - n) */
+static void judge_blend(struct trial *t, const struct cylstm_cell *cell, size_t row, size_t unit,
+                        struct near n, struct near z, struct near dn, struct near dz)
+{
+    const ptrdiff_t u = (ptrdiff_t)unit;
+    const struct near h_prev = read_unit(t, &cell->h_prev, row, u, cell->H),
+                      dh_prev = read_unit(t, &cell->tangent->h_prev, row, u, cell->H),
+                      own = plus(t, dn, times(t, dz, minus(t, h_prev, n)));
+    expect_h(t, cell->tangent, row, unit, plus(t, own, times(t, z, minus(t, dh_prev, dn))));
+}
+
+static void place_gru_tangent(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    p->columns = round_up(4 * units, t->kernels->lanes);
+    place_gru_tangents(t, p, units, CYLSTM_GRU_MATH, PANEL_VECTORS, 4);
+}
+
+static void judge_gru_tangent(struct trial *t, const struct cylstm_product *p, size_t row,
+                              size_t unit, const struct near *da)
+{
+    const struct cylstm_cell *cell = &p->cell;
+    const struct cylstm_options *o = cell->options;
+    const struct near r = taped(t, cell, row, unit, 0), z = taped(t, cell, row, unit, 1),
+                      n = taped(t, cell, row, unit, 2), q = taped(t, cell, row, unit, 3),
+                      dr = times(t, gate_slope(t, o, 0, r.is), da[R_GATE]),
+                      dz = times(t, gate_slope(t, o, 0, z.is), da[Z_GATE]),
+                      of_h = plus(t, da[N_OF_X], times(t, r, da[N_OF_H])),
+                      dn = times(t, gate_slope(t, o, 1, n.is), plus(t, of_h, times(t, dr, q)));
+    judge_blend(t, cell, row, unit, n, z, dn, dz);
+}
+
+static void place_gates_tangent(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const size_t padded = round_up(units, t->kernels->lanes);
+    p->columns = 2 * padded;
+    struct cylstm_cell *d = place_gru_tangents(t, p, units, CYLSTM_GRU_GATES_MATH, 2, 3);
+    d->y.base = NULL; /* h of this product is no output */
+    d->z = place(t, "dz", p->rows, padded);
+    p->cell.h = place(t, "m", p->rows, padded);
+}
+
+static void judge_gates_tangent(struct trial *t, const struct cylstm_product *p, size_t row,
+                                size_t unit, const struct near *da)
+{
+    const struct cylstm_cell *cell = &p->cell, *d = cell->tangent;
+    const ptrdiff_t u = (ptrdiff_t)unit;
+    const struct near r = taped(t, cell, row, unit, 0), z = taped(t, cell, row, unit, 1),
+                      dr = times(t, gate_slope(t, cell->options, 0, r.is), da[0]),
+                      dz = times(t, gate_slope(t, cell->options, 0, z.is), da[1]),
+                      h_prev = read_unit(t, &cell->h_prev, row, u, cell->H),
+                      dh_prev = read_unit(t, &d->h_prev, row, u, cell->H);
+    expect_unit(t, "dm", &d->h, row, unit, u, plus(t, times(t, r, dh_prev), times(t, dr, h_prev)));
+    expect_unit(t, "dz", &d->z, row, unit, u, dz);
+    expect_unit(t, "m", &cell->h, row, unit, u, times(t, r, h_prev));
+}
+
+static void place_candidate_tangent(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const size_t padded = round_up(units, t->kernels->lanes);
+    p->columns = padded;
+    struct cylstm_cell *d = place_gru_tangents(t, p, units, CYLSTM_GRU_CANDIDATE_MATH, 1, 3);
+    d->z = place(t, "dz", p->rows, padded);
+    fill(t, &d->z, p->rows, units, padded, -1, 1);
+}
+
+static void judge_candidate_tangent(struct trial *t, const struct cylstm_product *p, size_t row,
+                                    size_t unit, const struct near *da)
+{
+    const struct cylstm_cell *cell = &p->cell;
+    const struct near z = taped(t, cell, row, unit, 1), n = taped(t, cell, row, unit, 2),
+                      dn = times(t, gate_slope(t, cell->options, 1, n.is), da[0]),
+                      dz = read_unit(t, &cell->tangent->z, row, (ptrdiff_t)unit, cell->H);
+    judge_blend(t, cell, row, unit, n, z, dn, dz);
+}
+
+static void place_rnn_tangent(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const struct cylstm_options *o = draw_options(t, 0);
+    p->columns = round_up(units, t->kernels->lanes);
+    p->cell = (struct cylstm_cell){
+        .H = units, .unit_vectors = 1, .tape_vectors = 1, .tape = place(t, "tape", p->rows, units)};
+    place_tangent(t, p, CYLSTM_RNN_MATH, o ? o : &plain_rnn);
+    fill_gates(t, p, 0, p->cell.options, 0);
+}
+
+static void judge_rnn_tangent(struct trial *t, const struct cylstm_product *p, size_t row,
+                              size_t unit, const struct near *da)
+{
+    const struct near h = taped(t, &p->cell, row, unit, 0);
+    expect_h(t, p->cell.tangent, row, unit,
+             times(t, gate_slope(t, p->cell.options, 0, h.is), da[0]));
+}
+
 const struct ending
+    gru_tangent = {.gates = 4,
+                   .pads = 1,
+                   .grain = 0.125,
+                   .place = place_gru_tangent,
+                   .judge = judge_gru_tangent},
+    gru_gates_tangent = {.gates = 2,
+                         .pads = 1,
+                         .grain = 0.125,
+                         .place = place_gates_tangent,
+                         .judge = judge_gates_tangent},
+    gru_candidate_tangent = {.gates = 1,
+                             .pads = 1,
+                             .grain = 0.125,
+                             .place = place_candidate_tangent,
+                             .judge = judge_candidate_tangent},
+    rnn_tangent = {.gates = 1,
+                   .pads = 1,
+                   .grain = 0.125,
+                   .place = place_rnn_tangent,
+                   .judge = judge_rnn_tangent},
     gru = {.gates = 4, .pads = 1, .grain = 0.125, .place = place_gru, .judge = judge_gru},
     gru_back = {.gates = 1,
                 .pads = 1,

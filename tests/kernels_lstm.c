@@ -92,6 +92,10 @@ static void place_lstm_back(struct trial *t, struct cylstm_product *p, size_t un
         fill(t, &p->cell.c_prev, p->rows, units, units, -2, 2);
     }
     if (below(t, 2)) p->cell.h = place(t, "h", p->rows, padded);
+    place_given(t, p, 4);
+    if (!by_options(t) || !chance(t, 2)) return;
+    p->cell.given_c = place(t, "given c", p->rows, units);
+    fill(t, &p->cell.given_c, p->rows, units, units, -2, 2);
 }
 
 static void judge_lstm_back(struct trial *t, const struct cylstm_product *p, size_t row,
@@ -106,18 +110,22 @@ static void judge_lstm_back(struct trial *t, const struct cylstm_product *p, siz
     const struct near i = v[0], f = v[1], g = v[2], o = v[3], c = v[4], dh = sum[0],
                       c_prev = read_unit(t, &cell->c_prev, row, u, cell->H),
                       shown = apply(t, &options->function[2], c),
-                      da_o = times(t, times(t, dh, shown), gate_slope(t, options, 0, o.is)),
+                      d_o = given_too(t, cell, row, unit, 3, times(t, dh, shown)),
+                      da_o = times(t, d_o, gate_slope(t, options, 0, o.is)),
                       dc_after = exactly(get(t, before(t, row_of(t, &cell->dc, row)), u));
     struct near dc =
         plus(t, dc_after, times(t, times(t, dh, o), slope(t, &options->function[2], shown)));
     dc = plus(t, dc, times(t, peephole(t, cell, 2, unit), da_o));
+    dc = plus(t, dc, read_unit(t, &cell->given_c, row, u, cell->H));
     if (options->cell_clip != 0 && fabsl(c.is) >= options->cell_clip) dc = exactly(0);
-    struct near di = times(t, dc, g), df = times(t, dc, c_prev);
+    struct near di = given_too(t, cell, row, unit, 0, times(t, dc, g)),
+                df = given_too(t, cell, row, unit, 1, times(t, dc, c_prev));
     if (options->coupled == COUPLED_F) di = minus(t, di, df), df = exactly(0);
     if (options->coupled == COUPLED_I) df = minus(t, df, di), di = exactly(0);
     const struct near da_i = times(t, di, gate_slope(t, options, 0, i.is)),
                       da_f = times(t, df, gate_slope(t, options, 0, f.is)),
-                      da_g = times(t, times(t, dc, i), gate_slope(t, options, 1, g.is));
+                      dg = given_too(t, cell, row, unit, 2, times(t, dc, i)),
+                      da_g = times(t, dg, gate_slope(t, options, 1, g.is));
     struct near dc_prev = times(t, dc, f);
     dc_prev = plus(t, dc_prev, times(t, peephole(t, cell, 0, unit), da_i));
     dc_prev = plus(t, dc_prev, times(t, peephole(t, cell, 1, unit), da_f));
@@ -130,6 +138,77 @@ static void judge_lstm_back(struct trial *t, const struct cylstm_product *p, siz
     want[count++] = da_g;
     want[count++] = da_o;
     expect_vectors(t, "dgates", &cell->dgates, row, unit, cell->H, want, count);
+}
+
+/* --- its tangent */
+
+static const void *draw_peephole_tangents(struct trial *t, const struct cylstm_cell *cell)
+{
+    const size_t count = (cell->options->coupled ? PEEPHOLES - 1 : PEEPHOLES) * cell->H;
+    if (!cell->peep || chance(t, 2)) return NULL;
+    void *peep = guarded_reals(t, "tangent of peep", count);
+    for (size_t u = 0; u < count; u++) put(t, peep, (ptrdiff_t)u, number(t, 0.25));
+    return peep;
+}
+
+static void place_lstm_tangent(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    const size_t padded = round_up(units, t->kernels->lanes);
+    p->columns = round_up(4 * units, t->kernels->lanes);
+    p->cell = (struct cylstm_cell){.H = units,
+                                   .unit_vectors = PANEL_VECTORS,
+                                   .tape_vectors = LSTM_TAPE,
+                                   .tape = place(t, "tape", p->rows, LSTM_TAPE * units),
+                                   .c_prev = place(t, "c_prev", p->rows, padded)};
+    place_options(t, &p->cell);
+    const struct cylstm_options *o = p->cell.options ? p->cell.options : &plain_lstm;
+    struct cylstm_cell *d = place_tangent(t, p, CYLSTM_LSTM_MATH, o);
+    fill(t, &p->cell.tape, p->rows, LSTM_TAPE * units, LSTM_TAPE * units, -2, 2); /* c */
+    for (size_t n = 0; n < 4; n++) fill_gates(t, p, n, o, n == 2);
+    fill(t, &p->cell.c_prev, p->rows, units, padded, -2, 2);
+    d->peep = draw_peephole_tangents(t, &p->cell);
+    d->c = place(t, "dc", p->rows, padded);
+    fill(t, &d->c, p->rows, units, padded, -2, 2);
+    if (below(t, 2)) p->cell.h = place(t, "m", p->rows, padded);
+}
+
+/* p * dc + dp * c */
+static struct near peephole_tangent(const struct trial *t, const struct cylstm_cell *cell, size_t n,
+                                    size_t unit, struct near c, struct near dc)
+{
+    return plus(t, times(t, peephole(t, cell->tangent, n, unit), c),
+                times(t, peephole(t, cell, n, unit), dc));
+}
+
+static void judge_lstm_tangent(struct trial *t, const struct cylstm_product *p, size_t row,
+                               size_t unit, const struct near *da)
+{
+    const struct cylstm_cell *cell = &p->cell, *d = cell->tangent;
+    const struct cylstm_options *options = cell->options;
+    const ptrdiff_t u = (ptrdiff_t)unit, H = (ptrdiff_t)cell->H;
+    struct near v[LSTM_TAPE];
+    for (ptrdiff_t n = 0; n < LSTM_TAPE; n++)
+        v[n] = exactly(u < H ? get(t, row_of(t, &cell->tape, row), n * H + u) : 0);
+    const struct near i = v[0], f = v[1], g = v[2], o = v[3], c = v[4],
+                      c_prev = read_unit(t, &cell->c_prev, row, u, cell->H),
+                      dc_prev = exactly(get(t, before(t, row_of(t, &d->c, row)), u)),
+                      shown = apply(t, &options->function[2], c);
+    const struct near da_i = plus(t, da[0], peephole_tangent(t, cell, 0, unit, c_prev, dc_prev)),
+                      da_f = plus(t, da[1], peephole_tangent(t, cell, 1, unit, c_prev, dc_prev)),
+                      dg = times(t, gate_slope(t, options, 1, g.is), da[2]);
+    struct near di = times(t, gate_slope(t, options, 0, i.is), da_i),
+                df = times(t, gate_slope(t, options, 0, f.is), da_f);
+    if (options->coupled == COUPLED_F) df = minus(t, exactly(0), di);
+    if (options->coupled == COUPLED_I) di = minus(t, exactly(0), df);
+    struct near dc = plus(t, times(t, f, dc_prev), times(t, i, dg));
+    dc = plus(t, plus(t, dc, times(t, di, g)), times(t, df, c_prev));
+    if (options->cell_clip != 0 && fabsl(c.is) >= options->cell_clip) dc = exactly(0);
+    const struct near da_o = plus(t, da[3], peephole_tangent(t, cell, 2, unit, c, dc)),
+                      d_o = times(t, gate_slope(t, options, 0, o.is), da_o),
+                      d_shown = times(t, slope(t, &options->function[2], shown), dc);
+    expect_unit(t, "dc", &d->c, row, unit, u, dc);
+    expect_h(t, d, row, unit, plus(t, times(t, d_o, shown), times(t, o, d_shown)));
+    if (cell->h.base) expect_unit(t, "m", &cell->h, row, unit, u, times(t, o, shown));
 }
 
 /* --- what follows a projection */
@@ -186,7 +265,45 @@ static void judge_projection_back(struct trial *t, const struct cylstm_product *
                 fabsl(h.is) < 0.75L ? sum[0] : exactly(0));
 }
 
+static void place_projection_tangent(struct trial *t, struct cylstm_product *p, size_t units)
+{
+    static const struct cylstm_options no_clip;
+    p->columns = units;
+    p->cell =
+        (struct cylstm_cell){.H = units, .unit_vectors = 1, .y = place(t, "y", p->rows, units)};
+    fill(t, &p->cell.y, p->rows, units, units, -0.7, 0.7);
+    for (size_t r = 0; r < p->rows; r += 2) /* one that was clipped */
+        put(t, row_of(t, &p->cell.y, r), 0, r % 4 ? 0.75 : -0.75);
+    struct cylstm_cell *d =
+        place_tangent(t, p, CYLSTM_PROJECTION_MATH, by_options(t) ? &clip_only : &no_clip);
+    if (!below(t, 2)) return;
+    void *bias = guarded_reals(t, "tangent of the bias", units);
+    for (size_t u = 0; u < units; u++) put(t, bias, (ptrdiff_t)u, number(t, 0.25));
+    d->bias = bias;
+}
+
+static void judge_projection_tangent(struct trial *t, const struct cylstm_product *p, size_t row,
+                                     size_t unit, const struct near *sum)
+{
+    const struct cylstm_cell *d = p->cell.tangent;
+    const struct near h = read_unit(t, &p->cell.y, row, (ptrdiff_t)unit, p->cell.H);
+    struct near dh = sum[0];
+    if (d->bias && unit < d->H) dh = plus(t, dh, exactly(get(t, d->bias, (ptrdiff_t)unit)));
+    if (p->cell.options->proj_clip != 0 && fabsl(h.is) >= 0.75L) dh = exactly(0);
+    expect_h(t, d, row, unit, dh);
+}
+
 const struct ending
+    lstm_tangent = {.gates = 4,
+                    .pads = 1,
+                    .grain = 0.125,
+                    .place = place_lstm_tangent,
+                    .judge = judge_lstm_tangent},
+    projection_tangent = {.gates = 1,
+                          .pads = 1,
+                          .grain = 0.125,
+                          .place = place_projection_tangent,
+                          .judge = judge_projection_tangent},
     projection = {.gates = 1,
                   .pads = 1,
                   .grain = 0.125,

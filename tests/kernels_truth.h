@@ -214,6 +214,44 @@ static inline void expect_h(struct trial *t, const struct cylstm_cell *cell, siz
         expect_unit(t, "y", &cell->y, row, unit, (ptrdiff_t)unit, h);
 }
 
+/* By options: what a loss says of the gates on a tape, `gates` of them, beside what follows from h. */
+static inline void place_given(struct trial *t, struct cylstm_product *p, size_t gates)
+{
+    const size_t n = gates * p->cell.H;
+    if (!by_options(t) || !chance(t, 2)) return;
+    p->cell.given_gates = place(t, "given gates", p->rows, n);
+    fill(t, &p->cell.given_gates, p->rows, n, n, -2, 2);
+}
+
+static inline struct near given_too(struct trial *t, const struct cylstm_cell *cell, size_t row,
+                                    size_t unit, size_t gate, struct near d)
+{
+    if (!cell->given_gates.base || unit >= cell->H) return d;
+    return plus(
+        t, d,
+        exactly(get(t, row_of(t, &cell->given_gates, row), (ptrdiff_t)(gate * cell->H + unit))));
+}
+
+/* The end of a product of tangents: the cell's own options, and the cell of the tangents, which are
+ * returned: h_{t-1} in, h_t out. */
+static inline struct cylstm_cell *place_tangent(struct trial *t, struct cylstm_product *p,
+                                                enum cylstm_cell_math math,
+                                                const struct cylstm_options *options)
+{
+    const size_t H = p->cell.H, padded = round_up(H, t->kernels->lanes);
+    struct cylstm_cell *d = guarded(t, "tangent", sizeof *d);
+    *d = (struct cylstm_cell){.H = H,
+                              .options = options,
+                              .h = place(t, "dh", p->rows, padded),
+                              .h_prev = place(t, "dh_prev", p->rows, padded)};
+    fill(t, &d->h_prev, p->rows, H, padded, -2, 2);
+    if (below(t, 2)) d->y = place(t, "dy", p->rows, H);
+    p->finish = t->kernels->tangent[math];
+    p->cell.options = options;
+    p->cell.tangent = d;
+    return d;
+}
+
 /* Vectors of H on a row of the tape, or of dgates. */
 static inline void expect_vectors(struct trial *t, const char *what, const struct cylstm_rows *m,
                                   size_t row, size_t unit, size_t H, const struct near *truth,
