@@ -52,6 +52,7 @@ VARIANTS = {
     "softsign": of_lstm(activations=("sigmoid", "softsign", "softsign")),
     "elu and softplus": of_lstm(activations=("sigmoid", "elu", "softplus")),
     "layer norm": Variant(cylstm.LSTM, {"layer_norm": "litert"}, 1.40),
+    "layer norm Haste": Variant(cylstm.LSTM, {"layer_norm": "haste"}, 1.40),
     "zoneout": Variant(cylstm.LSTM, {"zoneout": 0.1}, 1.40),
     "GRU": Variant(cylstm.GRU, {}, 0.85),
     "GRU reset before": Variant(cylstm.GRU, {"reset_after": False}, 0.95),

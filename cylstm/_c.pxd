@@ -71,7 +71,7 @@ cdef extern from "cylstm.h" nogil:
         size_t gates, states, tape_gates, tape_vectors
     cylstm_cell_shape cylstm_find_cell(const cylstm_dims *dims)
 
-    enum: CYLSTM_NO_NORM, CYLSTM_LITERT_NORM
+    enum: CYLSTM_NO_NORM, CYLSTM_LITERT_NORM, CYLSTM_HASTE_NORM
     enum: CYLSTM_AS_COMPUTED, CYLSTM_BFLOAT16, CYLSTM_INT8, CYLSTM_BFLOAT16_PRODUCTS
     enum: CYLSTM_ARRAYS
 

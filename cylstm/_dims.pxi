@@ -10,7 +10,8 @@ cdef dict ACTIVATIONS = {
     "softplus": _c.CYLSTM_SOFTPLUS, "affine": _c.CYLSTM_AFFINE,
     "leaky_relu": _c.CYLSTM_LEAKY_RELU, "thresholded_relu": _c.CYLSTM_THRESHOLDED_RELU,
     "scaled_tanh": _c.CYLSTM_SCALED_TANH, "elu": _c.CYLSTM_ELU}
-cdef dict NORMS = {None: _c.CYLSTM_NO_NORM, "litert": _c.CYLSTM_LITERT_NORM}
+cdef dict NORMS = {None: _c.CYLSTM_NO_NORM, "litert": _c.CYLSTM_LITERT_NORM,
+                   "haste": _c.CYLSTM_HASTE_NORM}
 cdef dict FORMATS = {None: _c.CYLSTM_AS_COMPUTED, "bfloat16": _c.CYLSTM_BFLOAT16,
                      "bfloat16 products": _c.CYLSTM_BFLOAT16_PRODUCTS, "int8": _c.CYLSTM_INT8}
 

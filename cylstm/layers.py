@@ -80,15 +80,23 @@ class LSTM(_Recurrent[States]):
         A projection has a bias, bias_hr_l0 (P): h_t = W_hr h_t + b_hr.
     proj_clip : float or None
         What a projection gives is clipped, as by `cell_clip`, before it is fed back and shown.
-    layer_norm : None or "litert"
-        Each gate's sum of products (and of its peephole) is normalised over the H units before its
-        bias is added, as LiteRT does it (after Ba et al. 2016, arXiv:1607.06450)::
+    layer_norm : None, "litert" or "haste"
+        Layer norm has at least four meanings in LSTMs (after Ba et al. 2016, arXiv:1607.06450), of
+        which two are here; in both c is carried as it is. With N(s) = (s - mean(s)) /
+        sqrt(variance(s) + e), LiteRT normalises each gate's sum of products (and of its peephole)
+        over the H units before its bias is added, with e = 1e-8::
 
-            a_k = w_ln[k] * (s_k - mean(s_k)) / sqrt(variance(s_k) + 1e-8) + b_ih[k] + b_hh[k]
+            a_k = w_ln[k] * N(s_k) + b_ih[k] + b_hh[k]
 
-        weight_ln_l0 (4H, with coupled gates 3H) starts as ones. c is carried as it is. Of other
-        meanings, Haste's normalises W_ih x and W_hh h apart, and c as it is shown; torch's and
-        TensorFlow's examples carry a normalised c.
+        Haste normalises both products, each over the 4H units of all gates together, and c as it is
+        shown, with e = 1e-5; it has no peepholes and no coupled gates::
+
+            a   = w_ln_ih * N(W_ih x_t) + w_ln_hh * N(W_hh h_{t-1}) + b_ih + b_hh
+            h_t = o * tanh(w_ln_cell * N(c_t) + b_ln_cell)
+
+        weight_ln_l0 (4H, with coupled gates 3H), or weight_ln_ih_l0 and weight_ln_hh_l0 (4H) and
+        weight_ln_cell_l0 (H), start as ones, bias_ln_cell_l0 (H) as zeros. The other two meanings,
+        of torch's and TensorFlow's examples, carry a normalised c.
     forget_bias : float
         Added to f's part of bias_ih_l0 and its like as they are drawn, and to no weights that are
         loaded: with 1 the cell keeps more of what it holds at first (Gers et al. 2000). Where
@@ -179,8 +187,11 @@ class LSTM(_Recurrent[States]):
             )
         if coupled not in (None, "f=1-i", "i=1-f"):
             raise ValueError(f"coupled is {coupled!r}, expected None, 'f=1-i' or 'i=1-f'")
-        if layer_norm not in (None, "litert"):
-            raise ValueError(f"layer_norm is {layer_norm!r}, expected None or 'litert'")
+        if layer_norm is not None:
+            _checks.choice("layer_norm", layer_norm, ("litert", "haste"))
+        for name, option in (("peephole", peephole), ("coupled", coupled)):
+            if option and layer_norm == "haste":
+                raise ValueError(f"{name} is {option!r} with layer_norm='haste', expected none")
         for name, value in (("proj_bias", proj_bias), ("proj_clip", proj_clip)):
             if value and not proj_size:
                 raise ValueError(f"{name} is {value!r} without a projection, expected a proj_size")
@@ -207,8 +218,8 @@ class LSTM(_Recurrent[States]):
         amount = -self.forget_bias if self.coupled == "f=1-i" else self.forget_bias
         first = 0 if self.coupled else self.hidden_size  # i, g, o or f, g, o or i, f, g, o
         for name, array in split(self._spec, flat).items():
-            if name.startswith("weight_ln"):
-                array[...] = 1
+            if "_ln_" in name:
+                array[...] = name.startswith("weight")
             if name.startswith("bias_ih"):
                 array[first : first + self.hidden_size] += amount
 

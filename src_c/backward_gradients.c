@@ -172,12 +172,14 @@ static void bias_gradient(struct backward *b, int caller, const struct sum *sum,
 
 /* The gradient of an array that a normalised cell meets unit by unit: a sum of some of dnorm. */
 static void norm_gradient(struct backward *b, int caller, const struct sum *sum,
-                          enum cylstm_array_type type, struct cylstm_run run)
+                          const struct cylstm_norm_sum *n)
 {
     const struct cylstm_layer *l = &b->now->l;
-    const struct operand by = {cylstm_at(b->dnorm, b->call.real_size, (ptrdiff_t)(run.from * l->H)),
-                               backward_width_of(b), backward_stride_of(b, l->kind->norm * l->H)};
-    weight_gradient(b, caller, sum, b->ones, 1, 1, by, run.count * l->H, l->raw[type]);
+    if (n->type == CYLSTM_BIAS_IH && !l->bias) return;
+    const struct operand by = {
+        cylstm_at(b->dnorm, b->call.real_size, (ptrdiff_t)(n->of.from * l->H)),
+        backward_width_of(b), backward_stride_of(b, l->kind->norm * l->H)};
+    weight_gradient(b, caller, sum, b->ones, 1, 1, by, n->of.count * l->H, l->raw[n->type]);
 }
 
 /* The gradient of peepholes: no product of matrices, but sums over all rows of what i and f do with c
@@ -241,8 +243,8 @@ static void weight_gradients(struct backward *b, int caller, const struct sum *s
         weight_gradient(b, caller, sum, b->ones, 1, 1, by, l->P, l->raw[CYLSTM_BIAS_HR]);
     }
     if (l->kind->norm) {
-        norm_gradient(b, caller, sum, CYLSTM_WEIGHT_LN, l->kind->norm_weight);
-        if (l->bias) norm_gradient(b, caller, sum, CYLSTM_BIAS_IH, l->kind->bias);
+        for (size_t n = 0; n < CYLSTM_NORM_ARRAYS && l->kind->norm_sums[n].of.count; n++)
+            norm_gradient(b, caller, sum, &l->kind->norm_sums[n]);
         return;
     }
     if (!l->bias) return;

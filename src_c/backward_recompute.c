@@ -26,7 +26,7 @@ void cylstm_carve_recompute(struct cylstm_arena *arena, struct backward *b)
     if (cylstm_has_second(&l)) again.m = cylstm_carve(arena, H, size);
     if (l.second.columns) again.z = cylstm_carve(arena, H, size);
     if (l.kind->norm)
-        again.sums = cylstm_carve(arena, cylstm_times(rows, cylstm_sums_stride(k, l.H)), size);
+        again.sums = cylstm_carve(arena, cylstm_times(rows, cylstm_sums_stride(k, &l)), size);
     if (b->seq->tape->dropout > 0) again.x = cylstm_carve(arena, cylstm_times(rows, l.I), size);
     again.x_offset = cylstm_carve(arena, rows, sizeof(ptrdiff_t));
     if (arena->base) *b->again = again;

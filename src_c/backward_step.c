@@ -145,7 +145,7 @@ static void rows_back(struct backward *b, const struct backward_pass *p, size_t 
     cell.dnorm = backward_padded_rows(b, b->dnorm, backward_stride_of(b, p->l.kind->norm * p->l.H),
                                       b->start[s - b->step_begin] + r0);
     cylstm_find_norm(&b->call, &b->weights, &p->l, 1, &cell);
-    b->call.kernels->norm_backward(&cell, active - r0);
+    b->call.kernels->norm[p->l.kind->norm_math].backward(&cell, active - r0);
 }
 
 void cylstm_backward_rows(void *arg, size_t share, int caller)

@@ -103,8 +103,8 @@ static const struct cylstm_cell_kind cells[CYLSTM_CELLS] =
         .peepholes = GATES - 1, \
         .peep_dgate = {0, GATES == 4 ? 1 : 2, 3}, \
         .norm = 2 * GATES, \
-        .bias = {0, GATES}, \
-        .norm_weight = {GATES, GATES}, \
+        .norm_sums = {{CYLSTM_BIAS_IH, {0, GATES}}, {CYLSTM_WEIGHT_LN, {GATES, GATES}}}, \
+        .norm_math = CYLSTM_GATES_NORM, \
         .ih = {{0, GATES}}, \
         .hh = {{0, GATES}}, \
     }
@@ -112,6 +112,28 @@ static const struct cylstm_cell_kind normed[] = {
     [CYLSTM_LSTM] = NORMED_LSTM(4, 0, {0, 0}, {1, 1}, {2, 2}, {3, 3}),
     [CYLSTM_LSTM_COUPLED_F] = NORMED_LSTM(3, 1, {0, 0}, {CYLSTM_NONE, CYLSTM_NONE}, {1, 1}, {2, 2}),
     [CYLSTM_LSTM_COUPLED_I] = NORMED_LSTM(3, 2, {CYLSTM_NONE, CYLSTM_NONE}, {0, 0}, {1, 1}, {2, 2}),
+};
+
+/* The LSTM whose products are normalised: the tape has the sums of each, and a step back leaves the
+ * gradients of each. For the arrays of the norms: those of pre-activations; their products with what the
+ * norms of x and h gave; and of what c is shown as, with what its norm gave, and by itself. */
+static const struct cylstm_cell_kind normed_products = {
+    .shape = {.gates = 4, .states = 2, .tape_gates = 4, .tape_vectors = 13},
+    .function = LSTM_FUNCTIONS,
+    .first = {.math = CYLSTM_KEEP_MATH,
+              .unit_vectors = PANEL_VECTORS,
+              .vector = {{0, 0}, {1, 1}, {2, 2}, {3, 3}}},
+    .dgates = 8,
+    .norm = 14,
+    .norm_sums = {{CYLSTM_BIAS_IH, {0, 4}},
+                  {CYLSTM_WEIGHT_LN_IH, {4, 4}},
+                  {CYLSTM_WEIGHT_LN_HH, {8, 4}},
+                  {CYLSTM_WEIGHT_LN_CELL, {12, 1}},
+                  {CYLSTM_BIAS_LN_CELL, {13, 1}}},
+    .norm_math = CYLSTM_PRODUCTS_NORM,
+    .apart = 1,
+    .ih = {{0, 4}},
+    .hh = {{4, 4}},
 };
 
 /* The kernels know nothing of cylstm.h: both lists of activations are the same. */
@@ -141,7 +163,11 @@ int cylstm_cell_options(const struct cylstm_dims *dims, size_t direction,
 
 const struct cylstm_cell_kind *cylstm_cell_kind(const struct cylstm_dims *dims)
 {
-    return dims->layer_norm ? &normed[dims->cell] : &cells[dims->cell];
+    switch (dims->layer_norm) {
+    case CYLSTM_LITERT_NORM: return &normed[dims->cell];
+    case CYLSTM_HASTE_NORM: return &normed_products;
+    default: return &cells[dims->cell];
+    }
 }
 
 struct cylstm_cell_shape cylstm_find_cell(const struct cylstm_dims *dims)

@@ -19,7 +19,10 @@ struct cylstm_run {
     unsigned char from, count;
 };
 
-enum { CYLSTM_RUNS = 2 }; /* a product has as many terms */
+enum {
+    CYLSTM_RUNS = 2, /* a product has as many terms */
+    CYLSTM_NORM_ARRAYS = 5
+};
 
 /* A packed matrix of gates. */
 struct cylstm_panels {
@@ -48,7 +51,12 @@ struct cylstm_cell_kind {
      * are met unit by unit, and a step back leaves so many vectors of H more, `dnorm`, of which their
      * gradients are sums. */
     unsigned char norm;
-    struct cylstm_run bias, norm_weight;
+    struct cylstm_norm_sum {
+        enum cylstm_array_type type;
+        struct cylstm_run of;
+    } norm_sums[CYLSTM_NORM_ARRAYS];
+    enum cylstm_norm_math norm_math;
+    unsigned char apart; /* the products of x and of h are kept by themselves */
     /* The dgates that weight_ih and bias_ih meet, and bias_hh, and those that weight_hh meets with
      * h_{t-1}, all in raw order; and those behind them, which it meets in the second product. */
     struct cylstm_run ih[CYLSTM_RUNS], hh[CYLSTM_RUNS], second_hh;

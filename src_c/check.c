@@ -84,6 +84,7 @@ void cylstm_check_dims(const struct cylstm_context *ctx, const struct cylstm_dim
     ASSERT(dims->zoneout == 0 || dims->proj_clip == 0);
     ASSERT(dims->layer_norm >= 0 && dims->layer_norm < CYLSTM_NORMS);
     ASSERT(!dims->layer_norm || dims->cell <= CYLSTM_LSTM_COUPLED_I);
+    ASSERT(dims->layer_norm != CYLSTM_HASTE_NORM || (dims->cell == CYLSTM_LSTM && !dims->peephole));
     check_format(ctx, dims->format);
 }
 

@@ -191,6 +191,10 @@ enum cylstm_norm_type {
     /* LiteRT's: each gate's sum, before its bias: a_k = w_ln[k] z_k + b_ih[k] + b_hh[k], where s_k is
      * the sum of the products and of the peephole; epsilon is 1e-8 */
     CYLSTM_LITERT_NORM,
+    /* Haste's: each product by itself, over the units of all gates together, and c as it is shown:
+     * a = w_ln_ih z(W_ih x) + w_ln_hh z(W_hh h) + b_ih + b_hh, h = o * tanh(w_ln_cell z(c) + b_ln_cell);
+     * epsilon is 1e-5. No peepholes, no coupled gates. */
+    CYLSTM_HASTE_NORM,
     CYLSTM_NORMS
 };
 
@@ -250,7 +254,7 @@ enum cylstm_format_type {
  * each layer, for each direction, with G gates,
  *     weight_ih (G*H, I of the layer), weight_hh (G*H, R), bias_ih (G*H), bias_hh (G*H),
  *     weight_peep (3H: i, f, o; 2H without the gate that is coupled), weight_hr (P, H), bias_hr (P),
- *     weight_ln (G*H)
+ *     weight_ln (G*H), or weight_ln_ih (G*H), weight_ln_hh (G*H), weight_ln_cell (H), bias_ln_cell (H)
  * each matrix followed by its scales where it has them, as far as `dims` ask for them; layers above
  * the first have D * R inputs. */
 enum cylstm_array_type {
@@ -262,6 +266,10 @@ enum cylstm_array_type {
     CYLSTM_WEIGHT_HR,
     CYLSTM_BIAS_HR,
     CYLSTM_WEIGHT_LN,
+    CYLSTM_WEIGHT_LN_IH,
+    CYLSTM_WEIGHT_LN_HH,
+    CYLSTM_WEIGHT_LN_CELL,
+    CYLSTM_BIAS_LN_CELL,
     CYLSTM_SCALE_IH, /* of the rows of weight_ih, behind it: int8 only, as are the next two */
     CYLSTM_SCALE_HH,
     CYLSTM_SCALE_HR,

@@ -313,7 +313,7 @@ void cylstm_carve_passes(struct cylstm_arena *arena, size_t B, struct forward *f
         p.m = cylstm_has_second(&p.l) ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
         p.z = p.l.second.columns ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;
         if (p.l.kind->norm)
-            p.sums = cylstm_carve(arena, cylstm_times(B, cylstm_sums_stride(k, p.l.H)), size);
+            p.sums = cylstm_carve(arena, cylstm_times(B, cylstm_sums_stride(k, &p.l)), size);
         if (arena->base) f->pass[n] = p;
     }
 }

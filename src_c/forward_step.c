@@ -92,7 +92,7 @@ static void place_cell(const struct forward *f, const struct forward_pass *p, si
 static struct cylstm_rows sums_rows(const struct forward *f, const struct forward_pass *p,
                                     size_t r0)
 {
-    const size_t stride = cylstm_sums_stride(f->call.kernels, p->l.H);
+    const size_t stride = cylstm_sums_stride(f->call.kernels, &p->l);
     return (struct cylstm_rows){cylstm_at(p->sums, f->call.real_size, (ptrdiff_t)(r0 * stride)),
                                 NULL, (ptrdiff_t)stride};
 }
@@ -108,19 +108,36 @@ static void surround(const struct forward *f, const struct forward_pass *p, size
     g->cell.zoneout = zoneout;
 }
 
+/* The sums of a cell that waits for whole rows, or those of x and those of h. */
+static void keep_sums(struct forward *f, int caller, const struct forward_pass *p,
+                      const struct workspace *own, struct cylstm_rows h, size_t s, size_t r0,
+                      size_t n, struct cylstm_range panels, const struct merged *merged)
+{
+    struct cylstm_rows sums = sums_rows(f, p, r0);
+    for (int part = 0; part <= p->l.kind->apart; part++) {
+        struct cylstm_job job = gates_job(f, p, &p->l.w, h, s, r0, n, panels, part ? NULL : merged);
+        if (p->l.kind->apart) job.product.term[!part].K = 0;
+        job.product.cell =
+            (struct cylstm_cell){.H = p->l.H, .unit_vectors = PANEL_VECTORS, .sums = sums};
+        run_job(f, caller, own, &job);
+        sums.base = cylstm_at(sums.base, f->call.real_size,
+                              (ptrdiff_t)cylstm_sums_width(f->call.kernels, &p->l));
+    }
+}
+
 void cylstm_forward_step(struct forward *f, int caller, const struct forward_pass *p,
                          const struct workspace *own, size_t s, size_t r0, size_t n,
                          struct cylstm_range panels, const struct merged *merged)
 {
     const struct cylstm_rows h = state_rows(f, p->h[(s + f->parity) & 1], p->l.R, r0, f->h_offset);
+    if (p->sums) {
+        keep_sums(f, caller, p, own, h, s, r0, n, panels, merged);
+        return;
+    }
     struct cylstm_job job = gates_job(f, p, &p->l.w, h, s, r0, n, panels, merged);
     struct cylstm_zoneout zoneout;
-    if (p->sums)
-        job.product.cell = (struct cylstm_cell){
-            .H = p->l.H, .unit_vectors = PANEL_VECTORS, .sums = sums_rows(f, p, r0)};
-    else
-        place_cell(f, p, s, r0, &job.product.cell);
-    if (!p->sums && !cylstm_has_second(&p->l)) surround(f, p, s, r0, &job.product, &zoneout);
+    place_cell(f, p, s, r0, &job.product.cell);
+    if (!cylstm_has_second(&p->l)) surround(f, p, s, r0, &job.product, &zoneout);
     run_job(f, caller, own, &job);
 }
 
@@ -132,7 +149,7 @@ void cylstm_forward_rows(struct forward *f, const struct forward_pass *p, size_t
     place_cell(f, p, s, r0, &cell);
     cell.sums = sums_rows(f, p, r0);
     cylstm_find_norm(&f->call, &f->weights, &p->l, 0, &cell);
-    f->call.kernels->norm_forward(&cell, n);
+    f->call.kernels->norm[p->l.kind->norm_math].forward(&cell, n);
     if (p->zoneout.p == 0 || cylstm_has_second(&p->l)) return;
     const struct cylstm_zoneout zoneout = cylstm_step_zoneout(&p->zoneout, &f->order, s, r0);
     cell.zoneout = &zoneout;

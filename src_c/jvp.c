@@ -87,7 +87,7 @@ static struct cylstm_rows inputs(const struct jvp *j, int which, size_t s, size_
 }
 
 /* A product with the matrix of one step, for rows [r0, r0 + n): of x, of which some meet no column,
- * and of h, or what replaces it. */
+ * and of h, or what replaces it; as far as they are there. */
 static struct cylstm_job start_product(const struct jvp *j, const struct cylstm_matrix *matrix,
                                        const struct dual *x, const struct dual *h, int which,
                                        size_t n)
@@ -96,7 +96,8 @@ static struct cylstm_job start_product(const struct jvp *j, const struct cylstm_
     struct cylstm_job job = cylstm_start_job(&j->l, matrix, n, all);
     job.product.term[0] =
         (struct cylstm_term){x->at[which], 1, x->at[which].base ? matrix->first : 0, NULL};
-    job.product.term[1] = (struct cylstm_term){h->at[which], 1, matrix->K - matrix->first, NULL};
+    job.product.term[1] = (struct cylstm_term){
+        h->at[which], 1, h->at[which].base ? matrix->K - matrix->first : 0, NULL};
     job.k[1] = matrix->first;
     return job;
 }
@@ -184,6 +185,23 @@ static void keep_some(const struct jvp *j, size_t s, size_t r0, size_t n)
         k->cell[CYLSTM_ZONEOUT_MATH][0].forward(&cell, panel, 0, n, NULL);
 }
 
+/* The sums of a cell that waits for whole rows, or those of x and those of h. */
+static void keep_sums(struct jvp *j, int caller, const struct dual *x, const struct dual *h,
+                      size_t r0, size_t n, struct cylstm_cell *cell)
+{
+    const struct cylstm_kernels *k = j->call.kernels;
+    const struct cylstm_layer *l = &j->l;
+    const size_t stride = cylstm_sums_stride(k, l), size = j->call.real_size;
+    const struct dual none = {0};
+    cell->sums = (struct cylstm_rows){cylstm_at(j->norm_sums, size, (ptrdiff_t)(r0 * stride)), NULL,
+                                      (ptrdiff_t)stride};
+    multiply(j, caller, &l->w, x, l->kind->apart ? &none : h, r0, n, CYLSTM_KEEP_MATH, cell);
+    if (!l->kind->apart) return;
+    struct cylstm_cell of_h = *cell;
+    of_h.sums.base = cylstm_at(cell->sums.base, size, (ptrdiff_t)cylstm_sums_width(k, l));
+    multiply(j, caller, &l->w, &none, h, r0, n, CYLSTM_KEEP_MATH, &of_h);
+}
+
 static void step(struct jvp *j, int caller, size_t s, size_t r0, size_t n)
 {
     const struct cylstm_layer *l = &j->l;
@@ -193,13 +211,11 @@ static void step(struct jvp *j, int caller, size_t s, size_t r0, size_t n)
     struct cylstm_cell cell[DUAL];
     place_cells(j, l->w.gates, s, r0, !cylstm_has_second(l), cell);
     if (l->kind->norm) {
-        const size_t stride = cylstm_sums_stride(j->call.kernels, l->H);
-        cell[VALUE].sums = (struct cylstm_rows){
-            cylstm_at(j->norm_sums, j->call.real_size, (ptrdiff_t)(r0 * stride)), NULL,
-            (ptrdiff_t)stride};
+        keep_sums(j, caller, &x, &h, r0, n, &cell[VALUE]);
+        j->call.kernels->norm[l->kind->norm_math].tangent(&cell[VALUE], n);
+    } else {
+        multiply(j, caller, &l->w, &x, &h, r0, n, l->w.gates->math, &cell[VALUE]);
     }
-    multiply(j, caller, &l->w, &x, &h, r0, n, l->w.gates->math, &cell[VALUE]);
-    if (l->kind->norm) j->call.kernels->norm_tangent(&cell[VALUE], n);
     if (l->P) project(j, caller, &x, &m, s, r0, n);
     if (l->second.columns) {
         place_cells(j, l->second.gates, s, r0, 1, cell);
@@ -382,7 +398,7 @@ static void carve(struct cylstm_arena *arena, const struct cylstm_context *ctx,
     }
     if (l.second.columns) j->dz = cylstm_carve(arena, C, size);
     if (l.kind->norm)
-        j->norm_sums = cylstm_carve(arena, cylstm_times(B, cylstm_sums_stride(k, l.H)), size);
+        j->norm_sums = cylstm_carve(arena, cylstm_times(B, cylstm_sums_stride(k, &l)), size);
     for (int n = 0; n < ARRAYS; n++) j->offset[n] = cylstm_carve_outer_offsets(arena, seq);
 }
 

@@ -40,7 +40,9 @@ static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t 
                  biases = dims->bias ? gates : 0, P = dims->proj,
                  real_size = (size_t)dims->bits / 8,
                  bytes = formats[dims->format].raw ? formats[dims->format].raw : real_size;
-    const int scaled = formats[dims->format].scaled;
+    const int scaled = formats[dims->format].scaled,
+              litert = dims->layer_norm == CYLSTM_LITERT_NORM,
+              haste = dims->layer_norm == CYLSTM_HASTE_NORM;
     const struct cylstm_array all[CYLSTM_ARRAYS] = {
         {CYLSTM_WEIGHT_IH, "weight_ih", gates, layer_inputs(dims, layer), bytes, 0},
         {CYLSTM_SCALE_IH, "weight_ih_scale", scaled ? gates : 0, 0, real_size, 0},
@@ -54,7 +56,11 @@ static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t 
         {CYLSTM_WEIGHT_HR, "weight_hr", P, dims->hidden, bytes, 0},
         {CYLSTM_SCALE_HR, "weight_hr_scale", scaled ? P : 0, 0, real_size, 0},
         {CYLSTM_BIAS_HR, "bias_hr", dims->proj_bias ? P : 0, 0, real_size, 0},
-        {CYLSTM_WEIGHT_LN, "weight_ln", dims->layer_norm ? gates : 0, 0, real_size, 0},
+        {CYLSTM_WEIGHT_LN, "weight_ln", litert ? gates : 0, 0, real_size, 0},
+        {CYLSTM_WEIGHT_LN_IH, "weight_ln_ih", haste ? gates : 0, 0, real_size, 0},
+        {CYLSTM_WEIGHT_LN_HH, "weight_ln_hh", haste ? gates : 0, 0, real_size, 0},
+        {CYLSTM_WEIGHT_LN_CELL, "weight_ln_cell", haste ? dims->hidden : 0, 0, real_size, 0},
+        {CYLSTM_BIAS_LN_CELL, "bias_ln_cell", haste ? dims->hidden : 0, 0, real_size, 0},
     };
     *count = 0;
     for (size_t n = 0; n < CYLSTM_ARRAYS; n++) {
@@ -74,7 +80,11 @@ int cylstm_is_vector(const struct cylstm_cell_kind *kind, enum cylstm_array_type
     case CYLSTM_BIAS_HH: return kind->norm;
     case CYLSTM_WEIGHT_PEEP:
     case CYLSTM_BIAS_HR:
-    case CYLSTM_WEIGHT_LN: return 1;
+    case CYLSTM_WEIGHT_LN:
+    case CYLSTM_WEIGHT_LN_IH:
+    case CYLSTM_WEIGHT_LN_HH:
+    case CYLSTM_WEIGHT_LN_CELL:
+    case CYLSTM_BIAS_LN_CELL: return 1;
     default: return 0;
     }
 }

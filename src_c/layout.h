@@ -119,10 +119,15 @@ static inline size_t cylstm_panels_of(const struct cylstm_kernels *k, size_t col
 /* Whether an array is met unit by unit, and by no product. */
 int cylstm_is_vector(const struct cylstm_cell_kind *kind, enum cylstm_array_type type);
 
-/* Reals of a row of sums that wait until it is whole. */
-static inline size_t cylstm_sums_stride(const struct cylstm_kernels *k, size_t H)
+/* Reals of a row of sums that wait until it is whole, one after another if they are `apart`. */
+static inline size_t cylstm_sums_width(const struct cylstm_kernels *k, const struct cylstm_layer *l)
 {
-    return cylstm_times(PANEL_VECTORS, cylstm_round_up(H, k->lanes)) + k->lanes;
+    return cylstm_times(PANEL_VECTORS, cylstm_round_up(l->H, k->lanes));
+}
+static inline size_t cylstm_sums_stride(const struct cylstm_kernels *k,
+                                        const struct cylstm_layer *l)
+{
+    return cylstm_times(1 + l->kind->apart, cylstm_sums_width(k, l)) + k->lanes;
 }
 
 /* Bytes of a panel whose rows are all as wide as a panel: no panel is larger. */

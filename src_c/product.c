@@ -200,7 +200,14 @@ const void *cylstm_find_vector(const struct cylstm_call *call, const struct cyls
 void cylstm_find_norm(const struct cylstm_call *call, const struct cylstm_weights *weights,
                       const struct cylstm_layer *l, int backward, struct cylstm_cell *cell)
 {
-    cell->norm = cylstm_find_vector(call, weights, l, backward, CYLSTM_WEIGHT_LN);
+    if (l->kind->apart) {
+        cell->norm = cylstm_find_vector(call, weights, l, backward, CYLSTM_WEIGHT_LN_IH);
+        cell->norm_h = cylstm_find_vector(call, weights, l, backward, CYLSTM_WEIGHT_LN_HH);
+        cell->norm_c = cylstm_find_vector(call, weights, l, backward, CYLSTM_WEIGHT_LN_CELL);
+        cell->bias_c = cylstm_find_vector(call, weights, l, backward, CYLSTM_BIAS_LN_CELL);
+    } else {
+        cell->norm = cylstm_find_vector(call, weights, l, backward, CYLSTM_WEIGHT_LN);
+    }
     if (!l->bias) return;
     cell->b_ih = cylstm_find_vector(call, weights, l, backward, CYLSTM_BIAS_IH);
     cell->b_hh = cylstm_find_vector(call, weights, l, backward, CYLSTM_BIAS_HH);

@@ -110,7 +110,10 @@ static void draw_problem(struct trial *t, struct problem *p, int format)
     }
     p->dims.cell = (int)below(t, 3); /* an LSTM, or one of the coupled ones */
     p->dims.peephole = (int)below(t, 2);
-    p->dims.layer_norm = !below(t, 3);
+    p->dims.layer_norm = below(t, 3) ? CYLSTM_NO_NORM : CYLSTM_LITERT_NORM;
+    if (p->dims.cell == CYLSTM_LSTM && !p->dims.peephole && below(t, 2))
+        p->dims.layer_norm = CYLSTM_HASTE_NORM,
+        p->dims.input += 2; /* of one, only a sign is left */
     if (p->dims.proj_clip == 0 && !below(t, 3)) p->dims.zoneout = 0.25;
     if (p->dims.directions == 1) p->dims.reverse = (int)below(t, 2);
     cylstm_init_context(&p->ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);

@@ -29,6 +29,10 @@ CELLS: dict[str, dict[str, Any]] = {
     "layer norm": dict(layer_norm="litert"),
     "layer norm, all": dict(layer_norm="litert", peephole=True, proj_size=5, cell_clip=0.4),
     "layer norm, coupled": dict(layer_norm="litert", coupled="i=1-f", peephole=True, clip=0.9),
+    "Haste's norm": dict(layer_norm="haste"),
+    "Haste's norm, all": dict(
+        layer_norm="haste", proj_size=5, cell_clip=0.4, clip=0.9, zoneout=0.3
+    ),
     "layer norm, f=1-i": dict(layer_norm="litert", coupled="f=1-i", bias=False),
     "zoneout": dict(zoneout=0.3),
     "recurrent dropout": dict(recurrent_dropout=0.3),

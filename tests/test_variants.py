@@ -15,7 +15,7 @@ import pytest
 
 import cylstm
 from cylstm import reference
-from helpers import TOLERANCES, assert_close, bits_promised, rel, same_bits
+from helpers import TOLERANCES, assert_close, bits_promised, refused, rel, same_bits
 from make_digests import network, numbers
 
 ISAS = list(cylstm.show_config()["isa_available"])
@@ -249,6 +249,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layer norm": dict(layer_norm="litert"),
     "layer norm, all": dict(layer_norm="litert", peephole=True, coupled="i=1-f", cell_clip=0.9)
     | dict(clip=1.5, proj_size=5, proj_clip=0.2),
+    "Haste's": dict(layer_norm="haste"),
+    "Haste's, all": dict(layer_norm="haste", cell_clip=0.9, clip=1.5, proj_size=5, proj_bias=True)
+    | dict(proj_clip=0.2),
+    "Haste's, no bias": dict(layer_norm="haste", bias=False),
     "layer norm, no bias": dict(layer_norm="litert", bias=False, peephole=True, coupled="f=1-i"),
 }
 CALLS: dict[str, dict[str, Any]] = {
@@ -323,8 +327,13 @@ def test_a_fresh_norm_is_one() -> None:
     net = cylstm.LSTM(3, 5, layer_norm="litert", coupled="f=1-i", num_layers=2, seed=1)
     for layer in range(2):
         np.testing.assert_array_equal(net.state_dict()[f"weight_ln_l{layer}"], np.ones(15))
-    with pytest.raises(ValueError, match="layer_norm is 'torch', expected None or 'litert'"):
-        cylstm.LSTM(3, 5, layer_norm="torch")
+    net = cylstm.LSTM(3, 5, layer_norm="haste", bidirectional=True)
+    for name, array in net.state_dict().items():
+        if "_ln_" in name:
+            assert (array == (0 if "bias" in name else 1)).all()
+    refused(lambda: cylstm.LSTM(3, 5, layer_norm="torch"), "layer_norm is 'torch'", "'haste'")
+    refused(lambda: cylstm.LSTM(3, 5, layer_norm="haste", peephole=True), "peephole", "'haste'")
+    refused(lambda: cylstm.LSTM(3, 5, layer_norm="haste", coupled="f=1-i"), "coupled", "'haste'")
 
 
 def test_arguments() -> None:

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 class Weights(NamedTuple):
-    """The weights of one layer and direction; biases may be zero, and the last four None."""
+    """The weights of one layer and direction; biases may be zero, and all from hr on None."""
 
     ih: Array  # (GH, I)
     hh: Array  # (GH, P)
@@ -23,6 +23,10 @@ class Weights(NamedTuple):
     peep: Array | None  # (3H,), of i, f, o; (2H,) without the one that is coupled
     b_hr: Array | None = None  # (P,)
     ln: Array | None = None  # (GH,)
+    ln_ih: Array | None = None  # (4H,)
+    ln_hh: Array | None = None  # (4H,)
+    ln_cell: Array | None = None  # (H,)
+    b_ln_cell: Array | None = None  # (H,)
 
 
 State = tuple[Array, ...]  # (h, c) of shapes (B, P) and (B, H), or (h,)
@@ -45,6 +49,12 @@ class LSTM:
     units before its bias is added::
 
         a_k = w_ln[k] * (s_k - mean(s_k)) / sqrt(variance(s_k) + 1e-8) + b_ih[k] + b_hh[k]
+
+    and with Haste's both products are, each over the units of all gates, and c as it is shown::
+
+        a   = w_ln_ih * N(W_ih x_t) + w_ln_hh * N(W_hh h_{t-1}) + b_ih + b_hh
+        h_t = o * tanh(w_ln_cell * N(c_t) + b_ln_cell)
+        N(s) = (s - mean(s)) / sqrt(variance(s) + 1e-5)
     """
 
     gates = 4
@@ -80,7 +90,7 @@ class LSTM:
 
         c = np.clip(f * c + i * g, -self.cell_clip, self.cell_clip)
         o = self.gate(norms[3](s_o + p_o * c))
-        h = o * self.output(c)
+        h = o * self.output(self.cell_norm(w)(c))
         if w.hr is not None:
             h = np.clip(self.projected(w, h), -self.proj_clip, self.proj_clip)
         return (h, c), np.stack([i, f, g, o], axis=1)
@@ -88,8 +98,10 @@ class LSTM:
     def sums(self, w: Weights, x: Array, state: State) -> list[Array]:
         """The sums of i, f, g and o, without what they see of c; 0 of one left out."""
         h, _ = state
+        of_x, of_h = self.product_norms(w)
         bias = w.b_ih + w.b_hh if w.ln is None else 0
-        return self.four(np.split(x @ w.ih.T + h @ w.hh.T + bias, self.raw_gates, axis=1))
+        total = of_x(x @ w.ih.T) + of_h(h @ w.hh.T) + bias
+        return self.four(np.split(total, self.raw_gates, axis=1))
 
     def four(self, parts: list[Array]) -> list[Array]:
         """Those of all gates, 0 of one that is coupled."""
@@ -100,9 +112,17 @@ class LSTM:
     def norms(self, w: Weights, c: Array) -> list[Norm]:
         """What makes pre-activations of the sums of i, f, g and o."""
         if w.ln is None:
-            return [Norm(None, None)] * 4
+            return [Norm()] * 4
         gains, biases = (self.four(np.split(a, self.raw_gates)) for a in (w.ln, w.b_ih + w.b_hh))
         return [Norm(gain, bias) for gain, bias in zip(gains, biases, strict=True)]
+
+    def product_norms(self, w: Weights) -> list[Norm]:
+        """What is made of W_ih x and W_hh h."""
+        return [Norm(gain, 0, 1e-5) for gain in (w.ln_ih, w.ln_hh)]
+
+    def cell_norm(self, w: Weights) -> Norm:
+        """What is made of c before it is shown."""
+        return Norm(w.ln_cell, w.b_ln_cell, 1e-5)
 
     def peepholes(self, w: Weights, c: Array) -> list[Array]:
         """p_i, p_f and p_o, zeros where there are none."""
@@ -129,7 +149,8 @@ class LSTM:
         s_i, s_f, s_g, s_o = self.sums(w, x, state)
         sum_c = f * c + i * g
         c_new = np.clip(sum_c, -self.cell_clip, self.cell_clip)
-        shown = self.output(c_new)
+        cell_norm = self.cell_norm(w)
+        shown = self.output(cell_norm(c_new))
         norms = self.norms(w, c)
         sums = [s_i + p_i * c, s_f + p_f * c, s_g, s_o + p_o * c_new]
         a_i, a_f, a_g, a_o = (norm(s) for norm, s in zip(norms, sums, strict=True))
@@ -143,7 +164,8 @@ class LSTM:
         do = do_shown * shown + dgates[:, 3]
         da_o = do * self.gate.slope(a_o)
         ds_o = norms[3].backward(sums[3], da_o)
-        dc_new = dc_new + do_shown * o * self.output.slope(c_new) + ds_o * p_o
+        dshown = do_shown * o * self.output.slope(cell_norm(c_new))
+        dc_new = dc_new + cell_norm.backward(c_new, dshown) + ds_o * p_o
         dc_new = dc_new * unclipped(sum_c, self.cell_clip)
 
         di = dc_new * g + dgates[:, 0]  # sum_c = f * c + i * g
@@ -162,18 +184,24 @@ class LSTM:
         ds = self.computed([ds_i, ds_f, ds_g, ds_o], axis=1)
         db = self.computed([d.sum(0) for d in da])  # both biases are added to the same sum
         dp = self.computed([(ds_i * c).sum(0), (ds_f * c).sum(0), (ds_o * c_new).sum(0)])
-        dln = self.computed([(d * normal(s)[0]).sum(0) for d, s in zip(da, sums, strict=True)])
+        dln = self.computed([norm.dgain(s, d) for norm, s, d in zip(norms, sums, da, strict=True)])
+        of_x, of_h = self.product_norms(w)
+        ds_x, ds_h = of_x.backward(x @ w.ih.T, ds), of_h.backward(h @ w.hh.T, ds)
         dw = Weights(
-            ds.T @ x,
-            ds.T @ h,
+            ds_x.T @ x,
+            ds_h.T @ h,
             db,
             db,
             dhr,
             None if w.peep is None else dp,
             None if w.b_hr is None else dh_new.sum(0),
             None if w.ln is None else dln,
+            None if w.ln_ih is None else of_x.dgain(x @ w.ih.T, ds),
+            None if w.ln_hh is None else of_h.dgain(h @ w.hh.T, ds),
+            None if w.ln_cell is None else cell_norm.dgain(c_new, dshown),
+            None if w.b_ln_cell is None else dshown.sum(0),
         )
-        return ds @ w.ih, (ds @ w.hh, dc), dw
+        return ds_x @ w.ih, (ds_h @ w.hh, dc), dw
 
     def computed(self, parts: list[Array], axis: int = 0) -> Array:
         """Those of the gates that have weights, one after another."""
@@ -181,29 +209,33 @@ class LSTM:
 
 
 class Norm(NamedTuple):
-    """A layer norm of a gate's sums, or what leaves them as they are."""
+    """A layer norm of sums, or what leaves them as they are."""
 
-    gain: Array | None
-    bias: Array | None
+    gain: Array | None = None
+    bias: Array | Any = None
+    epsilon: float = 1e-8
 
     def __call__(self, s: Array) -> Array:
-        return s if self.gain is None else self.gain * normal(s)[0] + self.bias
+        return s if self.gain is None else self.gain * self.normal(s)[0] + self.bias
 
     def backward(self, s: Array, da: Array) -> Array:
         """The gradient with respect to s: its mean and its part along z can change nothing."""
         if self.gain is None:
             return da
-        z, deviation = normal(s)
+        z, deviation = self.normal(s)
         dz = da * self.gain
         along = (dz * z).mean(axis=1, keepdims=True) * z
         return (dz - dz.mean(axis=1, keepdims=True) - along) / deviation
 
+    def dgain(self, s: Array, da: Array) -> Array:
+        """The gradient with respect to the gain."""
+        return (da * self.normal(s)[0]).sum(0)
 
-def normal(s: Array) -> tuple[Array, Array]:
-    """(B, H) -> z, of mean 0 and variance 1 over H, and the deviation (B, 1)."""
-    centred = s - s.mean(axis=1, keepdims=True)
-    deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-8)
-    return centred / deviation, deviation
+    def normal(self, s: Array) -> tuple[Array, Array]:
+        """(B, H) -> z, of mean 0 and variance 1 over H, and the deviation (B, 1)."""
+        centred = s - s.mean(axis=1, keepdims=True)
+        deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + self.epsilon)
+        return centred / deviation, deviation
 
 
 class GRU:

@@ -367,7 +367,8 @@ def names(layer: int, direction: int) -> list[str]:
     """The names of the `Weights` of one layer and direction."""
     suffix = f"_l{layer}" + "_reverse" * direction
     kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peep")
-    return [kind + suffix for kind in (*kinds, "bias_hr", "weight_ln")]
+    norms = ("weight_ln", "weight_ln_ih", "weight_ln_hh", "weight_ln_cell", "bias_ln_cell")
+    return [kind + suffix for kind in (*kinds, "bias_hr", *norms)]
 
 
 def pick(weights: Mapping[str, Array], layer: int, direction: int) -> Weights:

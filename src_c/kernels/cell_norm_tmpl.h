@@ -80,16 +80,20 @@ NEVER_INLINE void moments_of(const real *s, size_t each, size_t H, const int gat
 
 ALWAYS_INLINE vf normal(const struct moments *m, vf s) { return v_mul(v_sub(s, m->mean), m->by); }
 
+/* The sums of both biases. */
+ALWAYS_INLINE vf biases(const struct cylstm_cell *cell, size_t at, size_t n)
+{
+    if (!cell->b_ih) return v_zero();
+    return v_add(v_load_n((const real *)cell->b_ih + at, n),
+                 v_load_n((const real *)cell->b_hh + at, n));
+}
+
 /* A gate's pre-activation. */
 NEVER_INLINE vf norm_preact(const struct cylstm_cell *cell, size_t gate, const struct moments *m,
                              vf s, size_t u, size_t n)
 {
     const size_t at = own_place(cell->options, gate, cell->H) + u;
-    vf b = v_zero();
-    if (cell->b_ih)
-        b = v_add(v_load_n((const real *)cell->b_ih + at, n),
-                  v_load_n((const real *)cell->b_hh + at, n));
-    return v_fma(v_load_n((const real *)cell->norm + at, n), normal(m, s), b);
+    return v_fma(v_load_n((const real *)cell->norm + at, n), normal(m, s), biases(cell, at, n));
 }
 
 /* Whole rows, of which `sums` holds what the product kept. */
@@ -151,44 +155,61 @@ static void norm_forward(const struct cylstm_cell *cell, size_t rows)
     }
 }
 
+/* d of what an activation gave, back through it and the clip before. */
+NEVER_INLINE vf through_gate(const struct cylstm_options *o, int function, vf y, vf d)
+{
+    return v_mul(d, v_gate_slope(o, function, y));
+}
+
 /* A gate backward: sums over its units of dz and of dz * z. */
 struct norm_back {
     struct moments m;
     vf dz, dz_z;
 };
 
-/* A vector of da of a gate, and of da * z: to `dnorm`, (2, gates, H), of which the gradients of the
- * biases and of the weights are sums. */
-NEVER_INLINE void norm_take(const struct cylstm_cell *cell, size_t gate, struct norm_back *b,
-                             const real *tape, real *dnorm, vf da, size_t u, size_t n)
+/* A vector of da = d(weight * z), where z is the norm of s; da * z goes to `dweight`, of which the
+ * gradient of the weight is a sum. */
+NEVER_INLINE void take(struct norm_back *b, const real *weight, const real *s, real *dweight,
+                       vf da, size_t n)
 {
-    const size_t H = cell->H, at = own_place(cell->options, gate, H) + u,
-                 all = (cell->options->coupled ? GATES - 1 : GATES) * H;
-    const vf z =
-        v_mul(normal(&b->m, v_load_n(tape + (GATES + gate) * H + u, n)), v_load_n(ONES, n));
-    const vf dz = v_mul(da, v_load_n((const real *)cell->norm + at, n));
-    v_store_n(dnorm + at, da, n);
-    v_store_n(dnorm + all + at, v_mul(da, z), n);
+    const vf z = v_mul(normal(&b->m, v_load_n(s, n)), v_load_n(ONES, n));
+    const vf dz = v_mul(da, v_load_n(weight, n));
+    v_store_n(dweight, v_mul(da, z), n);
     b->dz = v_add(b->dz, dz);
     b->dz_z = v_fma(dz, z, b->dz_z);
 }
 
-/* And a vector of ds, to dgates, once all units have been taken: (dz - mean(dz) - z * mean(dz * z)) / deviation. */
-ALWAYS_INLINE void norm_average(struct norm_back *b, size_t H)
+/* And a vector of ds, once all units have been taken: (dz - mean(dz) - z * mean(dz * z)) / deviation. */
+ALWAYS_INLINE void norm_average(struct norm_back *b, size_t count)
 {
-    b->dz = v_set1(sum_of_lanes(b->dz) / (real)H);
-    b->dz_z = v_set1(sum_of_lanes(b->dz_z) / (real)H);
+    b->dz = v_set1(sum_of_lanes(b->dz) / (real)count);
+    b->dz_z = v_set1(sum_of_lanes(b->dz_z) / (real)count);
 }
-NEVER_INLINE vf norm_give(const struct cylstm_cell *cell, size_t gate, const struct norm_back *b,
-                           const real *tape, const real *dnorm, real *dgates, size_t u,
- size_t n)
+NEVER_INLINE vf give(const struct norm_back *b, const real *weight, const real *s, vf da, real *ds,
+                     size_t n)
+{
+    const vf z = normal(&b->m, v_load_n(s, n)), dz = v_mul(da, v_load_n(weight, n));
+    const vf d = v_mul(b->m.by, v_fnma(z, b->dz_z, v_sub(dz, b->dz)));
+    v_store_n(ds, d, n);
+    return v_mul(d, v_load_n(ONES, n));
+}
+
+/* Both for a gate: `dnorm` is (2, gates, H), of which the gradients of the biases and of the weights
+ * are sums. */
+ALWAYS_INLINE void norm_take(const struct cylstm_cell *cell, size_t gate, struct norm_back *b,
+                             const real *tape, real *dnorm, vf da, size_t u, size_t n)
+{
+    const size_t H = cell->H, at = own_place(cell->options, gate, H) + u,
+                 all = (cell->options->coupled ? GATES - 1 : GATES) * H;
+    v_store_n(dnorm + at, da, n);
+    take(b, (const real *)cell->norm + at, tape + (GATES + gate) * H + u, dnorm + all + at, da, n);
+}
+ALWAYS_INLINE vf norm_give(const struct cylstm_cell *cell, size_t gate, const struct norm_back *b,
+                           const real *tape, const real *dnorm, real *dgates, size_t u, size_t n)
 {
     const size_t H = cell->H, at = own_place(cell->options, gate, H) + u;
-    const vf z = normal(&b->m, v_load_n(tape + (GATES + gate) * H + u, n));
-    const vf dz = v_mul(v_load_n(dnorm + at, n), v_load_n((const real *)cell->norm + at, n));
-    const vf ds = v_mul(b->m.by, v_fnma(z, b->dz_z, v_sub(dz, b->dz)));
-    v_store_n(dgates + at, ds, n);
-    return v_mul(ds, v_load_n(ONES, n));
+    return give(b, (const real *)cell->norm + at, tape + (GATES + gate) * H + u,
+                v_load_n(dnorm + at, n), dgates + at, n);
 }
 
 /* Whole rows, of which `sums` holds dh. `h` gets m = o * F2(c), perhaps in its place. */
@@ -211,7 +232,7 @@ static void norm_backward(const struct cylstm_cell *cell, size_t rows)
             const vf shown = v_activate(&options->function[2], v_load_n(tape + 8 * H + u, n));
             const vf d_o =
                 given_too(options, cell, k, GATE_O, u, v_mul(v_load_n(dh_row + u, n), shown));
-            const vf da_o = v_mul(d_o, v_gate_slope(options, 0, v_load_n(tape + 3 * H + u, n)));
+            const vf da_o = through_gate(options, 0, v_load_n(tape + 3 * H + u, n), d_o);
             norm_take(cell, GATE_O, &back[GATE_O], tape, dnorm, da_o, u, n);
         }
         norm_average(&back[GATE_O], H);
@@ -235,9 +256,8 @@ static void norm_backward(const struct cylstm_cell *cell, size_t rows)
             const vf dg = given_too(options, cell, k, 2, u, v_mul(dc, i));
             if (options->coupled == COUPLED_F) di = v_sub(di, df);
             if (options->coupled == COUPLED_I) df = v_sub(df, di);
-            const vf da[GATE_O] = {v_mul(di, v_gate_slope(options, 0, i)),
-                                   v_mul(df, v_gate_slope(options, 0, f)),
-                                   v_mul(dg, v_gate_slope(options, 1, g))};
+            const vf da[GATE_O] = {through_gate(options, 0, i, di), through_gate(options, 0, f, df),
+                                   through_gate(options, 1, g, dg)};
             for (size_t gate = 0; gate < GATE_O; gate++)
                 if (is_computed(options, gate))
                     norm_take(cell, gate, &back[gate], tape, dnorm, da[gate], u, n);

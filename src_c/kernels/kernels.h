@@ -125,19 +125,21 @@ struct cylstm_cell {
     const struct cylstm_options *options; /* NULL: none */
     /* (3, H): what i and f see of c_{t-1}, and o of c_t; (2, H) without the one that is coupled; NULL */
     const void *peep;
-    const void *bias;           /* of a projection: (its units); NULL */
-    const void *norm;           /* of a normalised cell: (gates, H) */
-    const void *b_ih, *b_hh;    /* and its biases: (gates, H); NULL */
-    struct cylstm_rows dnorm;   /* and backward out: (2, gates, H) */
-    struct cylstm_rows sums;    /* and sums of whole rows: (4, H padded), backward dh */
-    struct cylstm_rows c;       /* forward: c_{t-1} in, c_t out; padded */
-    struct cylstm_rows h;       /* h_t out; padded; backward: base may be NULL */
-    struct cylstm_rows y;       /* forward: h_t out; base may be NULL */
-    struct cylstm_rows tape;    /* forward out (base may be NULL), backward in */
-    struct cylstm_rows h_prev;  /* h_{t-1} in; forward: padded; backward: base NULL means zeros */
-    struct cylstm_rows c_prev;  /* backward: c_{t-1} in; base may be NULL, which means zeros */
-    struct cylstm_rows dc;      /* backward: dc_t in, dc_{t-1} out; padded */
-    struct cylstm_rows dh_prev; /* backward: what the cell itself adds to dh_{t-1}, out; padded */
+    const void *bias;            /* of a projection: (its units); NULL */
+    const void *norm;            /* of a normalised cell: (gates, H) */
+    const void *norm_h;          /* where products are: that was of x, and this is of h; */
+    const void *norm_c, *bias_c; /* of c: (H), (H) */
+    const void *b_ih, *b_hh;     /* and its biases: (gates, H); NULL */
+    struct cylstm_rows dnorm;    /* and backward out: what `norm_sums` of its kind are of */
+    struct cylstm_rows sums;     /* and sums of whole rows: (1 or 2, 4, H padded), backward dh */
+    struct cylstm_rows c;        /* forward: c_{t-1} in, c_t out; padded */
+    struct cylstm_rows h;        /* h_t out; padded; backward: base may be NULL */
+    struct cylstm_rows y;        /* forward: h_t out; base may be NULL */
+    struct cylstm_rows tape;     /* forward out (base may be NULL), backward in */
+    struct cylstm_rows h_prev;   /* h_{t-1} in; forward: padded; backward: base NULL means zeros */
+    struct cylstm_rows c_prev;   /* backward: c_{t-1} in; base may be NULL, which means zeros */
+    struct cylstm_rows dc;       /* backward: dc_t in, dc_{t-1} out; padded */
+    struct cylstm_rows dh_prev;  /* backward: what the cell itself adds to dh_{t-1}, out; padded */
     /* Backward, by options alone: gradients from outside of what is on the tape, of its gates and of
      * c; base may be NULL. */
     struct cylstm_rows given_gates, given_c;
@@ -181,11 +183,17 @@ enum cylstm_cell_math {
     CYLSTM_CELL_MATHS
 };
 
+/* The cells that take whole rows from there: cell_norm_tmpl.h, cell_norm_products_tmpl.h. */
+enum cylstm_norm_math { CYLSTM_GATES_NORM, CYLSTM_PRODUCTS_NORM, CYLSTM_NORM_MATHS };
+
 /* Finishes the first `rows` rows, all units of them. */
 typedef void cylstm_rows_fn(const struct cylstm_cell *cell, size_t rows);
 
 struct cylstm_cell_fns {
     cylstm_cell_fn *forward, *backward;
+};
+struct cylstm_rows_fns {
+    cylstm_rows_fn *forward, *backward, *tangent;
 };
 
 /* One factor pair of a product: rows of `a` times the panels of `w`. */
@@ -259,10 +267,9 @@ struct cylstm_kernels {
     void (*finish)(const struct cylstm_product *p, size_t panel, size_t row, size_t rows,
                    void *sums);
     struct cylstm_cell_fns cell[CYLSTM_CELL_MATHS][2]; /* [1]: by the options of each call */
-    cylstm_rows_fn *norm_forward, *norm_backward;      /* by options */
+    struct cylstm_rows_fns norm[CYLSTM_NORM_MATHS];    /* by options */
     /* Forward-mode derivatives, by options: sums are the tangents of pre-activations. */
     cylstm_cell_fn *tangent[CYLSTM_CELL_MATHS];
-    cylstm_rows_fn *norm_tangent;
     /* A vector of a panel from n <= VL rows of K reals, `stride` apart: out[k * width + lane] =
      * rows[lane * stride + k] for each k, and 0 in lanes n to `lanes`. */
     void (*transpose)(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out,

@@ -14,6 +14,7 @@
 #include "cell_lstm_tmpl.h"
 #include "cell_lstm_any_tmpl.h"
 #include "cell_norm_tmpl.h"
+#include "cell_norm_products_tmpl.h"
 #include "cell_rnn_tmpl.h"
 #include "projection_tmpl.h"
 #include "dropout_tmpl.h"
@@ -48,8 +49,9 @@ const struct cylstm_kernels KERNELS = {
                                      {zoneout_forward, zoneout_backward}},
             [CYLSTM_KEEP_MATH] = {{norm_keep, NULL}, {norm_keep, NULL}},
         },
-    .norm_forward = norm_forward,
-    .norm_backward = norm_backward,
+    .norm = {[CYLSTM_GATES_NORM] = {norm_forward, norm_backward, norm_tangent},
+             [CYLSTM_PRODUCTS_NORM] = {norm_products_forward, norm_products_backward,
+                                       norm_products_tangent}},
     .tangent =
         {
             [CYLSTM_LSTM_MATH] = lstm_tangent,
@@ -60,7 +62,6 @@ const struct cylstm_kernels KERNELS = {
             [CYLSTM_PROJECTION_MATH] = projection_tangent,
             [CYLSTM_KEEP_MATH] = norm_keep,
         },
-    .norm_tangent = norm_tangent,
     .transpose = transpose,
     .sum_biases = sum_biases,
     .sum_products = sum_products,

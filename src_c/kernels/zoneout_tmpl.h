@@ -4,7 +4,7 @@
  */
 
 /* k of n units of row r from unit u on, and 0 in the lanes behind them. */
-ALWAYS_INLINE vf kept_part(const struct cylstm_zoneout *z, size_t r, size_t u, size_t n)
+NEVER_INLINE vf kept_part(const struct cylstm_zoneout *z, size_t r, size_t u, size_t n)
 {
     const uint64_t index = (z->first + (z->row ? z->row[r] : r)) * z->width + u,
                    threshold = (uint64_t)(z->p * 4294967296.0);

@@ -1,5 +1,5 @@
-"""Zoneout and DropConnect as the CPU code of Haste has it (github.com/lmnt-com/haste), written out
-in PyTorch and float64: its autograd is the oracle of gradients."""
+"""Zoneout, DropConnect and layer norm as Haste (github.com/lmnt-com/haste) has them on a CPU,
+written out in PyTorch and float64: its autograd is the oracle of gradients."""
 
 from __future__ import annotations
 
@@ -34,6 +34,15 @@ def lstm_step(w: Weights, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
+def layer_norm_lstm_step(w: Weights, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
+    of_x = F.layer_norm(x @ w["weight_ih_l0"].T, (4 * H,), weight=w["weight_ln_ih_l0"])
+    of_h = F.layer_norm(h @ w["weight_hh_l0"].T, (4 * H,), weight=w["weight_ln_hh_l0"])
+    i, f, g, o = torch.chunk(of_h + of_x + w["bias_ih_l0"] + w["bias_hh_l0"], 4, 1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    shown = F.layer_norm(c, (H,), weight=w["weight_ln_cell_l0"], bias=w["bias_ln_cell_l0"])
+    return torch.sigmoid(o) * torch.tanh(shown), c
+
+
 def gru_step(w: Weights, x: Any, h: Any) -> tuple[Any]:
     r_x, z_x, n_x = torch.chunk(x @ w["weight_ih_l0"].T + w["bias_ih_l0"], 3, 1)
     r_h, z_h, n_h = torch.chunk(h @ w["weight_hh_l0"].T + w["bias_hh_l0"], 3, 1)
@@ -43,6 +52,7 @@ def gru_step(w: Weights, x: Any, h: Any) -> tuple[Any]:
 
 STEPS: dict[str, tuple[Any, dict[str, Any]]] = {
     "LSTM": (lstm_step, dict(cell="LSTM")),
+    "LayerNormLSTM": (layer_norm_lstm_step, dict(cell="LSTM", layer_norm="haste")),
     "GRU": (gru_step, dict(cell="GRU")),
 }
 

@@ -173,6 +173,12 @@ DIFFERENCES: dict[str, tuple[str, dict[str, Any]]] = {
         dict(layer_norm="litert", peephole=True, coupled="i=1-f", cell_clip=0.6, clip=1.5)
         | dict(proj_size=4, proj_bias=True, activations=("sigmoid", "softsign", "tanh")),
     ),
+    "Haste's norm": ("LSTM", dict(layer_norm="haste")),
+    "Haste's norm, all": (
+        "LSTM",
+        dict(layer_norm="haste", cell_clip=0.6, clip=1.5, proj_size=4, proj_bias=True)
+        | dict(activations=("sigmoid", "softsign", "tanh"), zoneout=0.3),
+    ),
     "layer norm, f=1-i": ("LSTM", dict(layer_norm="litert", peephole=True, coupled="f=1-i")),
     "projection": ("LSTM", dict(proj_size=3, proj_bias=True, proj_clip=0.12)),
     "projection, all": (
@@ -194,7 +200,7 @@ def test_finite_differences(variant: str, isa: str) -> None:
     R = options.get("proj_size", 5)
     states = [numbers("h_0", 4, B, R), numbers("c_0", 4, B, 5)][: 2 if cls == "LSTM" else 1]
     state = tuple(states) if cls == "LSTM" else states[0]
-    tape = net.forward(x, state, lengths=lengths)
+    tape = net.forward(x, state, lengths=lengths, train=False)
     dy, last = numbers("dy", *tape.y.shape), [tape.h_n, tape.c_n][: len(states)]
     dlast = [numbers(f"d{n}", *a.shape) for n, a in enumerate(last)]
     grads = tape.backward(dy, *dlast)
