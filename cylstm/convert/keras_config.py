@@ -70,8 +70,10 @@ def _sources(nodes: list[Any]) -> tuple[list[str], int]:
     node = nodes[0]
     if isinstance(node, dict):  # Keras 3: tensors somewhere in the arguments of a call
         found = list(_histories(node.get("args")))
-        if any(True for _ in _histories(node.get("kwargs"))):
-            raise KeyError("a tensor by keyword")
+        kwargs = node.get("kwargs") or {}
+        said = [x for v in kwargs.values() for x in (v if isinstance(v, list) else [v])]
+        if any(value not in (None, False) for value in said):  # training=True, a tensor, ...
+            raise KeyError("arguments of a call")
     else:
         found = [(str(entry[0]), int(entry[2])) for entry in node]
         if any(len(entry) > 3 and entry[3] for entry in node):

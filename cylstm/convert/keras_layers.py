@@ -165,6 +165,8 @@ def _planned(plan: _Plan, layer: Layer, sources: list[str]) -> str:
 def _array(layer: Layer, number: int, dtype: np.dtype[Any]) -> Array:
     found = layer.weights[number]
     array: Array = found.read() if hasattr(found, "read") else np.asarray(found)
+    if array.dtype.kind != "f":
+        raise ValueError(f"{layer.name} has an array of {array.dtype}, expected floats")
     return array.astype(dtype, casting="same_kind")
 
 
@@ -174,6 +176,11 @@ def _shapes(layer: Layer, *ranks: int) -> list[tuple[int, ...]]:
     if [len(shape) for shape in shapes] not in ([*ranks], [*ranks[:-1]]):
         raise Unsupported(f"arrays of shapes {shapes}")
     return shapes
+
+
+def _channels_last(layer: Layer) -> None:
+    if layer.config.get("data_format", "channels_last") not in (None, "channels_last"):
+        raise Unsupported(f"data_format {layer.config['data_format']!r}")
 
 
 def _recurrent(plan: _Plan, layer: Layer, sources: list[str]) -> str:
@@ -240,8 +247,7 @@ def _dense(plan: _Plan, layer: Layer, sources: list[str]) -> str:
 def _conv(plan: _Plan, layer: Layer, sources: list[str]) -> str:
     config = layer.config
     (size, depth, _), *bias = _shapes(layer, 3, 1)
-    if config.get("data_format", "channels_last") not in (None, "channels_last"):
-        raise Unsupported(f"data_format {config['data_format']!r}")
+    _channels_last(layer)
     padding = config.get("padding", "valid")
     if padding not in ("valid", "same", "causal"):
         raise Unsupported(f"padding {padding!r}")
@@ -260,9 +266,9 @@ def _conv(plan: _Plan, layer: Layer, sources: list[str]) -> str:
 
 def _pool(kind: str) -> Callable[..., str]:
     def add(plan: _Plan, layer: Layer, sources: list[str]) -> str:
-        config = layer.config
-        if config.get("data_format", "channels_last") not in (None, "channels_last"):
-            raise Unsupported(f"data_format {config['data_format']!r}")
+        _channels_last(layer)
+        names = {"pool_length": "pool_size", "stride": "strides", "border_mode": "padding"}
+        config = {names.get(name, name): value for name, value in layer.config.items()}  # Keras 1's
         size = _one(config.get("pool_size", 2), "pool_size")
         strides = config.get("strides")
         stride = size if strides is None else _one(strides, "strides")
@@ -278,6 +284,7 @@ def _pool(kind: str) -> Callable[..., str]:
 
 def _global_pool(kind: str) -> Callable[..., str]:
     def add(plan: _Plan, layer: Layer, sources: list[str]) -> str:
+        _channels_last(layer)
         if layer.config.get("keepdims"):
             raise Unsupported("keepdims")
         if kind == "max" and plan.masked[sources[0]]:
@@ -303,6 +310,8 @@ def _norm(plan: _Plan, layer: Layer, sources: list[str]) -> str:
         raise Unsupported(f"{len(layer.weights)} arrays, expected {', '.join(named)}")
     if config.get("rms_scaling"):
         raise Unsupported("rms_scaling")
+    if config.get("mode"):  # Keras 1's: statistics of what comes in
+        raise Unsupported(f"mode {config['mode']!r}")
 
     def make(dtype: np.dtype[Any]) -> Step:
         arrays: dict[str, Any] = {n: _array(layer, k, dtype) for k, n in enumerate(named)}
@@ -364,6 +373,7 @@ def _merge(how: str) -> Callable[..., str]:
 
 
 def _flatten(plan: _Plan, layer: Layer, sources: list[str]) -> str:
+    _channels_last(layer)
     if plan.rank[sources[0]] == 2:
         return sources[0]
     return plan.add(layer.name, lambda dtype: steps.Flatten(), sources, 2)

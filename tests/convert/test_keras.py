@@ -422,3 +422,18 @@ def test_broken_archives(tmp_path: Path) -> None:
                 file.writestr(member, content if member == name else good)
         with pytest.raises(ValueError):
             cylstm.load(tmp_path / "m.keras")
+
+
+def test_pooling_of_keras_1(tmp_path: Path) -> None:
+    """Its arguments had other names."""
+    arrays = {"l_W": floats(3, 16), "l_U": floats(4, 16), "l_b": floats(16)}
+    pool = {"name": "pool", "pool_length": 3, "stride": 2, "border_mode": "valid"}
+    config = sequential(("LSTM", lstm_config()), ("MaxPooling1D", pool))
+    model = cylstm.load(write(tmp_path / "m.h5", {"l": arrays, "pool": {}}, config, "1.2.2"))
+    pooled = model["pool"]
+    assert (pooled.size, pooled.stride, pooled.padding) == (3, 2, "valid")
+    norm = ("BatchNormalization", {"name": "norm", "mode": 1, "epsilon": 1e-3})
+    config = sequential(("LSTM", lstm_config()), norm)
+    stored = {"l": arrays, "norm": {f"n_{k}": floats(4) for k in range(4)}}
+    with pytest.raises(ValueError, match="norm .*mode 1"):
+        cylstm.load(write(tmp_path / "n.h5", stored, config, "1.2.2"))

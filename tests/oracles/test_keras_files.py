@@ -435,6 +435,7 @@ def test_ids(mask_zero: bool, tmp_path: Path) -> None:
         (lambda: layers.Dense(3, activation="mish"), "activation 'mish'"),
         (lambda: layers.BatchNormalization(axis=1), "axis 1"),
         (lambda: layers.PReLU(), "PReLU"),
+        (lambda: layers.MaxPooling1D(2, data_format="channels_first"), "data_format"),
         (
             lambda: layers.LSTM(3, activation="selu", return_sequences=True),
             "activations.* is 'selu'",
@@ -463,6 +464,24 @@ def test_a_whole_model_is_not_taken_apart_unasked(tmp_path: Path) -> None:
     want = keras.ops.convert_to_numpy(model.layers[0](x))
     alone: Any = cylstm.load(tmp_path / "m.keras", "rnn")
     np.testing.assert_allclose(alone(x)[0], want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("last", [layers.Flatten, layers.GlobalMaxPooling1D])
+def test_channels_first_is_refused(last: Any, tmp_path: Path) -> None:
+    rnn = layers.LSTM(3, return_sequences=True)
+    parts = [keras.Input((12, 3)), rnn, last(data_format="channels_first")]
+    keras.Sequential(parts).save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="data_format 'channels_first'"):
+        cylstm.load(tmp_path / "m.keras")
+
+
+def test_dropout_at_inference_is_refused(tmp_path: Path) -> None:
+    """As Monte Carlo dropout calls it."""
+    x = keras.Input((12, 3))
+    y = layers.Dense(2)(layers.Dropout(0.5)(layers.LSTM(3)(x), training=True))
+    keras.Model(x, y).save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="connected in a way that can't be read"):
+        cylstm.load(tmp_path / "m.keras")
 
 
 def test_a_mask_behind_a_mask_is_refused(tmp_path: Path) -> None:
