@@ -143,6 +143,9 @@ void check_sigmoid(const struct check *, struct trial *);
 void check_tanh(const struct check *, struct trial *);
 void check_adam(const struct check *, struct trial *);
 void check_sgd(const struct check *, struct trial *);
+void check_norm(const struct check *, struct trial *); /* kernels_norm.c */
+void check_norm_back(const struct check *, struct trial *);
+void check_norm_tangent(const struct check *, struct trial *);
 
 /* ------------------------------------------------------------- the end of a product */
 
@@ -188,6 +191,7 @@ extern const struct ending gru_candidate_back, rnn, rnn_back;
 /* and the tangents of all these */
 extern const struct ending lstm_tangent, projection_tangent, gru_tangent, gru_gates_tangent,
     gru_candidate_tangent, rnn_tangent;
+extern const struct ending norm_keep;             /* kernels_norm.c */
 extern const struct ending zoneout, zoneout_back; /* kernels_zoneout.c */
 
 #endif

@@ -46,14 +46,6 @@ static void place_back(struct trial *t, struct cylstm_product *p, size_t tape_ve
     fill(t, &cell->h_prev, p->rows, H, H, -2, 2);
 }
 
-/* A vector of the tape. */
-static struct near taped(struct trial *t, const struct cylstm_cell *cell, size_t row, size_t unit,
-                         size_t n)
-{
-    return exactly(
-        unit < cell->H ? get(t, row_of(t, &cell->tape, row), (ptrdiff_t)(n * cell->H + unit)) : 0);
-}
-
 /* --- the GRU whose reset gate comes behind the product; in a panel: */
 
 enum { N_OF_X, R_GATE, Z_GATE, N_OF_H };

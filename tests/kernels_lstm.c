@@ -2,30 +2,7 @@
 #define _DEFAULT_SOURCE
 #include "kernels_truth.h"
 
-enum { LSTM_TAPE = 5, PEEPHOLES = 3, COUPLED_F = 1, COUPLED_I = 2 };
-
-/* Options, and weights of peepholes. */
-static void place_options(struct trial *t, struct cylstm_cell *cell)
-{
-    cell->options = draw_options(t, 1);
-    if (!cell->options || !chance(t, 2)) return;
-    const size_t count = (cell->options->coupled ? PEEPHOLES - 1 : PEEPHOLES) * cell->H;
-    void *peep = guarded_reals(t, "peep", count);
-    for (size_t u = 0; u < count; u++) put(t, peep, (ptrdiff_t)u, number(t, 0.25));
-    cell->peep = peep;
-}
-
-/* What gate `n` of i, f, o sees of c: nothing where it is coupled, and the others follow it. */
-static struct near peephole(const struct trial *t, const struct cylstm_cell *cell, size_t n,
-                            size_t unit)
-{
-    const int coupled = cell->options ? cell->options->coupled : 0;
-    if (!cell->peep || unit >= cell->H || (coupled == COUPLED_F && n == 1) ||
-        (coupled == COUPLED_I && n == 0))
-        return exactly(0);
-    if (coupled == COUPLED_I || (coupled == COUPLED_F && n > 1)) n--;
-    return exactly(get(t, cell->peep, (ptrdiff_t)(n * cell->H + unit)));
-}
+enum { LSTM_TAPE = 5 };
 
 static void place_lstm(struct trial *t, struct cylstm_product *p, size_t units)
 {
@@ -142,15 +119,6 @@ static void judge_lstm_back(struct trial *t, const struct cylstm_product *p, siz
 
 /* --- its tangent */
 
-static const void *draw_peephole_tangents(struct trial *t, const struct cylstm_cell *cell)
-{
-    const size_t count = (cell->options->coupled ? PEEPHOLES - 1 : PEEPHOLES) * cell->H;
-    if (!cell->peep || chance(t, 2)) return NULL;
-    void *peep = guarded_reals(t, "tangent of peep", count);
-    for (size_t u = 0; u < count; u++) put(t, peep, (ptrdiff_t)u, number(t, 0.25));
-    return peep;
-}
-
 static void place_lstm_tangent(struct trial *t, struct cylstm_product *p, size_t units)
 {
     const size_t padded = round_up(units, t->kernels->lanes);
@@ -172,43 +140,19 @@ static void place_lstm_tangent(struct trial *t, struct cylstm_product *p, size_t
     if (below(t, 2)) p->cell.h = place(t, "m", p->rows, padded);
 }
 
-/* p * dc + dp * c */
-static struct near peephole_tangent(const struct trial *t, const struct cylstm_cell *cell, size_t n,
-                                    size_t unit, struct near c, struct near dc)
-{
-    return plus(t, times(t, peephole(t, cell->tangent, n, unit), c),
-                times(t, peephole(t, cell, n, unit), dc));
-}
-
 static void judge_lstm_tangent(struct trial *t, const struct cylstm_product *p, size_t row,
                                size_t unit, const struct near *da)
 {
-    const struct cylstm_cell *cell = &p->cell, *d = cell->tangent;
-    const struct cylstm_options *options = cell->options;
-    const ptrdiff_t u = (ptrdiff_t)unit, H = (ptrdiff_t)cell->H;
-    struct near v[LSTM_TAPE];
-    for (ptrdiff_t n = 0; n < LSTM_TAPE; n++)
-        v[n] = exactly(u < H ? get(t, row_of(t, &cell->tape, row), n * H + u) : 0);
-    const struct near i = v[0], f = v[1], g = v[2], o = v[3], c = v[4],
-                      c_prev = read_unit(t, &cell->c_prev, row, u, cell->H),
-                      dc_prev = exactly(get(t, before(t, row_of(t, &d->c, row)), u)),
-                      shown = apply(t, &options->function[2], c);
-    const struct near da_i = plus(t, da[0], peephole_tangent(t, cell, 0, unit, c_prev, dc_prev)),
+    const struct cylstm_cell *cell = &p->cell;
+    const struct near c_prev = read_unit(t, &cell->c_prev, row, (ptrdiff_t)unit, cell->H),
+                      dc_prev = dc_before(t, cell->tangent, row, unit),
+                      c = taped(t, cell, row, unit, LSTM_TAPE - 1),
+                      da_i = plus(t, da[0], peephole_tangent(t, cell, 0, unit, c_prev, dc_prev)),
                       da_f = plus(t, da[1], peephole_tangent(t, cell, 1, unit, c_prev, dc_prev)),
-                      dg = times(t, gate_slope(t, options, 1, g.is), da[2]);
-    struct near di = times(t, gate_slope(t, options, 0, i.is), da_i),
-                df = times(t, gate_slope(t, options, 0, f.is), da_f);
-    if (options->coupled == COUPLED_F) df = minus(t, exactly(0), di);
-    if (options->coupled == COUPLED_I) di = minus(t, exactly(0), df);
-    struct near dc = plus(t, times(t, f, dc_prev), times(t, i, dg));
-    dc = plus(t, plus(t, dc, times(t, di, g)), times(t, df, c_prev));
-    if (options->cell_clip != 0 && fabsl(c.is) >= options->cell_clip) dc = exactly(0);
-    const struct near da_o = plus(t, da[3], peephole_tangent(t, cell, 2, unit, c, dc)),
-                      d_o = times(t, gate_slope(t, options, 0, o.is), da_o),
-                      d_shown = times(t, slope(t, &options->function[2], shown), dc);
-    expect_unit(t, "dc", &d->c, row, unit, u, dc);
-    expect_h(t, d, row, unit, plus(t, times(t, d_o, shown), times(t, o, d_shown)));
-    if (cell->h.base) expect_unit(t, "m", &cell->h, row, unit, u, times(t, o, shown));
+                      dc = cell_tangent(t, cell, row, unit, da_i, da_f, da[2]),
+                      da_o = plus(t, da[3], peephole_tangent(t, cell, 2, unit, c, dc));
+    expect_unit(t, "dc", &cell->tangent->c, row, unit, (ptrdiff_t)unit, dc);
+    expect_hidden_tangent(t, cell, row, unit, da_o, dc);
 }
 
 /* --- what follows a projection */

@@ -214,6 +214,14 @@ static inline void expect_h(struct trial *t, const struct cylstm_cell *cell, siz
         expect_unit(t, "y", &cell->y, row, unit, (ptrdiff_t)unit, h);
 }
 
+/* A vector of the tape. */
+static inline struct near taped(struct trial *t, const struct cylstm_cell *cell, size_t row,
+                                size_t unit, size_t n)
+{
+    return exactly(
+        unit < cell->H ? get(t, row_of(t, &cell->tape, row), (ptrdiff_t)(n * cell->H + unit)) : 0);
+}
+
 /* By options: what a loss says of the gates on a tape, `gates` of them, beside what follows from h. */
 static inline void place_given(struct trial *t, struct cylstm_product *p, size_t gates)
 {
@@ -259,6 +267,90 @@ static inline void expect_vectors(struct trial *t, const char *what, const struc
 {
     for (size_t n = 0; n < count && m->base && unit < H; n++)
         expect_unit(t, what, m, row, unit, (ptrdiff_t)(n * H + unit), truth[n]);
+}
+
+/* --------------------------------------------------------------- what LSTMs have of their own */
+
+enum { PEEPHOLES = 3, COUPLED_F = 1, COUPLED_I = 2 };
+
+/* Options, and weights of peepholes. */
+static inline void place_options(struct trial *t, struct cylstm_cell *cell)
+{
+    cell->options = draw_options(t, 1);
+    if (!cell->options || !chance(t, 2)) return;
+    const size_t count = (cell->options->coupled ? PEEPHOLES - 1 : PEEPHOLES) * cell->H;
+    void *peep = guarded_reals(t, "peep", count);
+    for (size_t u = 0; u < count; u++) put(t, peep, (ptrdiff_t)u, number(t, 0.25));
+    cell->peep = peep;
+}
+
+/* What gate `n` of i, f, o sees of c: nothing where it is coupled, and the others follow it. */
+static inline struct near peephole(const struct trial *t, const struct cylstm_cell *cell, size_t n,
+                                   size_t unit)
+{
+    const int coupled = cell->options ? cell->options->coupled : 0;
+    if (!cell->peep || unit >= cell->H || (coupled == COUPLED_F && n == 1) ||
+        (coupled == COUPLED_I && n == 0))
+        return exactly(0);
+    if (coupled == COUPLED_I || (coupled == COUPLED_F && n > 1)) n--;
+    return exactly(get(t, cell->peep, (ptrdiff_t)(n * cell->H + unit)));
+}
+
+static inline const void *draw_peephole_tangents(struct trial *t, const struct cylstm_cell *cell)
+{
+    const size_t count = (cell->options->coupled ? PEEPHOLES - 1 : PEEPHOLES) * cell->H;
+    if (!cell->peep || chance(t, 2)) return NULL;
+    void *peep = guarded_reals(t, "tangent of peep", count);
+    for (size_t u = 0; u < count; u++) put(t, peep, (ptrdiff_t)u, number(t, 0.25));
+    return peep;
+}
+
+/* p * dc + dp * c */
+static inline struct near peephole_tangent(const struct trial *t, const struct cylstm_cell *cell,
+                                           size_t n, size_t unit, struct near c, struct near dc)
+{
+    return plus(t, times(t, peephole(t, cell->tangent, n, unit), c),
+                times(t, peephole(t, cell, n, unit), dc));
+}
+
+/* dc before a step, which the kernel has replaced. */
+static inline struct near dc_before(struct trial *t, const struct cylstm_cell *d, size_t row,
+                                    size_t unit)
+{
+    return exactly(get(t, before(t, row_of(t, &d->c, row)), (ptrdiff_t)unit));
+}
+
+/* dc, of the tangents of pre-activations. */
+static inline struct near cell_tangent(struct trial *t, const struct cylstm_cell *cell, size_t row,
+                                       size_t unit, struct near da_i, struct near da_f,
+                                       struct near da_g)
+{
+    const struct cylstm_options *options = cell->options;
+    const struct near i = taped(t, cell, row, unit, 0), f = taped(t, cell, row, unit, 1),
+                      g = taped(t, cell, row, unit, 2),
+                      c = taped(t, cell, row, unit, cell->tape_vectors - 1u),
+                      c_prev = read_unit(t, &cell->c_prev, row, (ptrdiff_t)unit, cell->H),
+                      dg = times(t, gate_slope(t, options, 1, g.is), da_g);
+    struct near di = times(t, gate_slope(t, options, 0, i.is), da_i),
+                df = times(t, gate_slope(t, options, 0, f.is), da_f);
+    if (options->coupled == COUPLED_F) df = minus(t, exactly(0), di);
+    if (options->coupled == COUPLED_I) di = minus(t, exactly(0), df);
+    const struct near kept = times(t, f, dc_before(t, cell->tangent, row, unit)),
+                      dc = plus(t, plus(t, kept, times(t, i, dg)), times(t, di, g));
+    if (options->cell_clip != 0 && fabsl(c.is) >= options->cell_clip) return exactly(0);
+    return plus(t, dc, times(t, df, c_prev));
+}
+
+static inline void expect_hidden_tangent(struct trial *t, const struct cylstm_cell *cell,
+                                         size_t row, size_t unit, struct near da_o, struct near dc)
+{
+    const struct cylstm_function *shows = &cell->options->function[2];
+    const struct near o = taped(t, cell, row, unit, 3),
+                      shown = apply(t, shows, taped(t, cell, row, unit, cell->tape_vectors - 1u)),
+                      d_o = times(t, gate_slope(t, cell->options, 0, o.is), da_o),
+                      d_shown = times(t, slope(t, shows, shown), dc);
+    expect_h(t, cell->tangent, row, unit, plus(t, times(t, d_o, shown), times(t, o, d_shown)));
+    if (cell->h.base) expect_unit(t, "m", &cell->h, row, unit, (ptrdiff_t)unit, times(t, o, shown));
 }
 
 #endif
