@@ -227,7 +227,7 @@ void check_norm(const struct check *check, struct trial *t)
     p.cell.h = place(t, "h", p.rows, padded);
     if (below(t, 2)) p.cell.y = place(t, "y", p.rows, H);
     if (below(t, 2)) p.cell.tape = place(t, "tape", p.rows, NORM_TAPE * H);
-    CALL(t, t->kernels->norm_forward(&p.cell, p.rows));
+    CALL(t, t->kernels->norm[CYLSTM_GATES_NORM].forward(&p.cell, p.rows));
     for (size_t row = 0; row < p.rows; row++) {
         judge_norm_row(t, &p.cell, row);
         expect_zeros(t, "c", &p.cell.c, row, H);
@@ -332,7 +332,7 @@ void check_norm_back(const struct check *check, struct trial *t)
         cell->given_c = place(t, "given c", p.rows, H);
         fill(t, &cell->given_c, p.rows, H, H, -2, 2);
     }
-    CALL(t, t->kernels->norm_backward(cell, p.rows));
+    CALL(t, t->kernels->norm[CYLSTM_GATES_NORM].backward(cell, p.rows));
     for (size_t row = 0; row < p.rows; row++) {
         judge_norm_back_row(t, cell, row);
         expect_zeros(t, "dc", &cell->dc, row, H);
@@ -405,7 +405,7 @@ void check_norm_tangent(const struct check *check, struct trial *t)
     d->c = place(t, "dc", p.rows, padded);
     fill(t, &d->c, p.rows, H, padded, -2, 2);
     if (below(t, 2)) p.cell.h = place(t, "m", p.rows, padded);
-    CALL(t, t->kernels->norm_tangent(&p.cell, p.rows));
+    CALL(t, t->kernels->norm[CYLSTM_GATES_NORM].tangent(&p.cell, p.rows));
     for (size_t row = 0; row < p.rows; row++) {
         judge_norm_tangent_row(t, &p.cell, row);
         expect_zeros(t, "dc", &d->c, row, H);
