@@ -155,6 +155,8 @@ VARIANTS: dict[str, tuple[type[Any], dict[str, Any], Any]] = {
         reference.LSTM(activations=("sigmoid", "softsign", "relu")),
     ),
     "projection": (cylstm.LSTM, dict(proj_size=11), reference.LSTM()),
+    "LiteRT's norm": (cylstm.LSTM, dict(layer_norm="litert"), reference.LSTM()),
+    "Haste's norm": (cylstm.LSTM, dict(layer_norm="haste"), reference.LSTM()),
     "GRU": (cylstm.GRU, {}, reference.GRU()),
     "GRU, reset before": (cylstm.GRU, dict(reset_after=False), reference.GRU(False)),
     "RNN": (cylstm.RNN, {}, reference.RNN()),
@@ -258,6 +260,8 @@ gru = cylstm.GRU(8, 17, batch_first=True, seed=1)
 model = cylstm.Sequential([cylstm.steps.FinalState(gru), cylstm.Linear(17, 3, seed=2)])
 narrow = cylstm.quantize(model, "bfloat16", arithmetic="bfloat16")
 cylstm.save(narrow, sys.argv[1])
+cylstm.save(cylstm.quantize(gru, "bfloat16", arithmetic="bfloat16"), sys.argv[1] + ".gru")
+assert str(cylstm.inspect(sys.argv[1] + ".gru")).endswith("arithmetic='bfloat16'  loads")
 x = draw.standard_normal((2, 5, 8), np.float32)
 assert np.array_equal(cylstm.load(sys.argv[1])(x), narrow(x))
 print(cylstm.show_config()["bf16"])
@@ -271,6 +275,9 @@ def test_products_of_bfloat16_of_a_linear(tmp_path: Path) -> None:
     if not _core.BF16:
         with pytest.raises(ValueError, match="arithmetic is 'bfloat16', which this CPU can't do"):
             cylstm.load(path)
+        assert "does not load: arithmetic is 'bfloat16', which" in str(
+            cylstm.inspect(path + ".gru")
+        )
 
 
 def test_products_of_bfloat16_are_refused() -> None:

@@ -62,7 +62,7 @@ class Recurrent:
             return self.problem
         if self.cell not in MODULES:
             return f"this version has no {self.cell}"
-        known = _arguments(self.cell) | {"weights"}  # which `quantize` says, and no constructor
+        known = _arguments(self.cell) | {"weights", "arithmetic"}  # which `quantize` alone says
         lacking = [f"{name}={self.options[name]!r}" for name in self.options if name not in known]
         if lacking:
             return f"this version's {self.cell} has no {', '.join(lacking)}"
