@@ -14,7 +14,7 @@
  * bit. What a kernel has no business to write must be as it was.
  *
  * A new function of the kernel set gets a row in `checks`, and its check where others of its kind are:
- * kernels_product.c, kernels_lstm.c, kernels_gru.c, kernels_norm.c, kernels_zoneout.c, kernels_compact.c,
+ * kernels_product.c, kernels_lstm.c, kernels_gru.c, kernels_norm.c, kernels_norm_products.c, kernels_zoneout.c, kernels_compact.c,
  * kernels_arrays.c. A new end of a product, such as the cell of another network, is a struct ending: where its operands lie, and what
  * is true of a unit.
  */
@@ -57,6 +57,9 @@ static const struct check checks[] = {
     {"norm", check_norm, NULL},
     {"norm_back", check_norm_back, NULL},
     {"norm_tangent", check_norm_tangent, NULL},
+    {"norm_products", check_norm_products, NULL},
+    {"norm_products_back", check_norm_products_back, NULL},
+    {"norm_products_tangent", check_norm_products_tangent, NULL},
     {"bf16", check_bf16, NULL},
     {"bf16_products", check_bf16_products, NULL},
     {"bf16_rounded", check_bf16_rounded, NULL},

@@ -146,6 +146,9 @@ void check_sgd(const struct check *, struct trial *);
 void check_norm(const struct check *, struct trial *); /* kernels_norm.c */
 void check_norm_back(const struct check *, struct trial *);
 void check_norm_tangent(const struct check *, struct trial *);
+void check_norm_products(const struct check *, struct trial *); /* kernels_norm_products.c */
+void check_norm_products_back(const struct check *, struct trial *);
+void check_norm_products_tangent(const struct check *, struct trial *);
 
 /* ------------------------------------------------------------- the end of a product */
 

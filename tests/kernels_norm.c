@@ -1,54 +1,10 @@
 /* kernels_norm.c -- the normalised LSTM, which goes by whole rows: forward, backward and tangent. */
 #define _DEFAULT_SOURCE
-#include "kernels_truth.h"
+#include "kernels_norm.h"
 
-enum { GATES = 4, NORM_TAPE = 9, MOST_UNITS = 75, O = 3 };
+enum { NORM_TAPE = 9 };
 
 static const long double NORM_EPSILON = 1e-8L;
-
-/* --------------------------------------------------------------------------- the arithmetic */
-
-static struct near mean_of(const struct trial *t, const struct near *x, size_t H)
-{
-    long double sum = 0, within = 0, size = 0;
-    for (size_t u = 0; u < H; u++) {
-        sum += x[u].is;
-        within += x[u].within;
-        size += fabsl(x[u].is);
-    }
-    const long double n = (long double)H;
-    return rounded(t, sum / n, within / n + epsilon(t) * size);
-}
-
-/* s of all units of a gate, normalised. */
-struct normal {
-    struct near by, z[MOST_UNITS];
-};
-
-static void normalise(const struct trial *t, const struct near *s, size_t H, struct normal *n)
-{
-    struct near square[MOST_UNITS];
-    const struct near mean = mean_of(t, s, H);
-    for (size_t u = 0; u < H; u++) {
-        n->z[u] = minus(t, s[u], mean);
-        square[u] = times(t, n->z[u], n->z[u]);
-    }
-    const struct near variance = plus(t, mean_of(t, square, H), rounded(t, NORM_EPSILON, 0));
-    n->by.is = 1 / sqrtl(variance.is);
-    n->by.within = n->by.is * (variance.within / variance.is + 4 * epsilon(t));
-    for (size_t u = 0; u < H; u++) n->z[u] = times(t, n->z[u], n->by);
-}
-
-/* What goes through a norm either way: (d - mean(d) - z * mean(d * z)) / deviation. */
-static void go_through(const struct trial *t, const struct normal *n, const struct near *d,
-                       size_t H, struct near *out)
-{
-    struct near product[MOST_UNITS];
-    for (size_t u = 0; u < H; u++) product[u] = times(t, d[u], n->z[u]);
-    const struct near mean = mean_of(t, d, H), of_products = mean_of(t, product, H);
-    for (size_t u = 0; u < H; u++)
-        out[u] = times(t, n->by, minus(t, minus(t, d[u], mean), times(t, n->z[u], of_products)));
-}
 
 /* ----------------------------------------------------------------------------- the operands */
 
@@ -77,13 +33,6 @@ static struct near of_gate(const struct trial *t, const void *array, const struc
     return exactly(array ? get(t, array, own(cell, gate, unit)) : 0);
 }
 
-static void *draw_vector(struct trial *t, const char *name, size_t n)
-{
-    void *array = guarded_reals(t, name, n);
-    for (size_t k = 0; k < n; k++) put(t, array, (ptrdiff_t)k, number_between(t, -1.5, 1.5));
-    return array;
-}
-
 static void draw_arrays(struct trial *t, struct cylstm_cell *cell)
 {
     const size_t n = gates_of(cell) * cell->H;
@@ -108,40 +57,12 @@ static struct cylstm_product start(struct trial *t)
     return p;
 }
 
-/* (4, H padded), which the kernel may change. */
-static void place_sums(struct trial *t, struct cylstm_product *p)
-{
-    const size_t H = p->cell.H, padded = round_up(H, t->kernels->lanes);
-    p->cell.sums = place(t, "sums", p->rows, GATES * padded);
-    for (size_t gate = 0; gate < GATES; gate++) {
-        struct cylstm_rows of_gate = p->cell.sums;
-        of_gate.base = real_at(t, of_gate.base, (ptrdiff_t)(gate * padded));
-        fill(t, &of_gate, p->rows, H, padded, -2, 2);
-    }
-    block_of(t, p->cell.sums.base)->scratch = 1;
-}
-
-static struct near sum_before(struct trial *t, const struct cylstm_cell *cell, size_t row,
-                              size_t gate, size_t unit)
-{
-    const size_t padded = round_up(cell->H, t->kernels->lanes);
-    return exactly(
-        get(t, before(t, row_of(t, &cell->sums, row)), (ptrdiff_t)(gate * padded + unit)));
-}
-
 static void fill_tape(struct trial *t, struct cylstm_product *p)
 {
     const size_t n = NORM_TAPE * p->cell.H;
     p->cell.tape = place(t, "tape", p->rows, n);
     fill(t, &p->cell.tape, p->rows, n, n, -2, 2); /* sums and c */
     for (size_t gate = 0; gate < GATES; gate++) fill_gates(t, p, gate, p->cell.options, gate == 2);
-}
-
-static void expect_zeros(struct trial *t, const char *what, const struct cylstm_rows *m, size_t row,
-                         size_t H)
-{
-    for (size_t u = H; u < round_up(H, t->kernels->lanes); u++)
-        expect_unit(t, what, m, row, u, (ptrdiff_t)u, exactly(0));
 }
 
 /* ------------------------------------------------------------------------------------ forward */
@@ -173,7 +94,7 @@ static void preacts(struct trial *t, const struct cylstm_cell *cell, size_t gate
                     const struct near *s, struct near *a)
 {
     struct normal n;
-    normalise(t, s, cell->H, &n);
+    normalise(t, s, cell->H, NORM_EPSILON, &n);
     for (size_t u = 0; u < cell->H; u++)
         a[u] = plus(
             t, times(t, of_gate(t, cell->norm, cell, gate, u), n.z[u]),
@@ -221,7 +142,7 @@ void check_norm(const struct check *check, struct trial *t)
     (void)check;
     struct cylstm_product p = start(t);
     const size_t H = p.cell.H, padded = round_up(H, t->kernels->lanes);
-    place_sums(t, &p);
+    place_sums(t, &p, GATES);
     p.cell.c = place(t, "c", p.rows, padded);
     fill(t, &p.cell.c, p.rows, H, padded, -2, 2);
     p.cell.h = place(t, "h", p.rows, padded);
@@ -249,7 +170,7 @@ static void back_through(struct trial *t, const struct cylstm_cell *cell, size_t
         s[u] = taped(t, cell, row, u, GATES + gate);
     }
     if (!is_computed(cell, gate)) return;
-    normalise(t, s, H, &n);
+    normalise(t, s, H, NORM_EPSILON, &n);
     for (size_t u = 0; u < H; u++) {
         dz[u] = times(t, da[u], of_gate(t, cell->norm, cell, gate, u));
         expect_unit(t, "dnorm", &cell->dnorm, row, u, own(cell, gate, u), da[u]);
@@ -354,7 +275,7 @@ static void preact_tangents(struct trial *t, const struct cylstm_cell *cell, siz
         s[u] = taped(t, cell, row, u, GATES + gate);
     }
     if (!is_computed(cell, gate)) return;
-    normalise(t, s, cell->H, &n);
+    normalise(t, s, cell->H, NORM_EPSILON, &n);
     go_through(t, &n, ds, cell->H, dz);
     for (size_t u = 0; u < cell->H; u++) {
         const struct near db = plus(t, of_gate(t, d->b_ih, cell, gate, u),
@@ -396,7 +317,7 @@ void check_norm_tangent(const struct check *check, struct trial *t)
     struct cylstm_product p = start(t);
     const size_t H = p.cell.H, padded = round_up(H, t->kernels->lanes);
     fill_tape(t, &p);
-    place_sums(t, &p);
+    place_sums(t, &p, GATES);
     p.cell.c_prev = place(t, "c_prev", p.rows, padded);
     fill(t, &p.cell.c_prev, p.rows, H, padded, -2, 2);
     struct cylstm_cell *d = place_tangent(t, &p, CYLSTM_KEEP_MATH, p.cell.options);

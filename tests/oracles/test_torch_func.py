@@ -23,6 +23,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "f=1-i": dict(coupled="f=1-i", peephole=True),
     "i=1-f": dict(coupled="i=1-f", bias=False),
     "layer norm": dict(layer_norm="litert", peephole=True, proj_size=5),
+    "haste": dict(layer_norm="haste", proj_size=5),
     "activations": dict(activations=("hard_sigmoid_keras3", "softsign", "elu")),
     "GRU": dict(cell="GRU"),
     "GRU, reset before": dict(cell="GRU", reset_after=False),
@@ -62,18 +63,24 @@ class Cell:
 
     def sums(self, which: str, v: Any, gates: int) -> Any:
         a = self["weight_" + which] @ v
+        if self.haste:
+            a = self["weight_ln_" + which] * normal(a, 1e-5)
         return (a if self.norm else a + self["bias_" + which]).reshape(gates, H)
+
+    @property
+    def haste(self) -> bool:
+        return getattr(self.net, "layer_norm", None) == "haste"
 
     @property
     def norm(self) -> bool:
         return getattr(self.net, "layer_norm", None) is not None
 
     def normal(self, k: int, s: Any) -> Any:
+        its = slice(k * H, (k + 1) * H)
         if not self.norm:
             return s
-        z = (s - s.mean()) / torch.sqrt(((s - s.mean()) ** 2).mean() + 1e-8)
-        its = slice(k * H, (k + 1) * H)
-        return self["weight_ln"][its] * z + self["bias_ih"][its] + self["bias_hh"][its]
+        z = s if self.haste else self["weight_ln"][its] * normal(s, 1e-8)
+        return z + self["bias_ih"][its] + self["bias_hh"][its]
 
     def lstm(self, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
         net = self.net
@@ -89,7 +96,10 @@ class Cell:
         f = gate("f", 0, c) if "f" in names else 1 - gate("i", 0, c)
         i = gate("i", 0, c) if "i" in names else 1 - f
         c = clip(f * c + i * gate("g", 1, 0), net.cell_clip)
-        h = gate("o", 0, c) * self.f[2](c)
+        shown = c
+        if self.haste:
+            shown = self["weight_ln_cell"] * normal(c, 1e-5) + self["bias_ln_cell"]
+        h = gate("o", 0, c) * self.f[2](shown)
         if net.proj_size:
             h = clip(self["weight_hr"] @ h + self["bias_hr"], net.proj_clip)
         return h, c
@@ -105,6 +115,10 @@ class Cell:
     def rnn(self, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
         h = self.at(0, self.sums("ih", x, 1)[0] + self.sums("hh", h, 1)[0])
         return h, c
+
+
+def normal(s: Any, least: float) -> Any:
+    return (s - s.mean()) / torch.sqrt(((s - s.mean()) ** 2).mean() + least)
 
 
 def clip(a: Any, limit: float | None) -> Any:
