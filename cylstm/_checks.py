@@ -71,9 +71,17 @@ def number(
 
 def choice(name: str, value: Any, among: Collection[str]) -> str:
     """Return one of several words."""
-    if not isinstance(value, str) or value not in among:
-        raise ValueError(f"{name} is {value!r}, expected {' or '.join(map(repr, among))}")
+    expected = " or ".join(map(repr, among))
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, expected {expected}")
+    if value not in among:
+        raise ValueError(f"{name} is {value!r}, expected {expected}")
     return value
+
+
+def choice_or_none(name: str, value: Any, among: Collection[str]) -> str | None:
+    """Return one of several words, or None."""
+    return None if value is None else choice(name, value, among)
 
 
 def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:

@@ -185,30 +185,28 @@ class LSTM(_Recurrent[States]):
             raise ValueError(
                 f"proj_size is {proj_size}, expected less than hidden_size {hidden_size}"
             )
-        if coupled not in (None, "f=1-i", "i=1-f"):
-            raise ValueError(f"coupled is {coupled!r}, expected None, 'f=1-i' or 'i=1-f'")
-        if layer_norm is not None:
-            _checks.choice("layer_norm", layer_norm, ("litert", "haste"))
-        for name, option in (("peephole", peephole), ("coupled", coupled)):
-            if option and layer_norm == "haste":
-                raise ValueError(f"{name} is {option!r} with layer_norm='haste', expected none")
-        for name, value in (("proj_bias", proj_bias), ("proj_clip", proj_clip)):
-            if value and not proj_size:
-                raise ValueError(f"{name} is {value!r} without a projection, expected a proj_size")
-        if forget_bias and not bias:
-            raise ValueError(f"forget_bias is {forget_bias!r} without biases, expected bias=True")
-        return {
+        found = {
             "proj_size": proj_size,
             "peephole": _checks.flag("peephole", peephole),
-            "coupled": coupled,
+            "coupled": _checks.choice_or_none("coupled", coupled, ("f=1-i", "i=1-f")),
             "activations": check(activations, 3, bidirectional),
             "clip": _limit("clip", clip),
             "cell_clip": _limit("cell_clip", cell_clip),
             "proj_bias": _checks.flag("proj_bias", proj_bias),
             "proj_clip": _limit("proj_clip", proj_clip),
-            "layer_norm": layer_norm,
+            "layer_norm": _checks.choice_or_none("layer_norm", layer_norm, ("litert", "haste")),
             "forget_bias": _checks.number("forget_bias", forget_bias, -inf),
         }
+        conflicts = (
+            (layer_norm == "haste", ("peephole", "coupled"), "with layer_norm='haste'", "none"),
+            (not proj_size, ("proj_bias", "proj_clip"), "without a projection", "a proj_size"),
+            (not bias, ("forget_bias",), "without biases", "bias=True"),
+        )
+        for applies, names, how, expected in conflicts:
+            for name in names:
+                if applies and found[name]:
+                    raise ValueError(f"{name} is {found[name]!r} {how}, expected {expected}")
+        return found
 
     def _cell_of(self, arguments: dict[str, Any]) -> str:
         return f"LSTM, {arguments['coupled']}" if arguments["coupled"] else "LSTM"

@@ -346,7 +346,17 @@ def test_arguments() -> None:
     ):
         with pytest.raises(ValueError, match=list(bad)[-1] if "bias" not in bad else "forget_bias"):
             cylstm.LSTM(3, 5, **bad)
-    for wrong in (dict(proj_bias=1), dict(proj_clip="1"), dict(forget_bias="1")):
+    two = np.array([1.0, 2.0])
+    for wrong in (
+        dict(proj_bias=1),
+        dict(proj_clip="1"),
+        dict(proj_clip=two),
+        dict(forget_bias="1"),
+        dict(forget_bias=two),
+        dict(coupled=two),
+        dict(coupled=1),
+        dict(layer_norm=two),
+    ):
         with pytest.raises(TypeError, match=next(iter(wrong))):
             cylstm.LSTM(3, 5, 1, True, False, 0.0, False, 2, **wrong)
 
