@@ -131,7 +131,8 @@ def _archive(source: Source) -> Model:
 
 
 def _hdf5(root: Group, source: Source, config: Any) -> Model:
-    version = root.text("keras_version") or "unknown"
+    held = root.group("model_weights") or root
+    version = root.text("keras_version") or held.text("keras_version")
     inside = root.text("model_config")
     described = None if inside is None else parse_json(inside)
     if described is None:
@@ -141,14 +142,16 @@ def _hdf5(root: Group, source: Source, config: Any) -> Model:
         raise ValueError("config was given, but the file has one")
     else:
         form = "model"
-    held = root.group("model_weights") or root
     names = held.texts("layer_names")
     if names is None:  # Keras 3's layout
         if described is None:
             return _unnamed(root)
         graph = keras_config.parsed(described)
         _attach(graph, root)
-        return _model(f"Keras 3 HDF5, {form}", version, graph)
+        return _model(f"Keras 3 HDF5, {form}", version or "3", graph)
+    if version is None and described is not None and described.get("keras_version"):
+        version = str(described["keras_version"])
+    version = version or "1"  # which did not write it at first; Keras reads such a file so
     stored = {name: _legacy(held, name) for name in names}
     if described is None:
         layers = [
@@ -160,8 +163,6 @@ def _hdf5(root: Group, source: Source, config: Any) -> Model:
         return Model(f"Keras HDF5, {form}", version, layers, False)
     graph = keras_config.parsed(described)
     _attach_legacy(graph, stored)
-    if described.get("keras_version") and version == "unknown":
-        version = str(described["keras_version"])
     return _model(f"Keras HDF5, {form}", version, graph)
 
 

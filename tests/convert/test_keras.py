@@ -424,6 +424,18 @@ def test_broken_archives(tmp_path: Path) -> None:
             cylstm.load(tmp_path / "m.keras")
 
 
+def test_a_file_without_a_version_is_of_keras_1(tmp_path: Path) -> None:
+    """As Keras itself reads it: hard_sigmoid is the one of before Keras 3."""
+    arrays = {"l_W": floats(3, 16), "l_U": floats(4, 16), "l_b": floats(16)}
+    said = sequential(("LSTM", lstm_config(recurrent_activation="hard_sigmoid")))
+    for config, chosen in ((said, {}), (None, {"recurrent_activation": "hard_sigmoid"})):
+        path = write(tmp_path / "m.h5", {"l": arrays}, config)
+        with h5py.File(path, "a") as file:
+            del file.attrs["keras_version"]
+        model = cylstm.load(path, **chosen)
+        assert model.activations == ("hard_sigmoid_keras2", "tanh", "tanh")
+
+
 def test_pooling_of_keras_1(tmp_path: Path) -> None:
     """Its arguments had other names."""
     arrays = {"l_W": floats(3, 16), "l_U": floats(4, 16), "l_b": floats(16)}
