@@ -190,7 +190,7 @@ def test_int8_of_variants_is_exact_integers(name: str, B: int, isa: str) -> None
 
 # --- products of bfloat16: by CPUs that have them, and by the portable set everywhere
 
-PRODUCTS = [isa for isa in ISAS if isa == "scalar" or (isa == ISAS[0] and _core.BF16)]
+PRODUCTS = [isa for isa in ISAS if isa == "scalar" or (isa == _core.ISA and _core.BF16)]
 
 
 @pytest.mark.parametrize("isa", PRODUCTS)
