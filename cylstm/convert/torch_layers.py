@@ -30,7 +30,11 @@ def from_sequential(model: Any, paths: list[str], **options: Any) -> Sequential:
     children = [(name, layer) for name, layer in _flattened(model) if _acts(layer)]
     rows = all(_kind(layer) in _ROWS for _, layer in children)
     plan = _Plan(rows)
-    wrong = []
+    wrong = [
+        f"{name or 'top'} ({_kind(layer)}): has a hook, which may change what it gives"
+        for name, layer in model.named_modules()
+        if layer._forward_hooks or layer._forward_pre_hooks
+    ]
     for number, (name, layer) in enumerate(children):
         try:
             if _kind(layer) in _RECURRENT and number < len(children) - 1:
@@ -221,6 +225,8 @@ def _flatten(layer: Any) -> Step:
 def _softplus(layer: Any) -> Step:
     if layer.beta != 1:
         raise ValueError(f"beta {layer.beta}")
+    if layer.threshold < 20:  # from where on it is x; beyond, float32 has no difference
+        raise ValueError(f"threshold {layer.threshold}")
     return steps.Activation("softplus")
 
 

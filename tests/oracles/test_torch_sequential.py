@@ -140,6 +140,7 @@ def test_what_has_no_step_is_listed() -> None:
         nn.LayerNorm((4, 5)),
         nn.AdaptiveAvgPool1d(3),
         nn.Sequential(nn.Conv2d(1, 2, 3)),
+        nn.Softplus(threshold=1.0),
         nn.LSTM(5, 6),
     )
     with pytest.raises(ValueError) as error:
@@ -153,10 +154,19 @@ def test_what_has_no_step_is_listed() -> None:
         "5 (LayerNorm): goes over 2 axes",
         "6 (AdaptiveAvgPool1d): output_size 3",
         "7.0 (Conv2d): no such step",
+        "8 (Softplus): threshold 1.0",
     ):
         assert part in str(error.value)
     with pytest.raises(ValueError, match="expected batch_first=True"):
         from_torch(nn.Sequential(nn.Embedding(3, 4), nn.LSTM(4, 5, num_layers=2), nn.LSTM(5, 5)))
+
+
+def test_hooks_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.ReLU(), nn.Linear(3, 2)))
+    from_torch(model)
+    model[1].register_forward_hook(lambda module, x, y: 2 * y)
+    with pytest.raises(ValueError, match=r"1 \(Sequential\): has a hook"):
+        from_torch(model)
 
 
 def test_a_lone_recurrent_layer_is_a_module() -> None:
