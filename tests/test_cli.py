@@ -136,9 +136,15 @@ def test_run_a_whole_model(model: Any, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_bench(model: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr("cylstm.cli.PEERS", {})
+    def peer(given: Any, model: Any) -> Any:
+        raise ValueError("not a file of theirs")
+
+    monkeypatch.setattr("cylstm.cli.PEERS", {"torch": peer})
+    monkeypatch.setattr("cylstm.cli.version_of", lambda name: "1.0")
     found = told(capsys, "bench", model[0], "--seconds", "0.01", "--steps", "5", "--batch", "2")
     assert found["shape"] == [2, 5, 3]
+    assert found["refused"] == {"call, torch": "ValueError: not a file of theirs"}
+    assert all(isinstance(value, float) for value in found["seconds"].values())
     assert found["seconds"]["call"] > 0 and found["seconds"]["step of a stream"] > 0
 
 
