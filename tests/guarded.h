@@ -20,7 +20,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { MAX_BLOCKS = 60 };
+enum { MAX_BLOCKS = 128 };
 
 struct block {
     const char *name;
@@ -112,11 +112,11 @@ static inline void watch(struct trial *t)
 static inline void *guarded(struct trial *t, const char *name, size_t size)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), whole = (size + page - 1) / page * page;
+    if (t->block_count == MAX_BLOCKS) abort();
     struct block *b = &t->blocks[t->block_count++];
     *b = (struct block){.name = name, .map_size = whole + 2 * page, .size = size};
     b->map = mmap(NULL, b->map_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (t->block_count > MAX_BLOCKS || b->map == MAP_FAILED ||
-        (whole && mprotect(b->map + page, whole, PROT_READ | PROT_WRITE)))
+    if (b->map == MAP_FAILED || (whole && mprotect(b->map + page, whole, PROT_READ | PROT_WRITE)))
         abort();
     b->data = b->map + page + (t->at_end ? whole - size : 0);
     memset(b->data, 0xff, size); /* NaN, in both types */
