@@ -129,13 +129,28 @@ ALWAYS_INLINE size_t cell_place(const struct cylstm_cell *cell)
     return (cell->tape_vectors - 1u) * cell->H;
 }
 
-/* p * dc + dp * c of one of the peepholes above. */
+/* da, and what it makes of a peephole, p * dc + dp * c, if there is one. */
 typedef vf peephole_fn(const struct cylstm_cell *cell, size_t u, size_t n);
-ALWAYS_INLINE vf peephole_tangent(const struct cylstm_cell *cell, peephole_fn *of, size_t u,
-                                  size_t n, vf c, vf dc)
+NEVER_INLINE vf see_tangent(const struct cylstm_cell *cell, peephole_fn *of, size_t u, vf da,
+                            const real *c, vf dc)
 {
     const struct cylstm_cell *d = cell->tangent;
-    return v_fma(of(cell, u, n), dc, d->peep ? v_mul(of(d, u, n), c) : v_zero());
+    const size_t n = valid(u, cell->H);
+    if (cell->peep) da = v_fma(of(cell, u, n), dc, da);
+    if (d->peep) da = v_fma(of(d, u, n), v_load_n(c + u, n), da);
+    return da;
+}
+NEVER_INLINE vf sees_i(const struct cylstm_cell *c, size_t u, size_t n)
+{
+    return peephole_i(c, u, n);
+}
+NEVER_INLINE vf sees_f(const struct cylstm_cell *c, size_t u, size_t n)
+{
+    return peephole_f(c, u, n);
+}
+NEVER_INLINE vf sees_o(const struct cylstm_cell *c, size_t u, size_t n)
+{
+    return peephole_o(c, u, n);
 }
 
 /* The tangents of the equations above, each line as it stands. First dc_t, of da of the gates that c
@@ -181,20 +196,14 @@ static void lstm_tangent(const struct cylstm_cell *cell, size_t panel, size_t ro
                          void *sums)
 {
     const real *da = sums;
-    const size_t u = panel * VL, n = valid(u, cell->H);
+    const size_t u = panel * VL;
     for (size_t k = row; k < row + rows; k++, da += PANEL_VECTORS * VL) {
+        const real *c_prev = row_of(&cell->c_prev, k),
+                   *c = row_of(&cell->tape, k) + cell_place(cell);
         const vf dc_prev = v_load(row_of(&cell->tangent->c, k) + u);
-        vf da_i = v_load(da), da_f = v_load(da + VL), da_o = v_load(da + 3 * VL);
-        if (cell->peep) {
-            const vf c_prev = v_load(row_of(&cell->c_prev, k) + u);
-            da_i = v_add(da_i, peephole_tangent(cell, peephole_i, u, n, c_prev, dc_prev));
-            da_f = v_add(da_f, peephole_tangent(cell, peephole_f, u, n, c_prev, dc_prev));
-        }
+        const vf da_i = see_tangent(cell, sees_i, u, v_load(da), c_prev, dc_prev);
+        const vf da_f = see_tangent(cell, sees_f, u, v_load(da + VL), c_prev, dc_prev);
         const vf dc = cell_tangent(cell, k, u, da_i, da_f, v_load(da + 2 * VL));
-        if (cell->peep) {
-            const vf c = v_load_n(row_of(&cell->tape, k) + cell_place(cell) + u, n);
-            da_o = v_add(da_o, peephole_tangent(cell, peephole_o, u, n, c, dc));
-        }
-        hidden_tangent(cell, k, u, da_o, dc);
+        hidden_tangent(cell, k, u, see_tangent(cell, sees_o, u, v_load(da + 3 * VL), c, dc), dc);
     }
 }

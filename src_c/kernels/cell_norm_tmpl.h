@@ -296,7 +296,7 @@ NEVER_INLINE vf norm_preact_tangent(const struct cylstm_cell *cell, size_t gate,
 }
 
 /* ds of a gate, with what its peephole adds, is whole: into the sums, and to the averages. */
-ALWAYS_INLINE void norm_sum_tangent(const struct cylstm_cell *cell, size_t gate,
+NEVER_INLINE void norm_sum_tangent(const struct cylstm_cell *cell, size_t gate,
                                     struct norm_back *b, size_t k, vf ds, size_t u)
 {
     const size_t H = cell->H;
@@ -319,20 +319,15 @@ static void norm_tangent(const struct cylstm_cell *cell, size_t rows)
         for (size_t gate = 0; gate < GATES; gate++)
             b[gate] = (struct norm_back){m[gate], v_zero(), v_zero()};
         for (size_t u = 0; u < H; u += VL) {
-            const size_t n = valid(u, H);
-            vf ds_i = v_load(s + u), ds_f = v_load(s + each + u);
-            if (cell->peep) {
-                const vf c = v_load(c_prev_row + u), dc = v_load(dc_row + u);
-                ds_i = v_add(ds_i, peephole_tangent(cell, peephole_i, u, n, c, dc));
-                ds_f = v_add(ds_f, peephole_tangent(cell, peephole_f, u, n, c, dc));
-            }
+            const vf dc = v_load(dc_row + u);
+            const vf ds_i = see_tangent(cell, sees_i, u, v_load(s + u), c_prev_row, dc);
+            const vf ds_f = see_tangent(cell, sees_f, u, v_load(s + each + u), c_prev_row, dc);
             norm_sum_tangent(cell, GATE_I, &b[GATE_I], k, ds_i, u);
             norm_sum_tangent(cell, GATE_F, &b[GATE_F], k, ds_f, u);
             norm_sum_tangent(cell, GATE_G, &b[GATE_G], k, v_load(s + 2 * each + u), u);
         }
         for (size_t gate = 0; gate < GATE_O; gate++) norm_average(&b[gate], H);
         for (size_t u = 0; u < H; u += VL) {
-            const size_t n = valid(u, H);
             vf da[GATE_O];
             for (size_t gate = 0; gate < GATE_O; gate++)
                 da[gate] = is_computed(cell->options, gate)
@@ -340,11 +335,8 @@ static void norm_tangent(const struct cylstm_cell *cell, size_t rows)
                                                      v_load(s + gate * each + u), u)
                                : v_zero();
             const vf dc = cell_tangent(cell, k, u, da[GATE_I], da[GATE_F], da[GATE_G]);
-            vf ds_o = v_load(s + GATE_O * each + u);
-            if (cell->peep) {
-                const vf c = v_load_n(tape + cell_place(cell) + u, n);
-                ds_o = v_add(ds_o, peephole_tangent(cell, peephole_o, u, n, c, dc));
-            }
+            const vf ds_o = see_tangent(cell, sees_o, u, v_load(s + GATE_O * each + u),
+                                        tape + cell_place(cell), dc);
             norm_sum_tangent(cell, GATE_O, &b[GATE_O], k, ds_o, u);
         }
         norm_average(&b[GATE_O], H);
