@@ -11,28 +11,44 @@
 
 static const double PRODUCTS_EPSILON = 1e-5;
 
-/* The moments of `gates` rows of H, `each` apart, as one; what pads them counts for nothing. */
-NEVER_INLINE struct moments joint_moments(const real *s, size_t each, size_t H, size_t gates)
+ALWAYS_INLINE void add_vectors(vf *sum, const real *s, size_t each, size_t gates, size_t n)
 {
-    vf sum[GATES] = {v_zero(), v_zero(), v_zero(), v_zero()};
-    for (size_t u = 0; u < H; u += VL)
-        for (size_t g = 0; g < gates; g++)
-            sum[g] = v_add(sum[g], v_load_n(s + g * each + u, valid(u, H)));
+    UNROLL for (size_t g = 0; g < gates; g++) sum[g] = v_add(sum[g], v_load_n(s + g * each, n));
+}
+ALWAYS_INLINE void add_squares(vf *sum, const real *s, size_t each, size_t gates, vf mean, size_t n)
+{
+    UNROLL for (size_t g = 0; g < gates; g++)
+    {
+        vf d = v_sub(v_load_n(s + g * each, n), mean);
+        if (n < VL) d = v_mul(d, v_load_n(ONES, n));
+        sum[g] = v_fma(d, d, sum[g]);
+    }
+}
+
+/* The moments of `gates` rows of H, `each` apart, as one; what pads them counts for nothing. */
+ALWAYS_INLINE struct moments joint_moments(const real *s, size_t each, size_t H, size_t gates)
+{
+    const size_t whole = H / VL * VL;
     const real count = (real)(gates * H);
+    vf sum[GATES] = {v_zero(), v_zero(), v_zero(), v_zero()},
+       square[GATES] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    for (size_t u = 0; u < whole; u += VL) add_vectors(sum, s + u, each, gates, VL);
+    if (whole < H) add_vectors(sum, s + whole, each, gates, H - whole);
     const vf all = v_add(v_add(sum[0], sum[1]), v_add(sum[2], sum[3]));
     const vf mean = v_set1(sum_of_lanes(all) / count);
-    vf square[GATES] = {v_zero(), v_zero(), v_zero(), v_zero()};
-    for (size_t u = 0; u < H; u += VL) {
-        const size_t n = valid(u, H);
-        const vf mask = v_load_n(ONES, n);
-        for (size_t g = 0; g < gates; g++) {
-            const vf d = v_sub(v_load_n(s + g * each + u, n), mean);
-            square[g] = v_fma(v_mul(d, mask), d, square[g]);
-        }
-    }
+    for (size_t u = 0; u < whole; u += VL) add_squares(square, s + u, each, gates, mean, VL);
+    if (whole < H) add_squares(square, s + whole, each, gates, mean, H - whole);
     const vf squares = v_add(v_add(square[0], square[1]), v_add(square[2], square[3]));
     const real variance = sum_of_lanes(squares) / count + (real)PRODUCTS_EPSILON;
     return (struct moments){mean, v_div(v_set1(1), v_sqrt(v_set1(variance)))};
+}
+NEVER_INLINE struct moments moments_of_product(const real *s, size_t each, size_t H)
+{
+    return joint_moments(s, each, H, GATES);
+}
+NEVER_INLINE struct moments moments_of_cell(const real *c, size_t H)
+{
+    return joint_moments(c, 0, H, 1);
 }
 
 NEVER_INLINE vf products_preact(const struct cylstm_cell *cell, size_t gate,
@@ -60,8 +76,8 @@ static void norm_products_forward(const struct cylstm_cell *cell, size_t rows)
     for (size_t k = 0; k < rows; k++) {
         real *s = row_of(&cell->sums, k), *c_row = row_of(&cell->c, k), *o_row = s + GATE_O * each;
         real *tape = cell->tape.base ? row_of(&cell->tape, k) : NULL;
-        const struct moments m[2] = {joint_moments(s, each, H, GATES),
-                                     joint_moments(s + GATES * each, each, H, GATES)};
+        const struct moments m[2] = {moments_of_product(s, each, H),
+                                     moments_of_product(s + GATES * each, each, H)};
         for (size_t u = 0; u < H; u += VL) {
             const size_t n = valid(u, H);
             vf y[GATES];
@@ -82,7 +98,7 @@ static void norm_products_forward(const struct cylstm_cell *cell, size_t rows)
             v_store(o_row + u, y[GATE_O]);
             if (tape) v_store_n(tape + 3 * GATES * H + u, c, n);
         }
-        const struct moments of_c = joint_moments(c_row, 0, H, 1);
+        const struct moments of_c = moments_of_cell(c_row, H);
         for (size_t u = 0; u < H; u += VL) {
             const size_t n = valid(u, H);
             const vf shown = products_shown(cell, &of_c, v_load(c_row + u), u, n);
@@ -99,17 +115,14 @@ NEVER_INLINE void product_back(const struct moments *m, const real *weight, cons
                                const real *da, real *dweight, real *ds)
 {
     struct norm_back back = {*m, v_zero(), v_zero()};
-    for (size_t gate = 0; gate < GATES; gate++)
-        for (size_t u = 0; u < H; u += VL) {
-            const size_t at = gate * H + u, n = valid(u, H);
-            take(&back, weight + at, s + at, dweight + at, v_load_n(da + at, n), n);
-        }
-    norm_average(&back, GATES * H);
-    for (size_t gate = 0; gate < GATES; gate++)
-        for (size_t u = 0; u < H; u += VL) {
-            const size_t at = gate * H + u, n = valid(u, H);
-            give(&back, weight + at, s + at, v_load_n(da + at, n), ds + at, n);
-        }
+    const size_t N = GATES * H, whole = N / VL * VL, n = N - whole; /* gates follow one another */
+    for (size_t u = 0; u < whole; u += VL)
+        take_vector(&back, weight + u, s + u, dweight + u, v_load(da + u), VL);
+    if (n) take(&back, weight + whole, s + whole, dweight + whole, v_load_n(da + whole, n), n);
+    norm_average(&back, N);
+    for (size_t u = 0; u < whole; u += VL)
+        (void)give_vector(&back, weight + u, s + u, v_load(da + u), ds + u, VL);
+    if (n) (void)give(&back, weight + whole, s + whole, v_load_n(da + whole, n), ds + whole, n);
 }
 
 /* A vector of d of what a gate gave: its da, to `dnorm`. */
@@ -134,7 +147,7 @@ static void norm_products_backward(const struct cylstm_cell *cell, size_t rows)
         real *dc_row = row_of(&cell->dc, k), *dgates = row_of(&cell->dgates, k);
         real *dnorm = row_of(&cell->dnorm, k), *dweight_c = dnorm + 3 * GATES * H,
              *dshown = dweight_c + H;
-        struct norm_back of_c = {joint_moments(cells, 0, H, 1), v_zero(), v_zero()};
+        struct norm_back of_c = {moments_of_cell(cells, H), v_zero(), v_zero()};
         for (size_t u = 0; u < H; u += VL) {
             const size_t n = valid(u, H);
             const vf shown = v_activate(
@@ -167,8 +180,8 @@ static void norm_products_backward(const struct cylstm_cell *cell, size_t rows)
             gate_back(cell, k, GATE_G, u, v_mul(dc, i));
             v_store(dc_row + u, v_mul(dc, f));
         }
-        const struct moments of_x = joint_moments(tape + GATES * H, H, H, GATES),
-                             of_h = joint_moments(tape + 2 * GATES * H, H, H, GATES);
+        const struct moments of_x = moments_of_product(tape + GATES * H, H, H),
+                             of_h = moments_of_product(tape + 2 * GATES * H, H, H);
         product_back(&of_x, cell->norm, tape + GATES * H, H, dnorm, dnorm + GATES * H, dgates);
         product_back(&of_h, cell->norm_h, tape + 2 * GATES * H, H, dnorm, dnorm + 2 * GATES * H,
                      dgates + GATES * H);
@@ -193,7 +206,7 @@ NEVER_INLINE vf give_tangent(const struct norm_back *b, const void *weight, cons
 /* Of a product's sums, (4, H padded), whose values are on the tape. */
 NEVER_INLINE struct norm_back product_tangents(const real *tape, const real *ds, size_t H)
 {
-    struct norm_back b = {joint_moments(tape, H, H, GATES), v_zero(), v_zero()};
+    struct norm_back b = {moments_of_product(tape, H, H), v_zero(), v_zero()};
     for (size_t gate = 0; gate < GATES; gate++)
         for (size_t u = 0; u < H; u += VL)
             take_tangent(&b, tape + gate * H + u, v_load(ds + gate * padded_units(H) + u),
@@ -213,7 +226,7 @@ static void norm_products_tangent(const struct cylstm_cell *cell, size_t rows)
         real *s = row_of(&cell->sums, k), *da_o = s + GATE_O * each;
         const struct norm_back of_x = product_tangents(tape + GATES * H, s, H),
                                of_h = product_tangents(tape + 2 * GATES * H, s + GATES * each, H);
-        struct norm_back of_c = {joint_moments(cells, 0, H, 1), v_zero(), v_zero()};
+        struct norm_back of_c = {moments_of_cell(cells, H), v_zero(), v_zero()};
         for (size_t u = 0; u < H; u += VL) {
             const size_t n = valid(u, H);
             vf da[GATES];

@@ -169,14 +169,20 @@ struct norm_back {
 
 /* A vector of da = d(weight * z), where z is the norm of s; da * z goes to `dweight`, of which the
  * gradient of the weight is a sum. */
-NEVER_INLINE void take(struct norm_back *b, const real *weight, const real *s, real *dweight,
-                       vf da, size_t n)
+ALWAYS_INLINE void take_vector(struct norm_back *b, const real *weight, const real *s,
+                               real *dweight, vf da, size_t n)
 {
-    const vf z = v_mul(normal(&b->m, v_load_n(s, n)), v_load_n(ONES, n));
+    vf z = normal(&b->m, v_load_n(s, n));
+    if (n < VL) z = v_mul(z, v_load_n(ONES, n));
     const vf dz = v_mul(da, v_load_n(weight, n));
     v_store_n(dweight, v_mul(da, z), n);
     b->dz = v_add(b->dz, dz);
     b->dz_z = v_fma(dz, z, b->dz_z);
+}
+NEVER_INLINE void take(struct norm_back *b, const real *weight, const real *s, real *dweight,
+                       vf da, size_t n)
+{
+    take_vector(b, weight, s, dweight, da, n);
 }
 
 /* And a vector of ds, once all units have been taken: (dz - mean(dz) - z * mean(dz * z)) / deviation. */
@@ -185,13 +191,18 @@ ALWAYS_INLINE void norm_average(struct norm_back *b, size_t count)
     b->dz = v_set1(sum_of_lanes(b->dz) / (real)count);
     b->dz_z = v_set1(sum_of_lanes(b->dz_z) / (real)count);
 }
-NEVER_INLINE vf give(const struct norm_back *b, const real *weight, const real *s, vf da, real *ds,
-                     size_t n)
+ALWAYS_INLINE vf give_vector(const struct norm_back *b, const real *weight, const real *s, vf da,
+                             real *ds, size_t n)
 {
     const vf z = normal(&b->m, v_load_n(s, n)), dz = v_mul(da, v_load_n(weight, n));
     const vf d = v_mul(b->m.by, v_fnma(z, b->dz_z, v_sub(dz, b->dz)));
     v_store_n(ds, d, n);
-    return v_mul(d, v_load_n(ONES, n));
+    return d;
+}
+NEVER_INLINE vf give(const struct norm_back *b, const real *weight, const real *s, vf da, real *ds,
+                     size_t n)
+{
+    return v_mul(give_vector(b, weight, s, da, ds, n), v_load_n(ONES, n));
 }
 
 /* Both for a gate: `dnorm` is (2, gates, H), of which the gradients of the biases and of the weights
