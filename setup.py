@@ -7,6 +7,7 @@ at run time, so that an architecture flag here would only take the wheel off old
 import os
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from typing import Any
 
 import numpy
 from Cython.Build import cythonize
@@ -15,7 +16,7 @@ from setuptools.command.build_ext import build_ext
 
 cflags, ldflags = [], []
 if os.name == "posix":
-    cflags = ["-std=c11", "-ffp-contract=off", "-O3", "-g0", "-fvisibility=hidden", "-pthread"]
+    cflags = ["-std=c11", "-ffp-contract=off", "-g0", "-fvisibility=hidden", "-pthread"]
     cflags += ["-fno-ipa-cp-clone"]  # copies of cold functions, a twentieth of the wheel
     ldflags = ["-pthread", "-s"]
 if "CYLSTM_CFLAGS" in os.environ:  # for `make asan`: more flags, the last word, and no stripping
@@ -47,14 +48,19 @@ core.depends = sorted(glob("src_c/**/*.h", recursive=True))
 
 
 class BuildExt(build_ext):
-    """Compiles the C files side by side."""
+    """Compiles the C files side by side: the core by -O3, and what Cython wrote by -O2, which is as
+    fast and a sixth smaller."""
 
     def build_extensions(self) -> None:
         compile_all = self.compiler.compile
 
-        def side_by_side(sources: list[str], **options: object) -> list[str]:
+        def compile_one(source: str, extra_postargs: list[str], **options: object) -> list[str]:
+            level = ["-O2" if source.endswith("_core.c") else "-O3"] if os.name == "posix" else []
+            return compile_all([source], extra_postargs=level + extra_postargs, **options)
+
+        def side_by_side(sources: list[str], **options: Any) -> list[str]:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                done = pool.map(lambda source: compile_all([source], **options), sources)
+                done = pool.map(lambda source: compile_one(source, **options), sources)
                 return [path for paths in done for path in paths]
 
         self.compiler.compile = side_by_side

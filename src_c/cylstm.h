@@ -289,7 +289,8 @@ CYLSTM_API size_t cylstm_list_arrays(const struct cylstm_dims *dims, size_t laye
 CYLSTM_API size_t cylstm_raw_count(const struct cylstm_dims *dims); /* reals, or as much memory */
 
 /* Packed weights: what the kernels read. `packed` serves the forward pass, and
- * `packed_backward` the backward pass; both depend on the kernel set of the context. */
+ * `packed_backward` the backward pass; both depend on the kernel set of the context. Their sizes are
+ * multiples of CYLSTM_ALIGN. */
 CYLSTM_API size_t cylstm_packed_size(const struct cylstm_context *ctx,
                                      const struct cylstm_dims *dims);
 CYLSTM_API void cylstm_pack_weights(const struct cylstm_context *ctx,

@@ -280,19 +280,22 @@ size_t cylstm_raw_count(const struct cylstm_dims *dims)
 
 size_t cylstm_packed_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
 {
-    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).forward;
+    return cylstm_round_up(count_before(dims, dims->layers, 0, ctx->kernels->lanes).forward,
+                           CYLSTM_ALIGN);
 }
 
 size_t cylstm_packed_backward_size(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
 {
-    return count_before(dims, dims->layers, 0, ctx->kernels->lanes).backward;
+    return cylstm_round_up(count_before(dims, dims->layers, 0, ctx->kernels->lanes).backward,
+                           CYLSTM_ALIGN);
 }
 
 size_t cylstm_linear_packed_size(const struct cylstm_context *ctx,
                                  const struct cylstm_linear *linear)
 {
     const struct cylstm_layer l = cylstm_find_linear(ctx->kernels, linear);
-    return cylstm_times(cylstm_panels_of(ctx->kernels, l.hr.columns), l.hr.panel);
+    return cylstm_round_up(cylstm_times(cylstm_panels_of(ctx->kernels, l.hr.columns), l.hr.panel),
+                           CYLSTM_ALIGN);
 }
 
 /* Bytes of (passes, T, B, width) reals. */
