@@ -22,9 +22,9 @@ cdef cnp.ndarray _flat_tangents(object dweights, Dims dims):
 
 
 cdef Memory _forward_again(Problem p, const _c.cylstm_context *ctx, const void *packed,
-                          _c.cylstm_sequence *seq):
-    """The pass of a checkpoint once more, with everything kept: in memory of its own, for others may
-    be reading the tape."""
+                           _c.cylstm_sequence *seq):
+    """The pass of a checkpoint once more, with everything kept: in memory of its own, for others
+    may be reading the tape."""
     cdef Dims dims = p.dims
     cdef size_t cells = _c.cylstm_tape_cells_size(&dims.c, p.T, p.B)
     cdef size_t hidden = _c.cylstm_tape_hidden_size(&dims.c, p.T, p.B)

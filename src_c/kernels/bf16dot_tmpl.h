@@ -31,8 +31,8 @@ ALWAYS_INLINE vi pair_of(const uint8_t *codes, size_t g)
 }
 
 /* sums = init + both terms, of R rows of a panel, or of a lone row of two panels if N is more than four. */
-ALWAYS_INLINE void bf16dot_tile(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
-                                size_t row, real *sums, const int R, const int N)
+ALWAYS_INLINE void bf16dot_tile(const struct cylstm_product *p, const struct cylstm_codes codes[2],
+                                size_t panel, size_t row, real *sums, const int R, const int N)
 {
     const ptrdiff_t vector = VL * sizeof(real), line = PANEL_VECTORS * vector;
     vf acc[MAX_TILE_ROWS * PANEL_VECTORS];
