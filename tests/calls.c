@@ -432,6 +432,29 @@ static void check_compact_calls(struct trial *t)
     untouched(t);
 }
 
+/* The gradients of an affine map: by this set, and by the portable one. */
+static void check_linear_backward(struct trial *t, struct cylstm_context ctx,
+                                  const struct cylstm_linear *l, const void *x, const void *dy)
+{
+    const size_t size = real_size(t), inputs = l->rows * l->inputs,
+                 weights = l->inputs * l->outputs;
+    const int wants_dx = below(t, 4) != 0;
+    struct cylstm_linear_gradients grads[2];
+    for (int n = 0; n < 2; n++) {
+        grads[n] =
+            (struct cylstm_linear_gradients){.x = x,
+                                             .dy = dy,
+                                             .dx = wants_dx ? output(t, "dx", inputs * size) : NULL,
+                                             .dweight = output(t, "dweight", weights * size)};
+        cylstm_linear_backward(&ctx, l, &grads[n],
+                               output(t, "scratch", cylstm_linear_scratch(&ctx, l)));
+        be_portable(t, &ctx);
+    }
+    const double most = t->kernels->bits == 32 ? 1e-5 : 1e-12;
+    check_close(t, "dweight", grads[0].dweight, grads[1].dweight, weights, most);
+    if (wants_dx) check_close(t, "dx", grads[0].dx, grads[1].dx, inputs, most);
+}
+
 /* An affine map, the rows of which are the same by themselves. */
 static void check_linear(struct trial *t)
 {
@@ -451,8 +474,11 @@ static void check_linear(struct trial *t)
     if (format) fill_compact(t, bytes, I * O, raw);
     for (size_t n = 0; format == CYLSTM_INT8 && n < O; n++)
         put(t, raw, (ptrdiff_t)(scales + n), (2 + fraction(t)) / 512);
-    const void *x = noise(t, "x", N * I), *bias = below(t, 3) ? noise(t, "bias", O) : NULL;
+    const void *x = noise(t, "x", N * I), *bias = below(t, 3) ? noise(t, "bias", O) : NULL,
+               *dy = noise(t, "dy", N * O);
     ready(t);
+    if (!format)
+        check_linear_backward(t, ctx, &(struct cylstm_linear){N, I, O, raw, format}, x, dy);
     void *y[3];
     for (int n = 0; n < 3; n++) { /* all rows; one of them; all by the portable set */
         struct cylstm_linear l = {n == 1 ? 1 : N, I, O, raw, format};
@@ -469,6 +495,81 @@ static void check_linear(struct trial *t)
     if (memcmp(y[1], real_at(t, y[0], (ptrdiff_t)(row * O)), O * size))
         fail(t, "row %zu is another by itself", row);
     check_close(t, "y", y[0], y[2], N * O, t->kernels->bits == 32 ? 1e-5 : 1e-12);
+    untouched(t);
+}
+
+/* ----------------------------------------------------------------- one real after another */
+
+enum { WEIGHTS_NOW, MEAN, SQUARE, AFTER };
+
+/* A step of an optimiser; what is remembered is in after[MEAN], and Adam's squares beside it. */
+static void step(const struct cylstm_context *ctx, const void *settings, int adam, size_t n,
+                 const void *const before[AFTER], const void *grads, void *after[AFTER])
+{
+    if (adam)
+        cylstm_adam_step(ctx, settings, n, before[WEIGHTS_NOW], grads, before[MEAN], before[SQUARE],
+                         after[WEIGHTS_NOW], after[MEAN], after[SQUARE]);
+    else
+        cylstm_sgd_step(ctx, settings, n, before[WEIGHTS_NOW], grads, before[MEAN],
+                        after[WEIGHTS_NOW], after[MEAN]);
+}
+
+/* An optimiser's step gives the same in place and apart, and nearly so by the portable set. */
+static void check_steps(struct trial *t)
+{
+    const size_t n = between(t, 1, 300), size = real_size(t);
+    const int adam = (int)below(t, 2), momentum = (int)below(t, 2);
+    const struct cylstm_adam adams = {.lr = 0.01,
+                                      .beta1 = 0.9,
+                                      .beta2 = 0.99,
+                                      .eps = 1e-3,
+                                      .weight_decay = below(t, 2) ? 0.1 : 0,
+                                      .decoupled = (int)below(t, 2),
+                                      .step = between(t, 1, 3)};
+    const struct cylstm_sgd sgds = {.lr = 0.01,
+                                    .momentum = momentum ? 0.9 : 0,
+                                    .dampening = momentum && below(t, 2) ? 0.2 : 0,
+                                    .weight_decay = below(t, 2) ? 0.1 : 0,
+                                    .nesterov = momentum && below(t, 2),
+                                    .step = between(t, 1, 3)};
+    const void *settings = adam ? (const void *)&adams : &sgds;
+    struct cylstm_context ctx;
+    cylstm_init_context(&ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
+    ctx.threads = (int)between(t, 1, 3);
+    snprintf(t->shape, sizeof t->shape, "%s, %zu weights, %d threads", adam ? "Adam" : "SGD", n,
+             ctx.threads);
+    const int kept = adam ? AFTER : momentum ? SQUARE : MEAN; /* arrays from step to step */
+    const void *grads = noise(t, "grads", n), *before[AFTER] = {NULL};
+    static const char *const called[AFTER] = {"weights", "mean", "square"};
+    for (int k = 0; k < kept; k++) {
+        void *array = noise(t, called[k], n);
+        for (size_t j = 0; k == SQUARE && j < n; j++)
+            put(t, array, (ptrdiff_t)j, fabs(get(t, array, (ptrdiff_t)j)));
+        before[k] = array;
+    }
+    void *apart[AFTER] = {NULL}, *in_place[AFTER] = {NULL}, *portable[AFTER] = {NULL};
+    ready(t);
+    for (int k = 0; k < kept; k++) {
+        apart[k] = output(t, called[k], n * size);
+        in_place[k] = output(t, called[k], n * size);
+        portable[k] = output(t, called[k], n * size);
+        memcpy(in_place[k], before[k], n * size);
+    }
+    step(&ctx, settings, adam, n, before, grads, apart);
+    step(&ctx, settings, adam, n, (const void *const *)in_place, grads, in_place);
+    be_portable(t, &ctx);
+    step(&ctx, settings, adam, n, before, grads, portable);
+    for (int k = 0; k < kept; k++) {
+        if (memcmp(apart[k], in_place[k], n * size)) fail(t, "%s differ in place", called[k]);
+        check_close(t, called[k], apart[k], portable[k], n, t->kernels->bits == 32 ? 1e-5 : 1e-12);
+    }
+    void *y[2] = {output(t, "y", n * size), output(t, "y", n * size)};
+    for (int k = 0; k < 2; k++) {
+        cylstm_apply_activation(t->kernels, k, before[WEIGHTS_NOW], y[0], n);
+        cylstm_apply_activation(ctx.kernels, k, before[WEIGHTS_NOW], y[1], n);
+        check_close(t, k ? "tanh" : "sigmoid", y[0], y[1], n,
+                    t->kernels->bits == 32 ? 1e-6 : 1e-14);
+    }
     untouched(t);
 }
 
@@ -526,11 +627,19 @@ static void check_plan(struct trial *t)
             fail(t, "plan: y of step %zu, row %zu is not that of the sequence", n / B, n % B);
     if (memcmp(got_h, h_n, L * B * R * size) || (has_c && memcmp(got_c, c_n, L * B * H * size)))
         fail(t, "plan: its states are not those of the sequence");
+    cylstm_plan_reset_row(plan, turn);
+    cylstm_plan_get_states(plan, got_h, got_c);
+    for (size_t n = 0; n < L * B * R; n++)
+        if (get(t, got_h, (ptrdiff_t)n) != (n / R % B == turn ? 0 : get(t, h_n, (ptrdiff_t)n)))
+            fail(t, "plan: h[%zu] after row %zu was reset", n, turn);
+    for (size_t n = 0; has_c && n < L * B * H; n++)
+        if (get(t, got_c, (ptrdiff_t)n) != (n / H % B == turn ? 0 : get(t, c_n, (ptrdiff_t)n)))
+            fail(t, "plan: c[%zu] after row %zu was reset", n, turn);
     untouched(t);
 }
 
 static void (*const checks[])(struct trial *) = {check_calls, check_plan, check_compact_calls,
-                                                 check_linear};
+                                                 check_linear, check_steps};
 enum { CHECKS = sizeof checks / sizeof *checks };
 
 #ifdef CYLSTM_FUZZ

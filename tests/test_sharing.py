@@ -116,9 +116,9 @@ def test_what_the_user_sets_on_a_module_goes_with_its_clones(clone: Callable[[An
 def test_arguments_can_be_read_and_not_set(name: str) -> None:
     lstm = cylstm.LSTM(3, 64, 2, bidirectional=True)
     value = getattr(lstm, name)
-    if name == "dropout":
-        lstm.dropout = 0.5
-        assert lstm.dropout == lstm._config()["dropout"] == 0.5
+    if name in ("dropout", "recurrent_dropout"):
+        setattr(lstm, name, 0.5)
+        assert getattr(lstm, name) == lstm._config()[name] == 0.5
         return
     with pytest.raises(AttributeError, match=f"{name} of LSTM is fixed: make another LSTM"):
         setattr(lstm, name, not value if isinstance(value, bool) else 1)
