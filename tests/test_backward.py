@@ -67,10 +67,12 @@ def test_arguments(config: dict[str, Any], B: int | None, dtype: str) -> None:
     check(make_problem(5, 6, B, dtype=dtype, **config))
 
 
+@pytest.mark.slow
 def test_large(dtype: str) -> None:
     check(make_problem(6, 2, 3, dtype=dtype, input_size=50, hidden_size=1150))
 
 
+@pytest.mark.slow
 def test_chunks_whose_columns_are_copied(dtype: str) -> None:
     """More than 2 MB of gates' gradients at a time, two chunks of them, shared out unevenly."""
     p = make_problem(
@@ -85,6 +87,7 @@ def test_chunks_whose_columns_are_copied(dtype: str) -> None:
             assert same_bits(all_grads(got), all_grads(want))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", LONG.values(), ids=LONG)
 def test_long(config: dict[str, Any], dtype: str) -> None:
     check(make_problem(7, dtype=dtype, **config))

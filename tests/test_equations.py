@@ -151,6 +151,7 @@ def test_the_library_computes_the_equations(case: Case) -> None:
     close(named(grads), named(want_grads), 1e-10)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(cases(largest=3))
 def test_the_equations_have_their_derivatives(case: Case) -> None:

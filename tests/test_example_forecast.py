@@ -61,6 +61,7 @@ def write(path: Path, values: Any, dated: bool = True) -> Path:
 # --- the whole program
 
 
+@pytest.mark.slow
 def test_runs_on_the_shipped_series(
     example: Any, progress: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_runs_on_the_shipped_series(
     assert all(390 < float(line.split(",")[1]) < 430 for line in future[1:])
 
 
+@pytest.mark.slow
 def test_draws_a_picture(example: Any, progress: None, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("PIL")

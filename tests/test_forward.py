@@ -81,12 +81,14 @@ def test_arguments(config: dict[str, Any], B: int | None, dtype: str) -> None:
     check(p, p.reference()[0])
 
 
+@pytest.mark.slow
 def test_large(dtype: str) -> None:
     """Weights that fit in no cache nearby, in sizes that are no multiple of anything."""
     p = make_problem(6, 2, 3, dtype=dtype, input_size=50, hidden_size=1150)
     check(p, p.reference()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", LONG.values(), ids=LONG)
 def test_long(config: dict[str, Any], dtype: str) -> None:
     p = make_problem(7, dtype=dtype, **config)

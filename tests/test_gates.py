@@ -101,6 +101,7 @@ def test_against_the_reference(
     assert_close(errors, 4 * TOLERANCES[dtype][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_finite_differences(cell: str, isa: str) -> None:
@@ -148,6 +149,7 @@ def test_refused() -> None:
 # --- the picture
 
 
+@pytest.mark.slow
 def test_plot_draws_each_gate_of_the_sequence() -> None:
     pytest.importorskip("matplotlib")
     for cell, names, last in (("LSTM", "igfco", 3), ("GRU", "rnz", 1), ("RNN", "h", 0)):
@@ -160,6 +162,7 @@ def test_plot_draws_each_gate_of_the_sequence() -> None:
         assert np.array_equal(drawn, call.tape.gates[3, :3, 2, last][:, [3, 0]].T)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_plot_labels_steps_and_chooses_units() -> None:
     pytest.importorskip("matplotlib")

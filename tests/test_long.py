@@ -131,7 +131,10 @@ TRUNCATED = [(5, 5), (3, 7), (4, 100), (100, 100), (1, 2)]
 
 
 @pytest.mark.parametrize(("k1", "k2"), TRUNCATED)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(s, marks=[pytest.mark.slow] * (s in ("chunks", "units"))) for s in SHAPES],
+)
 @pytest.mark.parametrize("cell", [name for name, (_, its) in CELLS.items() if its])
 def test_truncated(cell: str, shape: str, k1: int, k2: int, dtype: str) -> None:
     call = Call(cell, SHAPES[shape], dtype)

@@ -32,8 +32,8 @@ def training_step(p: Problem, lstm: Any, threads: int) -> list[Any]:
     return [tape.y, tape.h_n, tape.c_n, tape.gates, *all_grads(grads)]
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("B", [None, 1, 2, 7])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("B", [None, 1, 7])
 @pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 def test_one_step_reads_weights_raw_once(
     net: dict[str, Any], B: int | None, threads: int, dtype: str

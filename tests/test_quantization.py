@@ -645,6 +645,7 @@ def test_compare_of_equals_and_of_none() -> None:
         cylstm.compare(linear, linear, x, [1])
 
 
+@pytest.mark.slow
 def test_compare_draws() -> None:
     pytest.importorskip("matplotlib")
     lstm = cylstm.LSTM(5, 9, seed=0)

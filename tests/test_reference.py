@@ -55,6 +55,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_finite_differences(config: dict[str, Any]) -> None:
     """Every element of every gradient, by central differences."""

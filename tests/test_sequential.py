@@ -251,6 +251,7 @@ def test_predict_in_batches() -> None:
     )
 
 
+@pytest.mark.slow
 def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tqdm")
     tagger().predict(data(4, 6, 3), batch_size=2, progress=True)

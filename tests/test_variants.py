@@ -54,6 +54,7 @@ def test_reverse(cell: str, shape: str, isa: str, dtype: str) -> None:
     check_reverse(cell, SHAPES[shape], isa, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["LSTM", "GRU, reset before"])
 def test_reverse_in_blocks(cell: str) -> None:
     """So long that layers take turns, block by block and chunk by chunk."""

@@ -112,6 +112,7 @@ def test_training(cell: str, call: str, isa: str, dtype: str) -> None:
     check_training(cell, call, isa, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 def test_training_in_chunks(cell: str) -> None:
     check_training(cell, "chunks", ISAS[0], "float64")

@@ -234,6 +234,7 @@ def test_a_directory_that_lies_about_its_length(tmp_path: Path) -> None:
 FILES = sorted((Path(__file__).parents[1] / "fuzz" / "files").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_files_that_are_fuzzed_load(path: Path) -> None:
     """One of each format: what starts broken would find nothing."""
