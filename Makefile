@@ -46,11 +46,12 @@ SUITE    = $(PY) -m pytest $(PARALLEL) --ignore=tests/oracles
 LIGHT    = $(SUITE) -m "not timing and not slow"
 # What reads sources is the same on all builds: once, in `make test`, is enough.
 ANY_BUILD  = $(addprefix --ignore=tests/test_,architecture.py docs.py import.py kernels.py)
-# What kernels compute, for a run on each set, and the tests of it that go through all sets themselves.
+# What kernels compute, for a run on each set, and tests of it that go through all sets themselves. (So do those of
+# digests and of narrow weights, whose bits no BLAS gives.)
 ON_KERNELS = $(wildcard $(addprefix tests/test_,backward.py dropout.py forward.py isa.py lengths.py linear.py losses.py \
              optim.py packing.py sharing.py stream*.py threads.py variants.py))
-EVERY_SET  = $(wildcard $(addprefix tests/test_,cells.py gates.py jvp.py long.py masks.py per_sample.py quantization.py \
-             recurrent_dropout.py zoneout.py))
+EVERY_SET  = $(wildcard $(addprefix tests/test_,cells.py gates.py jvp.py long.py masks.py per_sample.py recurrent_dropout.py \
+             zoneout.py))
 
 .DELETE_ON_ERROR:
 .PHONY: test test-slow timing docs demo longterm test-oracles conformance test-models random-models bench instructions bench-kernels lint inner-loops format asan \
