@@ -40,7 +40,12 @@ if trace:
     [core],
     build_dir="build/cython-trace" if trace else "build/cython",
     # Bound functions would not check the type of `self`, and read the fields of any object.
-    compiler_directives={"linetrace": trace, "binding": False},
+    compiler_directives={
+        "linetrace": trace,
+        "binding": False,
+        "embedsignature": True,
+        "embedsignature.format": "clinic",
+    },
 )
 # Added only now: cythonize would compile copies of them in its build_dir.
 core.sources += sorted(glob("src_c/**/*.c", recursive=True))

@@ -19,8 +19,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import limits, report
-from bench.engines import ENGINES
+import cylstm
+from bench import limits, narrow, report
+from bench.engines import ENGINES, NARROW
 from bench.measure import TOLERANCE, Effort, Job, Result, Tell, failure, machine_busy, work
 from bench.problem import load_shapes
 from bench.rows import RIVALS
@@ -79,6 +80,8 @@ def describe() -> Result:
         "system": platform.platform(),
         "python": platform.python_version(),
         "compiler": version.splitlines()[0] if version else "",
+        "int8": cylstm.show_config()["int8"],
+        "bf16": cylstm.show_config()["bf16"],
         "versions": {name: engine.version() for name, engine in ENGINES.items()},
         "load": os.getloadavg()[0],
     }
@@ -97,7 +100,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--sets",
         type=words,
         default=("models", "steps", "square", "cells"),
-        help="sets of shapes.json (models,steps,square,cells: all)",
+        help="sets of shapes.json (models,steps,square,cells: all), or narrow: "
+        "engines with fewer bits on the LSTMs of the first three, time and error",
     )
     add("--shapes", type=words, help="only the shapes of these names, of any set")
     add("--threads", type=numbers, default=(1, 2), help="numbers of threads (1,2)")
@@ -130,11 +134,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def plan(options: argparse.Namespace) -> tuple[list[Job], dict[str, Result]]:
     """The jobs of a run, and their shapes as the results keep them."""
     sets = load_shapes()
+    fewer_bits = options.sets == ("narrow",)
+    if fewer_bits:
+        options.sets, options.modes = narrow.SETS, ("step", "forward")
+    engines = {"cylstm": ENGINES["cylstm"]} | NARROW if fewer_bits else ENGINES
     shapes = {shape.name: shape for rows in sets.values() for shape in rows}
     for kind, given, known in (
         ("shapes", options.shapes, shapes),
         ("sets", options.sets, sets),
-        ("peers", options.peers, ENGINES),
+        ("peers", options.peers, engines),
         ("modes", options.modes, RIVALS),
     ):
         unknown = [name for name in given or () if name not in known]
@@ -143,15 +151,17 @@ def plan(options: argparse.Namespace) -> tuple[list[Job], dict[str, Result]]:
     effort = Effort(rounds=3, burst=0.005, budget=5) if options.quick else Effort()
     if options.rounds:
         effort = replace(effort, rounds=options.rounds)
-    wanted = ("cylstm", *(options.peers or ENGINES))
-    present = tuple(n for n in dict.fromkeys(wanted) if ENGINES[n].version() is not None)
+    wanted = ("cylstm", *(options.peers or engines))
+    present = tuple(n for n in dict.fromkeys(wanted) if engines[n].version() is not None)
     chosen = [
         shapes[name]
-        for name in options.shapes or [one.name for name in options.sets for one in sets[name]]
+        for name in options.shapes
+        or [one.name for one in narrow.shapes()] * fewer_bits
+        or [one.name for name in options.sets for one in sets[name]]
         if not (options.quick and shapes[name].forward_flops > QUICK_FLOPS)
     ]
     jobs = [
-        Job(shape, mode, threads, present, options.dtype, effort)
+        Job(shape, mode, threads, present, options.dtype, effort, fewer_bits)
         for mode in options.modes
         for threads in options.threads
         for shape in chosen
@@ -238,7 +248,8 @@ def main(arguments: list[str] | None = None) -> int:
         console.print("interrupted: what was measured until here is kept")
     if not results["jobs"]:
         return 130
-    passed = report.write(results, options.out, console)
+    write = narrow.write if jobs[0].narrow else report.write
+    passed = write(results, options.out, console)
     return 130 if interrupted else int(options.strict and not passed)
 
 

@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from bench.engines import ADAM_EPS, ENGINES, LEARNING_RATE, Call, Outputs, Unsupported
+from bench.engines import ADAM_EPS, ENGINES, LEARNING_RATE, NARROW, Call, Outputs, Unsupported
 from bench.problem import Problem, Shape, relative_error
 
 Result = dict[str, Any]
 Tell = Callable[[str], None]
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
+ANY = ENGINES | NARROW
+MOST_NARROW = 0.3  # further from float64 no rounding to fewer bits takes an engine
 SAMPLE_SECONDS = 100e-6  # short calls are timed by the handful
 
 
@@ -47,6 +49,7 @@ class Job:
     engines: tuple[str, ...]
     dtype: str
     effort: Effort
+    narrow: bool = False  # engines with fewer bits among them: held against float64
 
     def __str__(self) -> str:
         return f"{self.shape.name} {self.mode} x{self.threads}"
@@ -142,12 +145,14 @@ def prepare(job: Job, found: Result, tell: Tell) -> dict[str, Call]:
     for name in job.engines:
         tell(f"preparing {name}")
         try:
-            choices = ENGINES[name](job.threads).calls(job.mode, problem)
+            choices = ANY[name](job.threads).calls(job.mode, problem)
             computed = [first_outputs(call, job.mode) for call in choices]
             for one in computed:
                 if job.mode == "training":
                     check_update(problem, one)
-                if disagreement(one, computed[0]) > TOLERANCE[job.dtype]:
+                if disagreement(one, computed[0]) > (
+                    MOST_NARROW if name in NARROW else TOLERANCE[job.dtype]
+                ):
                     raise ArithmeticError("its own calls disagree")
         except Unsupported as reason:
             found[name] = {"left_out": str(reason)}
@@ -164,6 +169,14 @@ def prepare(job: Job, found: Result, tell: Tell) -> dict[str, Call]:
             "trials": dict(zip(labels, trials, strict=True)),
         }
 
+    if job.narrow:
+        for name, off in errors_of(job, problem, outputs).items():
+            found[name]["error"] = off
+            if not off < (MOST_NARROW if name in NARROW else TOLERANCE[job.dtype]):
+                del calls[name]
+                found[name].update(left_out=f"wrong: off by {off:.2g}", failed=True)
+        return calls
+
     # An engine stands if it agrees with more than half of them, itself counted.
     agreeing = {
         a: {b for b in outputs if disagreement(outputs[a], outputs[b]) < TOLERANCE[job.dtype]}
@@ -177,6 +190,13 @@ def prepare(job: Job, found: Result, tell: Tell) -> dict[str, Call]:
             del calls[a]
             found[a].update(left_out=f"wrong: off by {found[a]['error']:.2g}", failed=True)
     return calls
+
+
+def errors_of(job: Job, problem: Problem, outputs: dict[str, Outputs]) -> dict[str, float]:
+    """How far each engine's y is from PyTorch's in float64, as a part of the largest y."""
+    (truth, *_) = ENGINES["torch"](job.threads).calls(job.mode, problem.widened())
+    want = first_outputs(truth, job.mode)["y"]
+    return {name: relative_error(one["y"], want) for name, one in outputs.items()}
 
 
 def measure(job: Job, tell: Tell) -> Result:

@@ -116,6 +116,14 @@ class Problem:
         h, *c = self.states.values()
         return (h, *c) if c else h
 
+    def widened(self) -> Problem:
+        """The same numbers in float64."""
+        arrays = {
+            name: getattr(self, name).astype(np.float64) for name in ("x", "h_0", "c_0", "dy")
+        }
+        weights = {name: array.astype(np.float64) for name, array in self.weights.items()}
+        return Problem(self.shape, **arrays, weights=weights)
+
     @classmethod
     def draw(cls, s: Shape, dtype: str = "float32") -> Problem:
         rng = np.random.default_rng(0)

@@ -106,3 +106,12 @@ def test_a_method_of_another_object_is_refused(call: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "refused\n", done
+
+
+def test_help_shows_the_arguments() -> None:
+    """Of compiled methods too, whose signatures Python can only read from their docstrings."""
+    for kind in (cylstm.Tape, cylstm.Stream, cylstm.Gradients):
+        for name, method in vars(kind).items():
+            if callable(method) and not name.startswith("_"):
+                assert list(inspect.signature(method).parameters)[0] == "self", name
+    assert str(inspect.signature(cylstm.Stream.step)) == "(self, /, x_t, *, out=None, active=None)"

@@ -153,12 +153,13 @@ class OpenVino(OnnxEngine):
 
     name = "openvino"
     package = "openvino"
+    precision = "f32"
 
     def _compiled(self, p: Problem) -> Any:
         import openvino
 
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32",  # else a CPU with AMX computes in bf16
+            "INFERENCE_PRECISION_HINT": self.precision,  # else a CPU with AMX computes in bf16
             "EXECUTION_MODE_HINT": "PERFORMANCE",
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -167,8 +168,9 @@ class OpenVino(OnnxEngine):
         }
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(self.graph(p)), "CPU", settings)
-        if compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.f32:
-            raise Unsupported("computes in less than float32")
+        used = compiled.get_property("INFERENCE_PRECISION_HINT")
+        if used != getattr(openvino.Type, self.precision):
+            raise Unsupported(f"computes in {used.get_type_name()}, not {self.precision}")
         return compiled
 
     @staticmethod

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.engines.base import ADAM_EPS, LEARNING_RATE, Call, Engine, Outputs, Unsupported
-from bench.problem import Problem, named_states
+from bench.problem import Array, Problem, named_states
 
 
 class Torch(Engine):
@@ -40,16 +40,23 @@ class Torch(Engine):
         taken = s.kind == "LSTM" and not s.proj_size and p.x.dtype == np.float32
         return [True, False] if taken else [False]
 
-    def _states(self, p: Problem) -> Any:
+    def _tensor(self, array: Array) -> Any:
+        """An input, as the network takes it."""
         import torch
 
-        states = tuple(torch.tensor(a) for a in p.states.values())
+        return torch.tensor(array)
+
+    def _states(self, p: Problem) -> Any:
+        states = tuple(self._tensor(a) for a in p.states.values())
         return states if len(states) > 1 else states[0]
 
     @staticmethod
     def _read(last: list[Any]) -> Outputs:
-        states = {name: a.numpy() for name, a in named_states(last[1]).items()}
-        return {"y": last[0].numpy(), **states}
+        wide = {"y": last[0], **named_states(last[1])}
+        return {
+            name: (a if a.is_floating_point() and a.element_size() > 2 else a.float()).numpy()
+            for name, a in wide.items()
+        }
 
     def _around(
         self, onednn: bool, training: bool = False
@@ -67,10 +74,8 @@ class Torch(Engine):
         return around
 
     def forward(self, p: Problem) -> list[Call]:
-        import torch
-
         net = self._net(p).eval()
-        x, states = torch.tensor(p.x), self._states(p)
+        x, states = self._tensor(p.x), self._states(p)
         last: list[Any] = []
 
         def run() -> None:
@@ -89,10 +94,8 @@ class Torch(Engine):
         return [self._net_step(p, path) for path in self._paths(p)] + self._cell_step(p)
 
     def _net_step(self, p: Problem, onednn: bool) -> Call:
-        import torch
-
         net = self._net(p).eval()
-        x = torch.tensor(p.x)
+        x = self._tensor(p.x)
         last: list[Any] = [None, self._states(p)]
 
         def run() -> None:
