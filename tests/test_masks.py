@@ -87,7 +87,7 @@ class Call:
 
 
 # Every shape and kind on one kernel set, and every kernel set on one of them.
-CASES = [(shape, kind, None) for shape in SHAPES for kind in KINDS if shape != "chunks"]
+CASES: list[Any] = [(shape, kind, None) for shape in SHAPES for kind in KINDS if shape != "chunks"]
 CASES += [("lengths", "both", isa) for isa in ISAS]
 CASES += [pytest.param("chunks", kind, None, marks=pytest.mark.slow) for kind in KINDS]
 

@@ -40,12 +40,16 @@ static FILE *open_file(const char *path, const char *mode)
     return file;
 }
 
+/* Returns -1 if there is none of this name. */
 static int find_format(const char *name)
 {
-    static const char *const names[CYLSTM_FORMATS] = {"f32", "bf16", "int8"};
-    int format = 0;
-    while (format < CYLSTM_FORMATS && strcmp(name, names[format])) format++;
-    return format;
+    static const struct {
+        const char *name;
+        int format;
+    } known[] = {{"f32", CYLSTM_AS_COMPUTED}, {"bf16", CYLSTM_BFLOAT16}, {"int8", CYLSTM_INT8}};
+    for (size_t n = 0; n < sizeof known / sizeof *known; n++)
+        if (!strcmp(name, known[n].name)) return known[n].format;
+    return -1;
 }
 
 /* The sizes, and the raw weights: see README.md. */
@@ -56,7 +60,7 @@ static float *read_weights(const char *path, struct cylstm_dims *dims)
     *dims = (struct cylstm_dims){.directions = 1, .bits = 32};
     if (fscanf(file, "cylstm-%4s %zu %zu %zu %zu %d", format, &dims->layers, &dims->input,
                &dims->hidden, &dims->proj, &dims->bias) != 6 ||
-        fgetc(file) != '\n' || (dims->format = find_format(format)) == CYLSTM_FORMATS)
+        fgetc(file) != '\n' || (dims->format = find_format(format)) < 0)
         fail("%s does not start with 'cylstm-FORMAT LAYERS INPUT HIDDEN PROJ BIAS'", path);
     if (!dims->layers || dims->layers > 64 || !dims->input || dims->input > MAX_SIZE ||
         !dims->hidden || dims->hidden > MAX_SIZE || dims->proj >= dims->hidden)
