@@ -36,6 +36,7 @@ CC     ?= cc
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMPS := $(VENV)/stamps
+export KERAS_BACKEND := torch
 
 C_SOURCES := $(wildcard src_c/*.c src_c/kernels/*.c)
 C_HEADERS := $(wildcard src_c/*.h src_c/kernels/*.h)
@@ -78,7 +79,7 @@ demo: $(STAMPS)/cylstm $(STAMPS)/extra-examples
 	$(PY) examples/forecast/forecast.py $(if $(CSV),--csv "$(CSV)") $(if $(COLUMN),--column "$(COLUMN)")
 
 test-oracles: $(STAMPS)/cylstm $(STAMPS)/group-oracles
-	KERAS_BACKEND=torch $(PY) -m pytest $(PARALLEL) tests/oracles
+	$(PY) -m pytest $(PARALLEL) tests/oracles
 	@set -e; isas=$$($(PY) -c 'import cylstm; print(*cylstm.show_config()["isa_available"][1:])'); \
 	for isa in $$isas; do echo "--- CYLSTM_ISA=$$isa"; CYLSTM_ISA=$$isa $(SUITE) -m "not timing" $(ON_KERNELS); done
 	@echo "--- CYLSTM_GEMM=blas"; CYLSTM_GEMM=blas $(SUITE) -m "not timing" $(ON_KERNELS) $(EVERY_SET) --ignore=tests/convert
@@ -90,7 +91,7 @@ test-models: $(STAMPS)/cylstm $(STAMPS)/group-oracles
 	$(PY) tools/models.py $(if $(CASES),--cases "$(CASES)") $(ARGS)
 
 random-models: $(STAMPS)/cylstm $(STAMPS)/group-oracles
-	CYLSTM_RANDOM_MODELS=all KERAS_BACKEND=torch $(PY) -m pytest tests/oracles -k random_ $(ARGS)
+	CYLSTM_RANDOM_MODELS=all $(PY) -m pytest tests/oracles -k random_ $(ARGS)
 
 bench: $(STAMPS)/cylstm $(STAMPS)/group-bench
 	$(PY) -m bench.compare $(ARGS)

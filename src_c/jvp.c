@@ -239,7 +239,7 @@ static void reset_row(const struct jvp *j, size_t s, size_t r)
     if (!cylstm_is_reset(j->reset, &j->order, r, s)) return;
     memset(row_at(j, j->h, j->l.R, r), 0, R);
     memset(row_at(j, j->dh[s & 1], j->l.R, r), 0, R);
-    for (int n = 0; j->c[n] && n < DUAL; n++) memset(row_at(j, j->c[n], j->l.H, r), 0, C);
+    for (int n = 0; n < DUAL && j->c[n]; n++) memset(row_at(j, j->c[n], j->l.H, r), 0, C);
 }
 
 /* h and c after step s of row r, from the tape. */
