@@ -187,6 +187,15 @@ CALLS: dict[str, Callable[[], Any]] = {
 }
 
 
+def blocks_left(call: Callable[[], None]) -> int:
+    """How many more blocks Python's allocator has given out after 300 calls."""
+    before = sys.getallocatedblocks()
+    for _ in range(300):
+        call()
+    gc.collect()
+    return sys.getallocatedblocks() - before
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_references(name: str) -> None:
     """Neither inputs nor anything else is held on to: no reference, no object is left behind."""
@@ -203,12 +212,10 @@ def test_references(name: str) -> None:
     for _ in range(5):
         call()
     gc.collect()
-    counts, blocks = [sys.getrefcount(a) for a in things], sys.getallocatedblocks()
-    for _ in range(300):
-        call()
-    gc.collect()
-    # Without a GIL up to a hundred blocks wait for all threads to have looked away.
-    assert sys.getallocatedblocks() - blocks < 150
+    counts = [sys.getrefcount(a) for a in things]
+    # NumPy's own calls leave some blocks at first, and without a GIL up to a hundred wait for all
+    # threads to have looked away; one for each call would be left in every round.
+    assert min(blocks_left(call) for _ in range(3)) < 150
     for thing, now, before in zip(things, map(sys.getrefcount, things), counts, strict=True):
         assert abs(now - before) < 150, type(thing)
 
