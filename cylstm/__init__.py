@@ -3,10 +3,9 @@
 from . import losses, optim, plot, steps
 from ._core import Gradients, Stream, Tape
 from .config import get_num_threads, set_num_threads, show_config, threads
-from .convert import from_keras, from_torch, inspect, load
+from .convert import from_keras, from_torch, inspect, load, save
 from .convert.write import to_keras, to_onnx, to_torch
 from .embedding import Embedding
-from .files import save
 from .layers import GRU, LSTM, RNN
 from .linear import Linear, LinearGrads, LinearTape
 from .parameter import Parameter

@@ -205,7 +205,7 @@ def _convert(given: argparse.Namespace) -> int:
     model = load(given)
     name = given.output
     if name.endswith(".safetensors"):
-        files.save(model, name)
+        files.write(model, name)
     elif isinstance(model, Sequential):
         raise Refused("a whole model goes into .safetensors alone; --inside takes one layer of it")
     elif name.endswith(".onnx"):

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks
-from .weights import Array, Fixed, LeafGrads, Module, Shown, Spec, generator, given
+from .module import Fixed, Module, generator, given
+from .weights import Array, LeafGrads, Shown, Spec
 
 
 def sum_rows(rows: Array, values: Array) -> tuple[Array, Array]:

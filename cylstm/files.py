@@ -1,4 +1,4 @@
-"""Our own files: `save` a module with its configuration as safetensors, and `read` it again.
+"""Our own files: `write` a module with its configuration as safetensors, and `read` it again.
 
 The arrays have PyTorch's names and order of gates, so any reader of safetensors can use them;
 the configuration stands in the file's metadata:
@@ -24,11 +24,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .module import Module
 from .nodes import MODULES
 from .parameter import Parameter
 from .sequential import Sequential
 from .tensors import Entry, parse_json, read_header, shown, size_of, to_bytes
-from .weights import BFLOAT16, Array, Module, Spec, mismatches
+from .weights import BFLOAT16, Array, Spec, mismatches
 
 FORMAT = "1"
 CLASSES: dict[str, type[Module] | type[Sequential]] = {
@@ -38,30 +39,8 @@ CLASSES: dict[str, type[Module] | type[Sequential]] = {
 }
 
 
-def save(module: Module | Sequential, path: str | os.PathLike[str]) -> None:
-    """Write a module's configuration and weights to a file, whole or not at all.
-
-    The file is replaced atomically: an existing one stays until the new one is complete and on the
-    disk, even if the process is killed. (One that is killed may leave a file named
-    `.cylstm-*.tmp` beside it.) A file that is replaced hands on its mode and, where the system
-    allows it, its owner; symbolic links stay. Another hard link to the old file keeps the old
-    content: only a new file can take a name in one step. A device or a FIFO is written to.
-
-    Raises
-    ------
-    TypeError
-        `module` is of a class that has no files.
-    ValueError
-        It has more arrays than a file can name, some 90,000.
-    OSError
-        The file cannot be written.
-
-    Examples
-    --------
-    >>> cylstm.save(cylstm.LSTM(8, 16, seed=1), "model.safetensors")
-    >>> cylstm.load("model.safetensors").hidden_size
-    16
-    """
+def write(module: Module | Sequential, path: str | os.PathLike[str]) -> None:
+    """Write a module as `cylstm.save` says, which is where users find this."""
     name = type(module).__name__
     if CLASSES.get(name) is not type(module):
         raise TypeError(f"can't save {type(module)}, only {', '.join(CLASSES)}")
@@ -73,16 +52,16 @@ def save(module: Module | Sequential, path: str | os.PathLike[str]) -> None:
     }
     stored = module._stored if isinstance(module, Module) else {}
     bfloat16 = {name for name, kind in stored.items() if kind == BFLOAT16}
-    _write(os.fsdecode(path), to_bytes(module.state_dict(), metadata, bfloat16))
+    _replace(os.fsdecode(path), to_bytes(module.state_dict(), metadata, bfloat16))
 
 
 def is_own(metadata: dict[str, str]) -> bool:
-    """Whether a safetensors file with this metadata was written by `save`."""
+    """Whether a safetensors file with this metadata was written by `write`."""
     return "cylstm.format" in metadata
 
 
 def read(file: BinaryIO) -> Any:
-    """Return the module that `save` wrote to an open file.
+    """Return the module that `write` wrote to an open file.
 
     Raises ValueError if the file is broken, was not written by `save` or by a version whose
     layout is unknown, or if its arrays do not fit its configuration.
@@ -127,7 +106,7 @@ def _unread(entry: Entry) -> Array:
     return np.broadcast_to(np.float32(0), entry.shape)
 
 
-def _write(path: str, parts: Iterable[bytes | memoryview]) -> None:
+def _replace(path: str, parts: Iterable[bytes | memoryview]) -> None:
     """Write to a temporary file beside `path`, then give it that name in one step."""
     if not path:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

@@ -10,8 +10,9 @@ from numpy.typing import DTypeLike
 
 from . import _checks
 from .activations import Activation, check, for_core
+from .module import Fixed, given
 from .recurrent import _Recurrent
-from .weights import Array, Fixed, given, split
+from .weights import Array, split
 
 States = tuple[Array, Array]
 

@@ -9,20 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks, _core
-from .weights import (
-    BFLOAT16,
-    INT8,
-    Array,
-    Fixed,
-    Module,
-    Shown,
-    Spec,
-    WeightGrads,
-    Weights,
-    format_of,
-    given,
-    uniform,
-)
+from .module import Fixed, Module, format_of, given, uniform
+from .weights import BFLOAT16, INT8, Array, Shown, Spec, WeightGrads, Weights
 
 
 def _rows(array: Array, width: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from . import steps
 from .embedding import Embedding
 from .layers import GRU, LSTM, RNN
 from .linear import Linear
+from .module import Module
 from .steps import FinalState, GlobalPool, LastStep, Mask, Merge, Reverse, Step, ZeroMasked
 from .steps.step import Shape, features
-from .weights import Array, Module
+from .weights import Array
 
 INPUT = "input"  # the name of what comes in
 
@@ -24,19 +25,28 @@ MODULES: dict[str, type[Module]] = {
 STEPS: dict[str, type[Step]] = {name: getattr(steps, name) for name in steps.__all__}
 
 
-class Valid(NamedTuple):
-    """Which steps of a padded batch count."""
+class Valid:
+    """Which steps of a padded batch count.
 
-    mask: Array  # bools (B, T)
-    repeats: bool  # a recurrent module's output at other steps is the last one, not 0
+    Attributes
+    ----------
+    mask : bools (B, T)
+    repeats : whether a recurrent module's output at other steps is the last one, not 0
+    """
+
+    __slots__ = ("mask", "repeats")
+
+    def __init__(self, mask: Array, repeats: bool) -> None:
+        self.mask, self.repeats = mask, repeats
 
 
-class Node(NamedTuple):
+class Node:
     """A layer under its name, and the names of the steps that it takes."""
 
-    name: str
-    layer: Module | Step
-    sources: tuple[str, ...]
+    __slots__ = ("layer", "name", "sources")
+
+    def __init__(self, name: str, layer: Module | Step, sources: tuple[str, ...]) -> None:
+        self.name, self.layer, self.sources = name, layer, sources
 
 
 def nodes(layers: Iterable[Any]) -> Iterable[Node]:
@@ -129,7 +139,7 @@ def run(
         return layer(x, None if valid is None else valid.mask), valid
     if isinstance(layer, Reverse):
         if valid is not None and not layer.keep_mask:
-            valid = valid._replace(mask=valid.mask[:, ::-1])
+            valid = Valid(valid.mask[:, ::-1], valid.repeats)
         return layer(x), valid
     if valid is not None and mixes_time(layer):
         raise ValueError("masked steps come in, which it can't leave out")

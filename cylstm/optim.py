@@ -17,8 +17,9 @@ import numpy as np
 
 from . import _checks, _core
 from .embedding import RowGrads
+from .module import Module
 from .optimizer import Hyper, Optimizer, Part, as_list
-from .weights import Array, Module, WeightGrads
+from .weights import Array, WeightGrads
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm"]
 

@@ -6,26 +6,17 @@ installs both together: it is whole or has not happened, whatever interrupts it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
-from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _checks, _core
 from .embedding import RowGrads
-from .weights import (
-    Array,
-    Module,
-    Spec,
-    WeightGrads,
-    checked,
-    fill,
-    mismatches,
-    split,
-)
+from .frozen import frozen_names, runs
+from .module import Module
+from .weights import Array, Spec, WeightGrads, checked, fill, mismatches, split
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,31 +24,38 @@ if TYPE_CHECKING:
 Hyper = dict[str, Any]
 
 
-class Progress(NamedTuple):
-    """How far an optimiser is. Immutable, as the weights are: a step makes another."""
+class Progress:
+    """How far an optimiser is. Never changed, as the weights are not: a step makes another.
 
-    step: int
-    kept: tuple[Array, ...]  # per module, of every weight: (kinds, n); empty before the first step
-
-
-class Parts(NamedTuple):
-    """Where in a module's flat weights an optimiser moves them, and where they are frozen."""
-
-    moving: list[slice]
-    frozen: list[slice]
-
-
-class Part(NamedTuple):
-    """Weights that a step moves together: what they are and what is kept of each, before and after.
-
-    The first three are read, the others written.
+    Attributes
+    ----------
+    step : steps done
+    kept : per module an array (kinds, n), of every weight; empty before the first step
     """
 
-    weights: Array  # (n,)
-    grads: Array  # (n,)
-    kept: Array  # (kinds, n)
-    new_weights: Array
-    new_kept: Array
+    __slots__ = ("kept", "step")
+
+    def __init__(self, step: int, kept: tuple[Array, ...]) -> None:
+        self.step, self.kept = step, kept
+
+
+class Part:
+    """Weights that a step moves together: what they are and what is kept of each, before and after.
+
+    Attributes
+    ----------
+    weights, grads : arrays (n,), to be read
+    kept : array (kinds, n), to be read
+    new_weights, new_kept : to be written
+    """
+
+    __slots__ = ("grads", "kept", "new_kept", "new_weights", "weights")
+
+    def __init__(
+        self, weights: Array, grads: Array, kept: Array, new_weights: Array, new_kept: Array
+    ) -> None:
+        self.weights, self.grads, self.kept = weights, grads, kept
+        self.new_weights, self.new_kept = new_weights, new_kept
 
 
 class Optimizer:
@@ -84,8 +82,8 @@ class Optimizer:
         "_frozen",
         "_hyper_now",
         "_modules",
-        "_parts",
         "_progress",
+        "_runs",
         "_spares",
     )
 
@@ -105,11 +103,11 @@ class Optimizer:
             raise ValueError("expected at least one module, got an empty list")
         if len({id(module) for module in modules}) < len(modules):
             raise ValueError("a module appears more than once")
-        self._make(modules, _frozen_names(modules, frozen), self._checked_hyper(hyper))
+        self._make(modules, frozen_names(modules, frozen), self._checked_hyper(hyper))
 
     def _make(self, modules: list[Module], frozen: list[frozenset[str]], hyper: Hyper) -> None:
         self._modules, self._frozen = modules, frozen
-        self._parts = [_parts(m._spec, names) for m, names in zip(modules, frozen, strict=True)]
+        self._runs = [runs(m._spec, names) for m, names in zip(modules, frozen, strict=True)]
         self._spares = [_core.Spares() for _ in modules]
         self._hyper_now = _core.Current(hyper)
         self._progress = _core.Current(Progress(0, ()))
@@ -215,15 +213,16 @@ class Optimizer:
         new_weights: Array,
     ) -> None:
         """Write what follows on the weights of module k and on what is kept of them."""
+        moving, frozen = self._runs[k]
         if isinstance(grads, RowGrads):
             new_weights[:], new_kept[:] = weights, kept
-            if self._parts[k].moving:
+            if moving:
                 self._move_rows(hyper, step, grads, new_weights, new_kept, threads)
             return
-        for run in self._parts[k].moving:
+        for run in moving:
             part = Part(weights[run], grads[run], kept[:, run], new_weights[run], new_kept[:, run])
             self._advance(hyper, step, part, threads)
-        for run in self._parts[k].frozen:
+        for run in frozen:
             new_weights[run], new_kept[:, run] = weights[run], kept[:, run]
 
     def _move_rows(
@@ -400,59 +399,16 @@ class Optimizer:
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        modules = copy.deepcopy(self._modules, memo)
+        from copy import deepcopy  # whose caller this is
+
+        modules = deepcopy(self._modules, memo)
         twin = memo[id(self)] = self._from(modules, self._frozen, self.state_dict())
-        vars(twin).update(copy.deepcopy(vars(self), memo))
+        vars(twin).update(deepcopy(vars(self), memo))
         return twin
 
     def __reduce__(self) -> Any:
         arguments = (self._modules, self._frozen, self.state_dict())
         return type(self)._from, arguments, vars(self) or None
-
-
-def _frozen_names(modules: list[Module], frozen: Any) -> list[frozenset[str]]:
-    """Return the names of frozen weights per module: given as such, or of a lone module."""
-    per_module: Any = [frozen] if len(modules) == 1 and _are_names(frozen) else frozen
-    if isinstance(frozen, Collection) and not frozen:
-        per_module = [()] * len(modules)
-    if (
-        not isinstance(per_module, Collection)
-        or len(per_module) != len(modules)
-        or not all(map(_are_names, per_module))
-    ):
-        raise ValueError(
-            f"frozen is {frozen!r}, expected names of weights"
-            + (f", a list of them for each of {len(modules)} modules" if len(modules) > 1 else "")
-        )
-    for k, (module, names) in enumerate(zip(modules, per_module, strict=True)):
-        known = [name for name, _ in module._spec]
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(
-                f"frozen has {', '.join(unknown)}, expected names of module {k} "
-                f"({type(module).__name__}): {', '.join(known)}"
-            )
-    return [frozenset(names) for names in per_module]
-
-
-def _are_names(value: Any) -> bool:
-    return (
-        isinstance(value, Collection)
-        and not isinstance(value, (str, bytes))
-        and all(isinstance(name, str) for name in value)
-    )
-
-
-def _parts(spec: Spec, frozen: frozenset[str]) -> Parts:
-    """Return the runs of weights that move, each as long as can be, and of frozen ones."""
-    parts, start, last = Parts([], []), 0, None
-    for name, shape in spec:
-        stop, runs = start + prod(shape), parts.frozen if name in frozen else parts.moving
-        if runs is last:
-            runs[-1] = slice(runs[-1].start, stop)
-        else:
-            runs.append(slice(start, stop))
-        start, last = stop, runs
-    return parts
 
 
 def as_list(grads: Any) -> list[Any]:

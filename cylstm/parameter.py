@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _checks, _core
-from .weights import Array, Fixed, LeafGrads, Module, Shown, Spec, WeightGrads
+from .module import Fixed, Module
+from .weights import Array, LeafGrads, Shown, Spec, WeightGrads
 
 Shape = tuple[int, ...]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,28 +14,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class _Panel(NamedTuple):
-    gate: int | None  # its place in tape.gates; None: tape.cells
-    name: str
-    does: str
-    signed: bool  # -1 to 1, or without bounds; else 0 to 1
-
-
-# By the number of gates on a tape, in the order in which a step uses them.
+# By the number of gates on a tape, panels in the order in which a step uses them: the gate's place
+# in tape.gates (None: tape.cells); its name; what it does; whether it is signed, that is from -1 to
+# 1 or without bounds, and not from 0 to 1.
 _PANELS = {
     4: (
-        _Panel(0, "i", "writes", False),
-        _Panel(2, "g", "what it writes", True),
-        _Panel(1, "f", "keeps", False),
-        _Panel(None, "c", "what it holds", True),
-        _Panel(3, "o", "reads", False),
+        (0, "i", "writes", False),
+        (2, "g", "what it writes", True),
+        (1, "f", "keeps", False),
+        (None, "c", "what it holds", True),
+        (3, "o", "reads", False),
     ),
     3: (
-        _Panel(0, "r", "reads the past", False),
-        _Panel(2, "n", "what it writes", True),
-        _Panel(1, "z", "keeps", False),
+        (0, "r", "reads the past", False),
+        (2, "n", "what it writes", True),
+        (1, "z", "keeps", False),
     ),
-    1: (_Panel(0, "h", "what it holds", True),),
+    1: ((0, "h", "what it holds", True),),
 }
 _ROW, _COLUMN, _TITLE = 0.13, 0.16, 0.34  # inches: of a unit, of a step, of a panel's name
 _NARROWEST, _WIDEST = 6.0, 16.0
@@ -106,9 +101,13 @@ def gates(
     height = len(panels) * (max(_ROW * len(chosen), 0.4) + _TITLE) + 0.9
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for panel, ax in zip(panels, axes, strict=True):
-        values = cells if panel.gate is None else all_gates[:, panel.gate]
-        _draw(figure, ax, panel, values[:, chosen].T, chosen)
+    for (gate, name, does, signed), ax in zip(panels, axes, strict=True):
+        values = cells if gate is None else all_gates[:, gate]
+        image = _draw(ax, values[:, chosen].T, chosen, signed, bounded=gate is not None)
+        ax.set_title(f"{name}:  {does}", loc="left", fontsize=10, pad=3)
+        bar = figure.colorbar(image, ax=ax, pad=0.01, aspect=12)
+        bar.ax.tick_params(labelsize=7)
+        bar.outline.set_visible(False)
     _label_steps(axes[-1], steps, labels)
     if title is not None:
         figure.suptitle(title)
@@ -163,18 +162,17 @@ def _choose_units(cells: NDArray[Any], units: int | Sequence[int]) -> list[int]:
     return chosen
 
 
-def _draw(figure: Any, ax: Any, panel: _Panel, values: NDArray[Any], units: list[int]) -> None:
+def _draw(ax: Any, values: NDArray[Any], units: list[int], signed: bool, bounded: bool) -> Any:
     largest = max(float(np.abs(values).max()), 1e-6)
-    limit = max(1.0, largest) if panel.gate is None or panel.signed else 1.0
+    limit = max(1.0, largest) if signed or not bounded else 1.0
     image = ax.imshow(
         values,
         aspect="auto",
         interpolation="nearest",
-        cmap="RdBu_r" if panel.signed else "Greys",
-        vmin=-limit if panel.signed else min(0.0, float(values.min())),
-        vmax=limit if panel.signed else max(1.0, float(values.max())),
+        cmap="RdBu_r" if signed else "Greys",
+        vmin=-limit if signed else min(0.0, float(values.min())),
+        vmax=limit if signed else max(1.0, float(values.max())),
     )
-    ax.set_title(f"{panel.name}:  {panel.does}", loc="left", fontsize=10, pad=3)
     ax.set_ylabel("unit", fontsize=8)
     every = max(1, -(-len(units) // 12))
     ax.set_yticks(range(0, len(units), every), units[::every], fontsize=7)
@@ -185,9 +183,7 @@ def _draw(figure: Any, ax: Any, panel: _Panel, values: NDArray[Any], units: list
     ax.tick_params(which="minor", length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    bar = figure.colorbar(image, ax=ax, pad=0.01, aspect=12)
-    bar.ax.tick_params(labelsize=7)
-    bar.outline.set_visible(False)
+    return image
 
 
 def _label_steps(ax: Any, steps: int, labels: Sequence[Any] | None) -> None:

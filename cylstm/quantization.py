@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from . import _checks
+from .module import Module
 from .sequential import Sequential
-from .tensors import widened
-from .weights import BFLOAT16, Array, Module
+from .weights import BFLOAT16, Array, widened
 
 M = TypeVar("M", bound="Module | Sequential")
 

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from numpy.typing import DTypeLike
 
 from . import _checks, _core
-from .weights import Array, Fixed, Module, Spec, WeightGrads, Weights, format_of, uniform
+from .module import Fixed, Module, format_of, uniform
+from .weights import Array, Spec, WeightGrads, Weights
 
 S = TypeVar("S")  # a state: (h, c), or h
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _checks
+from .module import Module
 from .nodes import (
     INPUT,
     MODULES,
@@ -28,7 +29,7 @@ from .nodes import (
 )
 from .steps import FinalState, LastStep, Transpose
 from .steps.step import Shape
-from .weights import Array, Module
+from .weights import Array
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -366,8 +367,9 @@ class Stream:
         elif x.ndim == 0 or len(x) != self.batch_size:
             raise ValueError(f"x_t has shape {x.shape}, expected {self.batch_size} rows")
         values = {INPUT: x}
-        for name, layer, sources in self._model._nodes:
-            given = [values[source] for source in sources]
+        for node in self._model._nodes:
+            name, layer = node.name, node.layer
+            given = [values[source] for source in node.sources]
             try:
                 if name in self._streams:
                     values[name] = self._streams[name].step(given[0])

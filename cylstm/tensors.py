@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from .weights import Array
+from .weights import Array, widened
 
 MAX_HEADER = 8 * 2**20  # bytes, about 90,000 names; larger ones are neither written nor read
 DTYPES = {
@@ -62,11 +62,6 @@ class Entry(NamedTuple):
         if self.kind == "BF16":
             return widened(array)
         return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def widened(bfloat16: Array) -> Array:
-    """Return as float32 what an array of uint16 holds as bfloat16: the upper half of a float32."""
-    return (bfloat16.astype(np.uint32) << 16).view(np.float32)
 
 
 def shown(value: Any) -> str:

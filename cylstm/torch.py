@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import layers
-from .weights import Module
+from .module import Module
 
 __all__ = ["GRU", "LSTM", "RNN", "Report", "accelerate", "report"]
 

@@ -14,7 +14,7 @@ import pytest
 
 import cylstm
 from cylstm import _core, reference
-from cylstm.tensors import widened
+from cylstm.weights import widened
 from helpers import Array, all_grads, rel, run_python, same_bits
 
 ISAS = list(cylstm.show_config()["isa_available"])
@@ -488,7 +488,7 @@ def test_linear(weights: str) -> None:
 LINEAR = """
 import cylstm, numpy as np
 from cylstm import reference
-from cylstm.tensors import widened
+from cylstm.weights import widened
 draw = np.random.default_rng(0)
 for inputs, outputs, bias in [(1, 1, True), (7, 17, False), (33, 5, True), (214, 70, True),
                               (256, 33, True), (257, 9, False), (1150, 130, True)]:

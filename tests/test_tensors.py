@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cylstm import tensors
+from cylstm import tensors, weights
 from helpers import same_bits
 
 ARRAYS: dict[str, Any] = {
@@ -60,10 +60,10 @@ def test_arrays_lie_at_multiples_of_their_items(tmp_path: Path) -> None:
 
 def test_bfloat16_is_widened_exactly() -> None:
     bits = np.arange(2**16, dtype=np.uint16)
-    wide = tensors.widened(bits)
+    wide = weights.widened(bits)
     assert wide.dtype == np.float32
     assert np.array_equal(wide.view(np.uint32) >> 16, bits)
-    assert list(tensors.widened(np.array([0x3F80, 0xC040, 0x7F80], np.uint16))) == [1, -3, np.inf]
+    assert list(weights.widened(np.array([0x3F80, 0xC040, 0x7F80], np.uint16))) == [1, -3, np.inf]
 
 
 def header(text: str, rest: int = 0) -> bytes:

@@ -1,11 +1,11 @@
-"""Model files of every format, told apart by their content: `load` and `inspect`.
+"""Model files: `save`, and `load` and `inspect` for every format, told apart by content.
 
 A reader is a module of this package with one function,
 
     read(source: Source, *, its own options) -> Contents
 
-which states what the file holds and leaves nothing out (`found.py`). `READERS` lists them; one is
-imported when a file is its own, and imports what it needs itself. Orders of gates are in
+which states what the file holds and leaves nothing out (`found.py`). `readers.py` lists them; one
+is imported when a file is its own, and imports what it needs itself. Orders of gates are in
 `gates.py`. This module is part of `import cylstm`, hence imports nothing of the package at its top.
 """
 
@@ -17,55 +17,45 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..module import Module
+    from ..sequential import Sequential
     from .found import Contents
+    from .readers import Reader
     from .source import Source
 
 MAX_MESSAGE = 2000  # characters
 
 
-class Reader(NamedTuple):
-    """One format: its name for people, the module that reads it, and whether a file is of it."""
+def save(module: Module | Sequential, path: str | os.PathLike[str]) -> None:
+    """Write a module's configuration and weights to a file, whole or not at all.
 
-    name: str
-    module: str
-    sniff: Callable[[Source], bool]
+    The file is replaced atomically: an existing one stays until the new one is complete and on the
+    disk, even if the process is killed. (One that is killed may leave a file named
+    `.cylstm-*.tmp` beside it.) A file that is replaced hands on its mode and, where the system
+    allows it, its owner; symbolic links stay. Another hard link to the old file keeps the old
+    content: only a new file can take a name in one step. A device or a FIFO is written to.
 
+    Raises
+    ------
+    TypeError
+        `module` is of a class that has no files.
+    ValueError
+        It has more arrays than a file can name, some 90,000.
+    OSError
+        The file cannot be written.
 
-def _is_safetensors(source: Source) -> bool:
-    return source.head[8:9] == b"{" and int.from_bytes(source.head[:8], "little") < source.size
+    Examples
+    --------
+    >>> cylstm.save(cylstm.LSTM(8, 16, seed=1), "model.safetensors")
+    >>> cylstm.load("model.safetensors").hidden_size
+    16
+    """
+    from ..files import write
 
-
-def _is_torch(source: Source) -> bool:
-    """An archive of torch.save, or a pickle of protocol 2 or later, as before 1.6."""
-    is_pickle = source.head[:1] == b"\x80" and source.head[1:2] in (b"\2", b"\3", b"\4", b"\5")
-    return is_pickle or any(name.endswith("/data.pkl") for name in source.names)
-
-
-def _is_numpy(source: Source) -> bool:
-    return bool(source.names) and all(name.endswith(".npy") for name in source.names)
-
-
-def _is_keras(source: Source) -> bool:
-    hdf5 = source.head.startswith(b"\x89HDF\r\n\x1a\n")
-    return hdf5 or {"config.json", "model.weights.h5"} <= source.names
-
-
-def _is_onnx(source: Source) -> bool:
-    """A protobuf that starts with a small ir_version and goes on with a field of ModelProto."""
-    head = source.head
-    return len(head) > 2 and head[0] == 0x08 and head[1] < 64 and head[2] in b'\x12\x1a"(2:B'
-
-
-READERS = (
-    Reader("safetensors", "safetensors", _is_safetensors),
-    Reader("PyTorch", "torch", _is_torch),
-    Reader("NumPy", "npz", _is_numpy),
-    Reader("Keras", "keras", _is_keras),
-    Reader("ONNX", "onnx", _is_onnx),
-)
+    write(module, path)
 
 
 def load(path: str | os.PathLike[str], inside: str | None = None, **options: Any) -> Any:
@@ -218,6 +208,7 @@ def _own_options(read: Callable[..., Contents]) -> list[str]:
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Source, Reader]]:
     """Open a file and tell its format; what goes wrong inside becomes an error that names it."""
     from .found import UnknownOption
+    from .readers import READERS
     from .source import Source
 
     name = os.fsdecode(path)

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..tensors import shown, widened
-from ..weights import Array
+from ..tensors import shown
+from ..weights import Array, widened
 from .unpickle import Makers, Name
 
 MAX_AXES = 32

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
+from ..module import Module
 from ..nodes import MODULES
-from ..weights import Array, Module
+from ..weights import Array
 
 
 def _no_arrays() -> Mapping[str, Array]:

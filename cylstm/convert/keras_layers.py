@@ -11,10 +11,11 @@ import numpy as np
 
 from .. import steps
 from ..linear import Linear
+from ..module import Module
 from ..nodes import INPUT, MODULES
 from ..sequential import Sequential
 from ..steps import FinalState, Step
-from ..weights import Array, Module
+from ..weights import Array
 from .found import Recurrent, build, no_options, unsupported
 from .keras_recurrent import BACKWARDS, MERGED, NOT_THERE, RECURRENT, Layer, Model, function_name
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..weights import Array, Module
+from ..module import Module
+from ..weights import Array
 from . import onnx_ops
 from .onnx_file import File, Graph, attributes, evaluator, import_onnx, is_standard, subgraphs
 from .onnx_makers import ABSENT

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..module import Module
 from ..quantization import is_symmetric, scale_of
-from ..weights import Array, Module
+from ..weights import Array
 from .found import Recurrent, build
 from .gates import peepholes_to_own, to_own
 from .onnx_file import Graph, attributes, is_standard

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..activations import resolve
-from ..weights import Array, Module
+from ..module import Module
+from ..weights import Array
 from .gates import from_own, peepholes_from_own
 from .onnx_file import import_onnx
 from .onnx_recurrent import ACTIVATIONS, BLOCKS, DEFAULT_ACTIVATIONS

@@ -11,10 +11,11 @@ from inspect import signature
 from typing import Any
 
 from .. import steps
+from ..module import Module
 from ..nodes import MODULES
 from ..sequential import Sequential
 from ..steps import Step
-from ..weights import Array, Module
+from ..weights import Array
 from .found import no_options, unsupported
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..weights import Array, Module
-from . import gates
+from ..module import Module
+from ..weights import Array
 
 
 def to_onnx(
@@ -121,6 +121,8 @@ def to_keras(module: Module) -> list[list[Array]]:
     >>> [array.shape for array in weights]  # for layer.set_weights(weights)
     [(3, 28), (7, 28), (28,)]
     """
+    from . import gates
+
     arguments = _arguments(module, KERAS, "Keras")
     cell, state = type(module).__name__, module.state_dict()
     if cell == "Embedding":

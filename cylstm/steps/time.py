@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from .. import _checks
-from ..weights import Array, Module
+from ..module import Module
+from ..weights import Array
 from .step import Shape, Step, timed
 
 

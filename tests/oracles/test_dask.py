@@ -158,7 +158,7 @@ def test_the_model_reaches_a_worker_once(client: Client) -> None:
     def count() -> None:
         import cylstm
 
-        kind: Any = cylstm.weights.Module
+        kind: Any = cylstm.module.Module
         make = vars(kind)["_from"].__func__
         os.environ["CYLSTM_TEST_MADE"] = "0"
 
