@@ -90,14 +90,16 @@ class _Engine:
         self._lock = threading.Lock()
         self._seen = _versions(weights)
 
+    def known(self, weights: Sequence[Any]) -> Module | None:
+        """Return the module if these weights are surely those of the call before, kind and all."""
+        for weight, (before, version) in zip(weights, self._seen):
+            if weight is not before or weight._version != version or weight.taken:
+                return None
+        return self._module
+
     def follow(self, weights: Sequence[Any]) -> Module:
         """Return the module with these weights, taken over if one differs in a bit."""
         with self._lock:
-            for weight, (before, version) in zip(weights, self._seen):
-                if weight is not before or weight._version != version or weight.taken:
-                    break
-            else:
-                return self._module
             seen = _versions(weights)  # before the values, which others may be changing
             arrays = [_array(weight) for weight in weights]
             present = self._module.state_dict()
@@ -145,20 +147,27 @@ class _Run(torch.autograd.Function):  # type: ignore[misc]
         ctx.tape = run(x, rest[:states])
         outputs = (ctx.tape.y, ctx.tape.h_n, ctx.tape.c_n)[: 1 + states]
         # copies, because torch may write into them and the tape may not change
-        return tuple(torch.tensor(a) for a in outputs)
+        return tuple(torch.from_numpy(a.copy()) for a in outputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad[2:]
-        if all(d is None for d in gradients):
-            return (None,) * len(ctx.needs_input_grad)
-        given = [None if d is None else d.numpy() for d in gradients]
-        grads = ctx.tape.backward(*given, need_x=needed[0], threads=_threads())
-        states = (grads.h_0, grads.c_0)[: len(given) - 1]
-        arrays = (grads.x, *states, *grads.weights.values())
-        found = (torch.from_numpy(a) if n else None for a, n in zip(arrays, needed))
-        return None, None, *found
+        back = _back_once if torch.is_grad_enabled() else _back
+        return back(ctx, *gradients)
+
+
+def _back(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    needed = ctx.needs_input_grad[2:]
+    if all(d is None for d in gradients):
+        return (None,) * len(ctx.needs_input_grad)
+    given = [None if d is None else d.numpy() for d in gradients]
+    grads = ctx.tape.backward(*given, need_x=needed[0], threads=_threads())
+    states = (grads.h_0, grads.c_0)[: len(given) - 1]
+    arrays = (grads.x, *states, *grads.weights.values())
+    found = [torch.from_numpy(a) if n else None for a, n in zip(arrays, needed)]
+    return None, None, *found
+
+
+_back_once = once_differentiable(_back)  # where a second derivative may be asked for
 
 
 def _threads() -> int:
@@ -198,8 +207,10 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         hx = tuple(hx) if isinstance(hx, list) else hx
         states = (hx,) if isinstance(hx, Tensor) else tuple(hx or ())
         self._update_flat_weights()
-        tensors = [x, *states, *self._flat_weights]
-        if _left_to_torch() or not all(_computes(a, x.dtype) for a in tensors):
+        weights, left = self._flat_weights, _left_to_torch()
+        module = None if left or self._engine is None else self._engine.known(weights)
+        unknown = [x, *states, *(weights if module is None else weights[:1])]
+        if left or not all(_computes(a, x.dtype) for a in unknown):
             if lengths is not None:
                 raise ValueError(
                     "lengths were given in a call that is left to torch; expected plain tensors "
@@ -207,7 +218,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
                 )
             return super().forward(input, hx)
         if not packed:
-            return self._call(x, hx, tensors, lengths)
+            return self._call(x, hx, lengths, module)
         if lengths is not None:
             raise ValueError("lengths were given with a packed sequence, which has its own")
         x, sizes = pad_packed_sequence(
@@ -215,25 +226,38 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         )
         if hx is not None:
             hx = self.permute_hidden(hx, input.sorted_indices)
-        y, hidden = self._call(x, hx, tensors, sizes)
+        y, hidden = self._call(x, hx, sizes, module)
         y = pack_padded_sequence(y, sizes, batch_first=self.batch_first).data
         return PackedSequence(y, *input[1:]), self.permute_hidden(hidden, input.unsorted_indices)
 
-    def _call(self: Any, x: Tensor, hx: Any, tensors: list[Tensor], lengths: Any) -> Any:
-        """Compute, with the padded or plain x; `tensors` are all that may have gradients."""
+    def _update_flat_weights(self: Any) -> None:
+        """As torch's, which looks up every weight as an attribute, twice."""
+        named = self._parameters
+        for name, weight in zip(self._flat_weights_names, self._flat_weights):
+            if named.get(name) is not weight:
+                super()._update_flat_weights()
+                break
+
+    def _call(self: Any, x: Tensor, hx: Any, lengths: Any, module: Any) -> Any:
+        """Compute, with the padded or plain x, by the module of these weights if it is known."""
         weights = self._flat_weights
-        if self._engine is None:
-            self._engine = _Engine(self._start(), weights)
-        module: Any = self._engine.follow(weights)
+        if module is None:
+            if self._engine is None:
+                self._engine = _Engine(self._start(), weights)
+            module = self._engine.follow(weights)
+        states = hx if isinstance(hx, tuple) else (hx,) * self._states
         threads = _threads()
         sizes = None if lengths is None else np.asarray(lengths)
         drops = self.training and self.dropout > 0 and self.num_layers > 1
-        if not drops and not (torch.is_grad_enabled() and any(a.requires_grad for a in tensors)):
+        tensors = (x, *states, *weights)
+        needed = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in tensors)
+        if not needed and not drops:
             y, hidden = module(_array(x), _arrays(hx), lengths=sizes, threads=threads)
             if isinstance(hidden, tuple):
                 return torch.from_numpy(y), tuple(map(torch.from_numpy, hidden))
             return torch.from_numpy(y), torch.from_numpy(hidden)
-        module.dropout = self.dropout
+        if module.dropout != self.dropout:
+            module.dropout = self.dropout
 
         def run(x: Tensor, states: tuple[Tensor | None, ...]) -> Any:
             given = (
@@ -243,8 +267,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
                 _array(x), given, lengths=sizes, threads=threads, train=self.training
             )
 
-        states = hx if isinstance(hx, tuple) else (hx,) * self._states
-        y, *hidden = _Run.apply(run, self._states, x, *states, *weights)
+        y, *hidden = _Run.apply(run, self._states, *tensors)
         return y, tuple(hidden) if self._states > 1 else hidden[0]
 
     def _start(self: Any) -> Module:

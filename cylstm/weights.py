@@ -32,9 +32,10 @@ def split(spec: Spec, flat: Array, stored: Stored = NOTHING) -> dict[str, Array]
     """Return the arrays of `spec` as views of `flat`, which holds them one after another."""
     views, start = {}, 0
     for name, shape in spec:
-        kind, count = stored.get(name, flat.dtype), prod(shape)
-        stop = start + _elements(count, kind, flat.dtype)
-        views[name] = flat[start:stop].view(kind)[:count].reshape(shape)
+        count, kind = prod(shape), stored.get(name)
+        stop = start + (count if kind is None else _elements(count, kind, flat.dtype))
+        part = flat[start:stop]
+        views[name] = (part if kind is None else part.view(kind)[:count]).reshape(shape)
         start = stop
     return views
 
@@ -113,7 +114,7 @@ class WeightGrads(dict[str, Array]):
     """
 
     def __init__(self, spec: Spec, flat: Array) -> None:
-        size = size_of(spec, flat.dtype)
+        size = sum(prod(shape) for _, shape in spec)
         if flat.shape != (size,):
             raise ValueError(f"flat has shape {flat.shape}, expected ({size},)")
         super().__init__(split(spec, flat))
