@@ -122,7 +122,7 @@ cdef class Problem:
         cdef Dims dims = self.dims
         shape = self.outer(dims.D * dims.R)
         if out is None:
-            self.y = np.empty(shape, dims.dtype)
+            self.y = dims.empty(shape)
         else:
             self.y = _check_out(out, dims, shape)
             self.x = _apart(self.x, self.y)

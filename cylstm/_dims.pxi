@@ -48,6 +48,7 @@ cdef class Dims:
     cdef readonly object dtype
     cdef int typenum
     cdef double gil_flops
+    cdef size_t count  # of all weights, in reals
     cdef Py_ssize_t L, D, inputs, H, R  # "I" would collide with <complex.h>
     cdef str name  # of the kind of cell
 
@@ -80,6 +81,7 @@ cdef class Dims:
                 self.c.activation[d][k].alpha = alpha
                 self.c.activation[d][k].beta = beta
         self.cell = _c.cylstm_find_cell(&self.c)
+        self.count = _c.cylstm_raw_count(&self.c)
         cdef bytes name = (isa or ISA).encode()
         self.kernels = _c.cylstm_find_kernels(name, self.c.bits)
         if self.kernels == NULL:
@@ -96,7 +98,7 @@ cdef class Dims:
         they overflow."""
         cdef _c.cylstm_context ctx
         self.pack_context(&ctx, 1)
-        return max(_c.cylstm_raw_count(&self.c) * <object>(self.c.bits // 8),
+        return max(self.count * <object>(self.c.bits // 8),
                    _c.cylstm_packed_size(&ctx, &self.c),
                    _c.cylstm_packed_backward_size(&ctx, &self.c))
 
@@ -135,10 +137,16 @@ cdef class Dims:
 
     cdef list new_states(self, tuple outer):
         """Memory for h, or for h and c: (*outer, width) each."""
-        cdef list states = [np.empty((*outer, self.R), self.dtype)]
-        if self.cell.states > 1:
-            states.append(np.empty((*outer, self.H), self.dtype))
-        return states
+        cdef cnp.ndarray h = self.empty((*outer, self.R))
+        return [h] if self.cell.states == 1 else [h, self.empty((*outer, self.H))]
+
+    cdef cnp.ndarray empty(self, tuple shape):
+        """numpy.empty of this dtype, less what it costs to call that."""
+        cdef cnp.npy_intp sizes[5]
+        cdef int n = len(shape), k
+        for k in range(n):
+            sizes[k] = shape[k]
+        return cnp.PyArray_EMPTY(n, sizes, self.typenum, 0)
 
     cdef void pack_context(self, _c.cylstm_context *ctx, int threads) noexcept:
         """A context without products, for packing."""
@@ -159,7 +167,7 @@ cdef class Dims:
         """DropConnect, of weights or of their gradients."""
         cdef _c.cylstm_context ctx
         self.pack_context(&ctx, threads)
-        if _c.cylstm_raw_count(&self.c) * <size_t>(self.c.bits // 8) < GIL_PACK_BYTES:
+        if self.count * <size_t>(self.c.bits // 8) < GIL_PACK_BYTES:
             _c.cylstm_drop_recurrent(&ctx, &self.c, p, key, raw, out)
         else:
             with nogil:

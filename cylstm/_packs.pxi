@@ -32,7 +32,7 @@ cdef class Packed:
                   Packed before=None, int threads=1):
         """Take `flat`, of `aligned_empty`, which changes no more. If the block `before` this one
         was packed for calls, so is this at once: no call waits."""
-        if flat.dtype != dims.dtype or flat.shape[0] != <Py_ssize_t>_c.cylstm_raw_count(&dims.c):
+        if flat.dtype != dims.dtype or flat.shape[0] != <Py_ssize_t>dims.count:
             raise ValueError(f"flat holds {flat.size} {flat.dtype}, expected all weights, "
                              f"{dims.dtype}")
         self.dims, self.raw, self.spares = dims, cnp.get_array_base(flat), spares
@@ -43,7 +43,7 @@ cdef class Packed:
     def without_backward(self):
         """The same weights, less the pack for backward, which is made again at need."""
         cdef Packed other = Packed.__new__(Packed, self.dims, self.raw.array(
-            (<Py_ssize_t>_c.cylstm_raw_count(&self.dims.c),), self.dims.typenum), self.spares)
+            (<Py_ssize_t>self.dims.count,), self.dims.typenum), self.spares)
         other.forward = self.forward
         return other
 
@@ -52,7 +52,7 @@ cdef class Packed:
         cdef Memory memory = Memory(self.raw.size, self.spares)
         self.dims.drop(p, key, self.raw.start, memory.start, threads)
         return Packed.__new__(Packed, self.dims, memory.array(
-            (<Py_ssize_t>_c.cylstm_raw_count(&self.dims.c),), self.dims.typenum), self.spares)
+            (<Py_ssize_t>self.dims.count,), self.dims.typenum), self.spares)
 
     @property
     def places(self):

@@ -249,10 +249,10 @@ cdef class Stream:
         T = cnp.PyArray_DIM(x, 1 if transposed else 0)
         x = _check(x, "block", self.dims, self.block(T, rows, self.dims.inputs))
         cdef tuple shape = self.block(T, rows, self.dims.R)
-        cdef cnp.ndarray result = (np.empty(shape, self.dims.dtype) if out is None
+        cdef cnp.ndarray result = (self.dims.empty(shape) if out is None
                                    else _check_out(out, self.dims, shape))
         if transposed:  # a plan has its steps one after another
-            x, y = (<object>x).swapaxes(0, 1), np.empty((T, rows, self.dims.R), self.dims.dtype)
+            x, y = (<object>x).swapaxes(0, 1), self.dims.empty((T, rows, self.dims.R))
         else:
             y = result
         if not cnp.PyArray_IS_C_CONTIGUOUS(x):

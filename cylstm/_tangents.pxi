@@ -7,7 +7,7 @@ cdef cnp.ndarray _flat_tangents(object dweights, Dims dims):
         raise TypeError(f"dweights is a {type(dweights).__name__}, expected a mapping of names to "
                         "arrays")
     cdef dict given = dict(dweights)
-    cdef cnp.ndarray flat = np.zeros(_c.cylstm_raw_count(&dims.c), dims.dtype)
+    cdef cnp.ndarray flat = np.zeros(dims.count, dims.dtype)
     at = 0
     for name, shape in dims.arrays():
         size = int(np.prod(shape))
@@ -33,7 +33,7 @@ cdef Memory _forward_again(Problem p, const _c.cylstm_context *ctx, const void *
     cdef Memory memory = Memory(cells + hidden)
     cdef list states = dims.new_states(p.state_outer())
     cdef _c.cylstm_sequence again = seq[0]
-    cdef cnp.ndarray y = np.empty(p.outer(dims.D * dims.R), dims.dtype)
+    cdef cnp.ndarray y = dims.empty(p.outer(dims.D * dims.R))
     seq.tape.checkpoint = 0
     seq.tape.cells, seq.tape.hidden = memory.start, <char *>memory.start + cells
     again.y = cnp.PyArray_DATA(y)
@@ -75,7 +75,7 @@ cdef tuple _jvp(Problem p, _c.cylstm_tape tape, double recurrent_dropout, dx, dh
         raw = cnp.PyArray_DATA(flat)
         if recurrent_dropout > 0:
             dims.drop(recurrent_dropout, tape.dropout_key, raw, raw, n)
-    cdef cnp.ndarray dy = np.empty(p.outer(dims.D * dims.R), dims.dtype)
+    cdef cnp.ndarray dy = dims.empty(p.outer(dims.D * dims.R))
     cdef list dstates = dims.new_states(outer)
     dc_n = dstates[1] if dims.cell.states > 1 else None
     if p.B == 0 or p.T == 0:

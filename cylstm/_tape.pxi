@@ -1,9 +1,24 @@
 """One forward pass, kept for its backward. Part of `_core.pyx`."""
 
 
-cdef object _frozen(cnp.ndarray array):
-    """A view through a read-only buffer: its `writeable` flag can't be set again."""
-    return np.asarray(memoryview(array).toreadonly())
+@cython.auto_pickle(False)
+cdef class Shield:
+    """Between an array and a view of it, so that nobody can write through the view."""
+
+    cdef cnp.ndarray array
+
+    def __cinit__(self, cnp.ndarray array):
+        self.array = array
+
+
+cdef cnp.ndarray _frozen(cnp.ndarray array):
+    """A view whose `writeable` flag can't be set again: NumPy looks for an array or a writable
+    buffer under it, and finds neither."""
+    cdef cnp.ndarray view = cnp.PyArray_New(
+        np.ndarray, cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), cnp.PyArray_TYPE(array),
+        cnp.PyArray_STRIDES(array), cnp.PyArray_DATA(array), 0, cnp.NPY_ARRAY_ALIGNED, None)
+    cnp.set_array_base(view, Shield(array))
+    return view
 
 
 class Gradients:
@@ -72,7 +87,7 @@ cdef class Tape:
     cdef _c.cylstm_tape tape
     cdef Memory memory
     cdef object wrap
-    cdef readonly object y, h_n, c_n, gates, cells
+    cdef readonly object y, h_n, c_n
     cdef readonly int directions
     cdef double recurrent_dropout
 
@@ -85,7 +100,7 @@ cdef class Tape:
         cdef Problem p = Problem()
         cdef int n = _threads(threads)
         p.check(packed, x, states, lengths, batch_first, mask, reset, hold_output)
-        p.x = np.array(p.x, order="C", subok=False)
+        p.x = cnp.PyArray_NewCopy(p.x, cnp.NPY_CORDER)
         p.replace_states(np.copy)
         p.allocate()
         cdef Dims dims = p.dims
@@ -112,24 +127,25 @@ cdef class Tape:
         self.y, self.h_n, self.directions = _frozen(p.y), _frozen(p.states_n[0]), dims.D
         if dims.cell.states > 1:
             self.c_n = _frozen(p.states_n[1])
-        self.show()
 
-    cdef int show(self) except -1:
-        """What is on the tape, as arrays: gates, and c, the last of a step's vectors."""
+    cdef object steps(self):
+        """What is kept of every step, (L*D, T, B, vectors, H): the gates and, behind them, c."""
         cdef Problem p = self.p
         cdef Dims dims = p.dims
         cdef Py_ssize_t vectors = 1 if self.tape.checkpoint else dims.cell.tape_vectors
-        if self.tape.checkpoint and dims.cell.states == 1:
-            return 0
         view = _frozen(self.memory.array((dims.L * dims.D, p.T, p.B, vectors, dims.H),
                                          dims.typenum))
-        if not p.batched:
-            view = view[:, :, 0]
-        if dims.cell.states > 1:
-            self.cells = view[..., vectors - 1, :]
-        if not self.tape.checkpoint:
-            self.gates = view[..., :<Py_ssize_t>dims.cell.tape_gates, :]
-        return 0
+        return view if p.batched else view[:, :, 0]
+
+    @property
+    def gates(self):
+        if self.tape.checkpoint:
+            return None
+        return self.steps()[..., :<Py_ssize_t>self.p.dims.cell.tape_gates, :]
+
+    @property
+    def cells(self):
+        return None if self.p.dims.cell.states == 1 else self.steps()[..., -1, :]
 
     cdef tuple shape_of(self, Py_ssize_t gates):
         """The shape of `gates`, or with 0 of them that of `cells`."""
@@ -274,11 +290,10 @@ cdef class Tape:
                                         self.shape_of(dims.cell.tape_gates))
             g.dgates = cnp.PyArray_DATA(dgates_whole)
         cdef list dstates = dims.new_states(outer)
-        new = np.zeros if p.B == 0 or p.T == 0 else np.empty
-        cdef Py_ssize_t count = _c.cylstm_raw_count(&dims.c)
-        dweights = new(p.B * count if each else count, dims.dtype)
+        cdef Py_ssize_t count = dims.count
+        dweights = dims.empty((p.B * count if each else count,))
         if with_x:
-            dx = np.empty(p.outer(dims.inputs), dims.dtype)
+            dx = dims.empty(p.outer(dims.inputs))
             g.dx = cnp.PyArray_DATA(dx)
             p.strides(dx, &g.dx_t, &g.dx_b)
         g.dh_0, g.dc_0 = _state(dstates, 0), _state(dstates, 1)
@@ -292,6 +307,7 @@ cdef class Tape:
         cdef _c.cylstm_sequence seq = p.seq  # a copy: other threads may be going backward too
         if p.B == 0 or p.T == 0:
             _pass_on([dh_whole, dc_whole], dstates)
+            dweights.fill(0)
         else:
             once = _c.cylstm_reads_raw(&ctx, &dims.c, p.T, p.B)
             packed = weights.read(weights.backward, once, n)
@@ -319,7 +335,7 @@ cdef class Tape:
     cdef dict by_sample(self, cnp.ndarray dweights):
         """Views of (B, all weights) by name."""
         cdef dict named = {}
-        cdef Py_ssize_t count = _c.cylstm_raw_count(&self.p.dims.c)
+        cdef Py_ssize_t count = self.p.dims.count
         rows = (<object>dweights).reshape((self.p.B, count)) if self.p.batched else dweights
         at = 0
         for name, shape in self.p.dims.arrays():

@@ -251,9 +251,9 @@ class _Recurrent(Module, Generic[S]):
         (5, 3, 8)
         """
         self._refuse_training()
-        weights = self._weights
+        weights, is_set = self._weights, self._arguments
         train = _checks.flag("train", train)
-        drops = train and self.dropout > 0 and self.num_layers > 1
+        drops = train and is_set["num_layers"] > 1
         return _core.Tape(
             weights.packed,
             partial(WeightGrads, weights.spec),
@@ -261,15 +261,15 @@ class _Recurrent(Module, Generic[S]):
             states,
             lengths,
             threads,
-            self.batch_first,
-            self.dropout if drops else 0.0,
+            is_set["batch_first"],
+            is_set["dropout"] if drops else 0.0,
             self._draw_key,
             mask,
             reset,
             hold_output,
             _checks.flag("checkpoint", checkpoint),
-            train and self.zoneout > 0,
-            self.recurrent_dropout if train else 0.0,
+            train and is_set["zoneout"] > 0,
+            is_set["recurrent_dropout"] if train else 0.0,
         )
 
     def stream(self, batch_size: int | None = None, *, threads: int | None = None) -> _core.Stream:

@@ -37,6 +37,8 @@ def split(spec: Spec, flat: Array, stored: Stored = NOTHING) -> dict[str, Array]
         part = flat[start:stop]
         views[name] = (part if kind is None else part.view(kind)[:count]).reshape(shape)
         start = stop
+    if flat.shape != (start,):
+        raise ValueError(f"flat has shape {flat.shape}, expected ({start},)")
     return views
 
 
@@ -114,9 +116,6 @@ class WeightGrads(dict[str, Array]):
     """
 
     def __init__(self, spec: Spec, flat: Array) -> None:
-        size = sum(prod(shape) for _, shape in spec)
-        if flat.shape != (size,):
-            raise ValueError(f"flat has shape {flat.shape}, expected ({size},)")
         super().__init__(split(spec, flat))
         self.spec = spec
         self._flat = flat

@@ -151,7 +151,7 @@ static void carve_panels(struct cylstm_arena *arena, const struct cylstm_context
                          const struct cylstm_dims *dims, struct backward *b)
 {
     const size_t threads = ctx->threads > 1 ? (size_t)ctx->threads : 1,
-                 panels_size = b->weights.raw ? cylstm_panels_size(ctx->kernels, dims, 1) : 0;
+                 panels_size = b->weights.raw ? cylstm_panels_size(ctx->kernels, dims).backward : 0;
     b->panels = cylstm_carve(arena, threads, sizeof *b->panels);
     for (size_t n = 0; n < threads; n++) {
         void *panels = cylstm_carve(arena, panels_size, 1);

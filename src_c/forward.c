@@ -322,7 +322,7 @@ void cylstm_carve_workspaces(struct cylstm_arena *arena, struct forward *f)
 {
     const struct cylstm_kernels *k = f->call.kernels;
     const size_t products =
-        f->weights.raw ? cylstm_panels_size(k, f->dims, 0) : cylstm_quantized_size(k, f->dims);
+        f->weights.raw ? cylstm_panels_size(k, f->dims).forward : cylstm_quantized_size(k, f->dims);
     const int blas = cylstm_uses_blas(f->call.ctx);
     f->workspaces = blas || f->call.ctx->threads < 1 ? 1 : (size_t)f->call.ctx->threads;
     f->merge_rows = blas ? BLAS_MERGE_ROWS : MERGE_ROWS;

@@ -32,42 +32,73 @@ static size_t array_size(const struct cylstm_array *a, size_t real_size)
     return cylstm_round_up(cylstm_times(count, a->bytes), real_size) / real_size;
 }
 
+/* The arrays that a layer may have, in the order in which they lie. */
+static const struct {
+    enum cylstm_array_type type;
+    const char *name;
+    enum { GATES, PEEPHOLES, UNITS, PROJECTED } rows;
+    enum { NO_COLUMNS, INPUTS, HIDDEN, CELLS } columns;
+} known[CYLSTM_ARRAYS] = {
+    {CYLSTM_WEIGHT_IH, "weight_ih", GATES, INPUTS},
+    {CYLSTM_SCALE_IH, "weight_ih_scale", GATES, NO_COLUMNS},
+    {CYLSTM_WEIGHT_HH, "weight_hh", GATES, HIDDEN},
+    {CYLSTM_SCALE_HH, "weight_hh_scale", GATES, NO_COLUMNS},
+    {CYLSTM_BIAS_IH, "bias_ih", GATES, NO_COLUMNS},
+    {CYLSTM_BIAS_HH, "bias_hh", GATES, NO_COLUMNS},
+    {CYLSTM_WEIGHT_PEEP, "weight_peep", PEEPHOLES, NO_COLUMNS},
+    {CYLSTM_WEIGHT_HR, "weight_hr", PROJECTED, CELLS},
+    {CYLSTM_SCALE_HR, "weight_hr_scale", PROJECTED, NO_COLUMNS},
+    {CYLSTM_BIAS_HR, "bias_hr", PROJECTED, NO_COLUMNS},
+    {CYLSTM_WEIGHT_LN, "weight_ln", GATES, NO_COLUMNS},
+    {CYLSTM_WEIGHT_LN_IH, "weight_ln_ih", GATES, NO_COLUMNS},
+    {CYLSTM_WEIGHT_LN_HH, "weight_ln_hh", GATES, NO_COLUMNS},
+    {CYLSTM_WEIGHT_LN_CELL, "weight_ln_cell", UNITS, NO_COLUMNS},
+    {CYLSTM_BIAS_LN_CELL, "bias_ln_cell", UNITS, NO_COLUMNS},
+};
+
+static int has_array(const struct cylstm_dims *dims, enum cylstm_array_type type)
+{
+    switch (type) {
+    case CYLSTM_BIAS_IH:
+    case CYLSTM_BIAS_HH: return dims->bias;
+    case CYLSTM_WEIGHT_PEEP: return dims->peephole;
+    case CYLSTM_BIAS_HR: return dims->proj_bias;
+    case CYLSTM_WEIGHT_LN: return dims->layer_norm == CYLSTM_LITERT_NORM;
+    case CYLSTM_WEIGHT_LN_IH:
+    case CYLSTM_WEIGHT_LN_HH:
+    case CYLSTM_WEIGHT_LN_CELL:
+    case CYLSTM_BIAS_LN_CELL: return dims->layer_norm == CYLSTM_HASTE_NORM;
+    case CYLSTM_SCALE_IH:
+    case CYLSTM_SCALE_HH:
+    case CYLSTM_SCALE_HR: return formats[dims->format].scaled;
+    default: return 1; /* as large as the layer says */
+    }
+}
+
 /* The arrays of a layer, whose first starts at `at`. Returns where the last one ends. */
 static size_t place_arrays(const struct cylstm_dims *dims, size_t layer, size_t at,
                            struct cylstm_array arrays[CYLSTM_ARRAYS], size_t *count)
 {
-    const size_t gates = cylstm_times(cylstm_cell_kind(dims)->shape.gates, dims->hidden),
-                 biases = dims->bias ? gates : 0, P = dims->proj,
-                 real_size = (size_t)dims->bits / 8,
-                 bytes = formats[dims->format].raw ? formats[dims->format].raw : real_size;
-    const int scaled = formats[dims->format].scaled,
-              litert = dims->layer_norm == CYLSTM_LITERT_NORM,
-              haste = dims->layer_norm == CYLSTM_HASTE_NORM;
-    const struct cylstm_array all[CYLSTM_ARRAYS] = {
-        {CYLSTM_WEIGHT_IH, "weight_ih", gates, layer_inputs(dims, layer), bytes, 0},
-        {CYLSTM_SCALE_IH, "weight_ih_scale", scaled ? gates : 0, 0, real_size, 0},
-        {CYLSTM_WEIGHT_HH, "weight_hh", gates, cylstm_hidden_width(dims), bytes, 0},
-        {CYLSTM_SCALE_HH, "weight_hh_scale", scaled ? gates : 0, 0, real_size, 0},
-        {CYLSTM_BIAS_IH, "bias_ih", biases, 0, real_size, 0},
-        {CYLSTM_BIAS_HH, "bias_hh", biases, 0, real_size, 0},
-        {CYLSTM_WEIGHT_PEEP, "weight_peep",
-         dims->peephole ? cylstm_times(cylstm_cell_kind(dims)->peepholes, dims->hidden) : 0, 0,
-         real_size, 0},
-        {CYLSTM_WEIGHT_HR, "weight_hr", P, dims->hidden, bytes, 0},
-        {CYLSTM_SCALE_HR, "weight_hr_scale", scaled ? P : 0, 0, real_size, 0},
-        {CYLSTM_BIAS_HR, "bias_hr", dims->proj_bias ? P : 0, 0, real_size, 0},
-        {CYLSTM_WEIGHT_LN, "weight_ln", litert ? gates : 0, 0, real_size, 0},
-        {CYLSTM_WEIGHT_LN_IH, "weight_ln_ih", haste ? gates : 0, 0, real_size, 0},
-        {CYLSTM_WEIGHT_LN_HH, "weight_ln_hh", haste ? gates : 0, 0, real_size, 0},
-        {CYLSTM_WEIGHT_LN_CELL, "weight_ln_cell", haste ? dims->hidden : 0, 0, real_size, 0},
-        {CYLSTM_BIAS_LN_CELL, "bias_ln_cell", haste ? dims->hidden : 0, 0, real_size, 0},
-    };
+    const struct cylstm_cell_kind *kind = cylstm_cell_kind(dims);
+    const size_t real_size = (size_t)dims->bits / 8,
+                 narrow = formats[dims->format].raw ? formats[dims->format].raw : real_size;
+    const size_t rows[] = {[GATES] = cylstm_times(kind->shape.gates, dims->hidden),
+                           [PEEPHOLES] = cylstm_times(kind->peepholes, dims->hidden),
+                           [UNITS] = dims->hidden,
+                           [PROJECTED] = dims->proj},
+                 columns[] = {[INPUTS] = layer_inputs(dims, layer),
+                              [HIDDEN] = cylstm_hidden_width(dims),
+                              [CELLS] = dims->hidden};
     *count = 0;
     for (size_t n = 0; n < CYLSTM_ARRAYS; n++) {
-        if (!all[n].rows) continue;
+        if (!has_array(dims, known[n].type) || !rows[known[n].rows]) continue;
         struct cylstm_array *a = &arrays[(*count)++];
-        *a = all[n];
-        a->at = at;
+        *a = (struct cylstm_array){.type = known[n].type,
+                                   .name = known[n].name,
+                                   .rows = rows[known[n].rows],
+                                   .columns = columns[known[n].columns],
+                                   .bytes = known[n].columns == NO_COLUMNS ? real_size : narrow,
+                                   .at = at};
         at = cylstm_plus(at, array_size(a, real_size));
     }
     return at;
@@ -216,9 +247,10 @@ static struct counts count_before(const struct cylstm_dims *dims, size_t layer, 
 {
     if (!layer && !direction) return (struct counts){0, 0, 0};
     struct cylstm_layer l;
-    const struct counts a = shape_layer(dims, 0, 0, VL, &l), b = shape_layer(dims, 1, 0, VL, &l);
     const size_t n_a = layer ? dims->directions : direction;
     const size_t n_b = layer ? (layer - 1) * dims->directions + direction : 0;
+    const struct counts a = shape_layer(dims, 0, 0, VL, &l),
+                        b = n_b ? shape_layer(dims, 1, 0, VL, &l) : a;
     return (struct counts){
         .raw = cylstm_plus(cylstm_times(n_a, a.raw), cylstm_times(n_b, b.raw)),
         .forward = cylstm_plus(cylstm_times(n_a, a.forward), cylstm_times(n_b, b.forward)),

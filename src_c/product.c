@@ -53,40 +53,44 @@ enum {
     PANELS_AT_ONCE = 2 /* a product of one row takes two together */
 };
 
-size_t cylstm_panels_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
-                          int backward)
+struct cylstm_panel_sizes cylstm_panels_size(const struct cylstm_kernels *kernels,
+                                             const struct cylstm_dims *dims)
 {
-    size_t size = 0;
+    struct cylstm_panel_sizes size = {0, 0};
     for (size_t layer = 0; layer < 2 && layer < dims->layers; layer++) { /* the others are alike */
         const struct cylstm_layer l = cylstm_find_layer(kernels, dims, layer, 0);
-        const struct cylstm_matrix *const matrices[2][3] = {{&l.w, &l.second, &l.hr},
-                                                            {&l.hh_t, &l.hr_t, &l.hr_t}};
+        const struct cylstm_matrix *const forward[] = {&l.w, &l.second, &l.hr};
         for (int n = 0; n < 3; n++)
-            size = cylstm_larger(size, cylstm_wide_panel(kernels, matrices[backward][n]));
+            size.forward = cylstm_larger(size.forward, cylstm_wide_panel(kernels, forward[n]));
+        size.backward =
+            cylstm_larger(size.backward, cylstm_larger(cylstm_wide_panel(kernels, &l.hh_t),
+                                                       cylstm_wide_panel(kernels, &l.hr_t)));
     }
-    return PANELS_AT_ONCE * size;
+    size.forward *= PANELS_AT_ONCE;
+    size.backward *= PANELS_AT_ONCE;
+    return size;
 }
 
 size_t cylstm_quantized_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims)
 {
+    const enum cylstm_format_type format = (enum cylstm_format_type)dims->format;
     size_t K = 0;
+    if (!cylstm_codes_size(format, 0)) return 0;
     for (size_t layer = 0; layer < 2 && layer < dims->layers; layer++) {
         const struct cylstm_layer l = cylstm_find_layer(kernels, dims, layer, 0);
         K = cylstm_larger(K, cylstm_larger(l.w.K, cylstm_larger(l.second.K, l.hr.K)));
     }
-    return cylstm_codes_size((enum cylstm_format_type)dims->format, K);
+    return cylstm_codes_size(format, K);
 }
 
 int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims *dims, size_t T,
                      size_t B)
 {
+    if (T != 1 || B > RAW_ROWS || dims->format != CYLSTM_AS_COMPUTED) return 0;
     const double threads = ctx->threads > 1 ? ctx->threads : 1;
-    const struct cylstm_kernels *k = ctx->kernels;
-    return T == 1 && B <= RAW_ROWS && dims->format == CYLSTM_AS_COMPUTED &&
-           threads * (double)cylstm_panels_size(k, dims, 0) <=
-               (double)cylstm_packed_size(ctx, dims) &&
-           threads * (double)cylstm_panels_size(k, dims, 1) <=
-               (double)cylstm_packed_backward_size(ctx, dims);
+    const struct cylstm_panel_sizes panels = cylstm_panels_size(ctx->kernels, dims);
+    return threads * (double)panels.forward <= (double)cylstm_packed_size(ctx, dims) &&
+           threads * (double)panels.backward <= (double)cylstm_packed_backward_size(ctx, dims);
 }
 
 /* The addresses of a job's weights, whose panel 0 is or would be at `panels`. */

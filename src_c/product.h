@@ -26,9 +26,12 @@ struct cylstm_weights {
 /* Bytes for the rows that one thread quantises at once; 0 where nothing is. */
 size_t cylstm_quantized_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims);
 
-/* Bytes for the panels that one thread packs at once: of the forward pack or of the backward's. */
-size_t cylstm_panels_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims,
-                          int backward);
+/* Bytes for the panels that one thread packs at once: of the forward pack and of the backward's. */
+struct cylstm_panel_sizes {
+    size_t forward, backward;
+};
+struct cylstm_panel_sizes cylstm_panels_size(const struct cylstm_kernels *kernels,
+                                             const struct cylstm_dims *dims);
 
 /* An array that is met unit by unit, in the forward pack or the backward's, or raw. */
 const void *cylstm_find_vector(const struct cylstm_call *call, const struct cylstm_weights *weights,
