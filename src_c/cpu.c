@@ -71,6 +71,22 @@ int cylstm_cpu_has_avx_vnni(void)
 int cylstm_cpu_has_dotprod(void) { return 0; }
 int cylstm_cpu_has_bfdot(void) { return 0; }
 
+/* Intel and AMD have the same table of caches, each at a leaf of its own: as long as a row's type is not 0. */
+size_t cylstm_cpu_cache(unsigned level)
+{
+    static const unsigned leaves[] = {4, 0x8000001d};
+    enum { INSTRUCTIONS = 2, ROWS = 16 };
+    unsigned eax, ebx, ecx, edx;
+    for (int n = 0; n < 2; n++)
+        for (unsigned row = 0;
+             row < ROWS && __get_cpuid_count(leaves[n], row, &eax, &ebx, &ecx, &edx) && (eax & 31);
+             row++)
+            if ((eax >> 5 & 7) == level && (eax & 31) != INSTRUCTIONS)
+                return (size_t)((ebx >> 22) + 1) * ((ebx >> 12 & 1023) + 1) * ((ebx & 4095) + 1) *
+                       ((size_t)ecx + 1);
+    return 0;
+}
+
 /* MXCSR: all exceptions masked, round to nearest, flush to zero (bit 15), denormals are
  * zeros (bit 6). */
 enum { MXCSR_COMPUTE = 0x9fc0 };
@@ -96,6 +112,11 @@ int cylstm_cpu_has_avx512(void) { return 0; }
 int cylstm_cpu_has_avx512_vnni(void) { return 0; }
 int cylstm_cpu_has_avx512_bf16(void) { return 0; }
 int cylstm_cpu_has_avx_vnni(void) { return 0; }
+size_t cylstm_cpu_cache(unsigned level)
+{
+    (void)level;
+    return 0;
+}
 #if defined(__aarch64__) && defined(__linux__)
 int cylstm_cpu_has_dotprod(void) { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 int cylstm_cpu_has_bfdot(void)

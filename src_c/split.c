@@ -2,12 +2,19 @@
 #include "split.h"
 
 #include "blas.h"
+#include "cpu.h"
+
+#include <stdatomic.h>
 
 /* The least work of a call, in flops, that is worth a second thread, and that is worth waking one;
  * and of a step, where every step ends in a barrier. */
 static const double PARALLEL_CALL_FLOPS = 2.5e5, WAKING_CALL_FLOPS = 4e6, PARALLEL_STEP_FLOPS = 6e4;
-/* Weights of one pass up to this size stay in the L2 cache of each core that reads them. */
-static const double CACHED_BYTES = 768 << 10;
+/* Weights of one pass up to so much of the L2 cache stay in that of each core that reads them, and
+ * those of two directions up to so much of the L3, which others use too. */
+static const double CACHED_OF_L2 = 0.75, CACHED_OF_L3 = 0.5;
+/* What is taken for the L2 and the L3 of a CPU that does not tell, and at most: a larger L2 is slower
+ * towards its end, and a larger L3 is shared by more cores. */
+static const size_t USUAL_CACHE[2] = {1 << 20, 32 << 20};
 enum {
     STREAMED_ROWS = 8, /* rows per thread that make up for reading all weights from further away */
     SHARE_WEIGHTS = 1 << 15, /* the fewest weights that are worth a thread */
@@ -22,6 +29,20 @@ double cylstm_forward_flops(const struct cylstm_dims *dims, double rows)
     const double first = 2 * H * (gates * ((double)dims->input + R) + P);
     const double other = 2 * H * (gates * (D * R + R) + P);
     return rows * D * (first + (double)(dims->layers - 1) * other);
+}
+
+/* Bytes of a core's L2 (n is 0) and of its L3 (1). The CPU is asked once, since under a virtual machine
+ * the answer takes longer than a small call does; it is the same for whoever asks first. */
+static double cache_bytes(int n)
+{
+    static _Atomic size_t known[2];
+    size_t bytes = atomic_load_explicit(&known[n], memory_order_relaxed);
+    if (!bytes) {
+        const size_t told = cylstm_cpu_cache(n ? 3 : 2), usual = USUAL_CACHE[n];
+        bytes = told && told < usual ? told : usual;
+        atomic_store_explicit(&known[n], bytes, memory_order_relaxed);
+    }
+    return (double)bytes;
 }
 
 struct cylstm_sharing cylstm_share_flops(const struct cylstm_context *ctx, double flops)
@@ -43,8 +64,10 @@ struct cylstm_split cylstm_split_work(const struct cylstm_context *ctx,
     const struct cylstm_sharing sharing = cylstm_share_flops(ctx, cylstm_forward_flops(dims, rows));
     if (sharing.threads == 1) return split;
     split.small = sharing.small;
-    if (split_directions && dims->directions == 2 && n % 2 == 0) split.directions = 2;
-    const int streams = weight_bytes > CACHED_BYTES && B / n < STREAMED_ROWS;
+    const int few = B / n < STREAMED_ROWS,
+              streams = few && weight_bytes > CACHED_OF_L2 * cache_bytes(0);
+    const int apart = few && 2 * weight_bytes > CACHED_OF_L3 * cache_bytes(1);
+    if (split_directions && dims->directions == 2 && n % 2 == 0 && !apart) split.directions = 2;
     if (split.directions == 1 && (B < n || streams) && step_flops >= PARALLEL_STEP_FLOPS &&
         panels > 1) {
         split.by_units = 1;

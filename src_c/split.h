@@ -21,7 +21,8 @@ struct cylstm_range cylstm_share_rows(const struct cylstm_order *order, size_t s
 
 /* What the threads of a call split. Rows where each thread can keep its rows through all
  * steps; units where there are too few rows, or too many weights for each core to read
- * all of them: then every step ends in a barrier. */
+ * all of them: then every step ends in a barrier. Two directions side by side, each on cores of its
+ * own, unless their weights together leave too little of the L3: then one after the other. */
 struct cylstm_split {
     int threads;
     int small; /* not worth waking a helper for */

@@ -76,6 +76,18 @@ SPLITS = THREADED | {
 }
 
 
+def test_bits_of_directions_that_outgrow_the_cache() -> None:
+    """They run one after the other, each shared out by units."""
+    p = make_problem(2, T=3, B=1, input_size=5, hidden_size=740, bidirectional=True)
+    lstm = p.lstm()
+    one = infer(p, lstm, 1)
+    assert rel(one[0], p.reference()[0].y) < TOLERANCES["float32"][0]
+    for threads in (2, 4):
+        many = infer(p, lstm, threads)
+        assert same_bits(many, one) or not bits_promised()
+        assert rel(many[0], one[0]) < 1e-5
+
+
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
 def test_bits(split: dict[str, Any], dtype: str) -> None:
     p = make_problem(1, dtype=dtype, **split)

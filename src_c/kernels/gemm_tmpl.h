@@ -12,7 +12,8 @@ enum {
 };
 
 /* Add k in [from, to) of one term to NV of the accumulators, from `first` on. The order, broadcasts first, then
- * vector, then row, is the one that gcc and clang both keep in registers. `prefetch`: ask in time for the
+ * vector, then row, is the one that gcc and clang both keep in registers. (Of two rows, gcc would load the vector
+ * for each.) `prefetch`: ask in time for the
  * last row; where rows are columns of a matrix, the others lie beside it or in the line of the tile
  * before. A narrow tile does not, as its loads take longer than its sums. */
 ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct cylstm_term *t,
@@ -28,7 +29,7 @@ ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct 
         if (prefetch && NV == PANEL_VECTORS) FETCH(a[R - 1] + k + FETCH_AHEAD * t->a_k);
         UNROLL for (int r = 0; r < R; r++) b[r] = v_set1(a[r][k]);
         UNROLL for (int v = 0; v < NV; v++) {
-            const vf wv = v_load(w + v * VL);
+            const vf loaded = v_load(w + v * VL), wv = R == 2 ? v_keep(loaded) : loaded;
             UNROLL for (int r = 0; r < R; r++) acc[r][first + v] = v_fma(b[r], wv, acc[r][first + v]);
         }
     }

@@ -48,7 +48,6 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 /* Two bfloat16 to a lane; see bf16_tmpl.h. */
-ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+x"(a)); return a; }
 ALWAYS_INLINE vf v_low_bf16(vf pair) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16));
 }
@@ -127,3 +126,5 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 #endif
+
+ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+x"(a)); return a; }

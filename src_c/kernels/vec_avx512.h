@@ -47,7 +47,6 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 /* Two bfloat16 to a lane; see bf16_tmpl.h. */
-ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+v"(a)); return a; }
 ALWAYS_INLINE vf v_low_bf16(vf pair) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pair), 16));
 }
@@ -131,3 +130,5 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 #endif
+
+ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+v"(a)); return a; }

@@ -33,7 +33,6 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 /* Two bfloat16 to a lane; see bf16_tmpl.h. */
-ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+w"(a)); return a; }
 ALWAYS_INLINE vf v_low_bf16(vf pair) {
     return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(pair), 16));
 }
@@ -122,3 +121,5 @@ ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) {
     if (n < VL) store_part(p, a, n);
     else v_store(p, a);
 }
+
+ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+w"(a)); return a; }

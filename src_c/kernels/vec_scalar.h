@@ -7,6 +7,8 @@
  *   v_load_n, v_store_n   lanes 0..n-1, 0 <= n <= VL; the others are read as 0 and not written,
  *                         and their memory is not touched
  *   v_fma, v_fnma         a * b + c and c - a * b, fused where the ISA has FMA
+ *   v_keep                makes the compiler keep what it has loaded, instead of loading it for each use
+ *   v_keep(a)             a, which the compiler keeps in a register instead of loading it once more
  *   v_sqrt                of normal numbers
  *   v_min, v_max          the second operand where it is NaN
  *   v_copysign(x, s)      |x| with the sign of s
@@ -16,7 +18,7 @@
  *                         lowest n, infinity at the highest
  *
  * float32 tables also serve bf16_tmpl.h: v_low_bf16 and v_high_bf16 widen the bfloat16 in the low and
- * in the high half of each lane, v_keep makes the compiler keep what it has loaded, and BF16_ROWS is
+ * in the high half of each lane, and BF16_ROWS is
  * the height of a tile that leaves registers for both halves; and int8_tmpl.h, with vi: VL integers of 32 bits, or four int8 to a lane:
  *   v_dot(a, w, sum)      sum + the four products of each lane, exact: |w| and |a| are at most 127;
  *                         where CODE_OF_ZERO is 128, a is unsigned and holds the number plus 128
@@ -103,7 +105,6 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 #if REAL_BITS == 32
-ALWAYS_INLINE vf v_keep(vf a) { return a; }
 ALWAYS_INLINE vf v_low_bf16(vf a) { LANES(real_of(bits_of(A) << 16)); }
 ALWAYS_INLINE vf v_high_bf16(vf a) { LANES(real_of(bits_of(A) & 0xffff0000u)); }
 
@@ -146,3 +147,5 @@ ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) {
 #undef A
 #undef B
 #undef C
+
+ALWAYS_INLINE vf v_keep(vf a) { return a; }

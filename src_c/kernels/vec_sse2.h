@@ -33,7 +33,6 @@ ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
 }
 
 /* Two bfloat16 to a lane; see bf16_tmpl.h. */
-ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+x"(a)); return a; }
 ALWAYS_INLINE vf v_low_bf16(vf pair) {
     return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(pair), 16));
 }
@@ -110,3 +109,5 @@ ALWAYS_INLINE void v_store_n(real *p, vf a, size_t n) {
     if (n < VL) store_part(p, a, n);
     else v_store(p, a);
 }
+
+ALWAYS_INLINE vf v_keep(vf a) { __asm__("" : "+x"(a)); return a; }
