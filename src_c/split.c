@@ -32,7 +32,7 @@ double cylstm_forward_flops(const struct cylstm_dims *dims, double rows)
 }
 
 /* Bytes of a core's L2 (n is 0) and of its L3 (1). The CPU is asked once, since under a virtual machine
- * the answer takes longer than a small call does; it is the same for whoever asks first. */
+ * the answer takes longer than a small call does; it is the same for every thread that asks. */
 static double cache_bytes(int n)
 {
     static _Atomic size_t known[2];
