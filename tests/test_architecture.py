@@ -412,9 +412,11 @@ def test_a_frame_pointer_may_be_any_register(set_up: str, spills: int) -> None:
 def test_tile_stays_in_registers(compiler: Any, isa: str, bits: int) -> None:
     """Spilled sums make the product three times slower and change no result."""
     listing = TOOL.assembly(compiler, isa, bits)
-    heights = range(1, TOOL.tile_rows(isa) + 1)
-    tiles = {f"{kind}tile_{rows}x4": 4 * rows for rows in heights for kind in ("", "prefetch_")}
-    tiles |= {f"narrow_{name}": products * 3 // 4 for name, products in tiles.items()}
+    tiles: dict[str, int] = {}
+    for narrow, width in (("", 4), ("narrow_", 3)):
+        for rows in range(1, TOOL.tile_rows(isa, "NARROW" if narrow else "TILE") + 1):
+            for kind in "", "prefetch_":
+                tiles[f"{narrow}{kind}tile_{rows}x4"] = width * rows
     tiles |= {f"tile_pair_{vectors}": 4 + vectors for vectors in range(1, 5)}
     tiles["narrow_tile_pair_4"] = 6
     for tile, products in tiles.items():

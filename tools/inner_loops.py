@@ -84,11 +84,11 @@ def compilers() -> Iterator[Compiler]:
             yield Compiler("zig", arch, [*zig, f"{arch}-linux-gnu"])
 
 
-def tile_rows(isa: str) -> int:
-    """Return the rows of the set's tallest tile."""
+def tile_rows(isa: str, kind: str = "TILE") -> int:
+    """Return the rows of the set's tallest tile, or with "NARROW" of that of a narrow product."""
     text = (ROOT / f"src_c/kernels/vec_{isa}.h").read_text()
-    found = re.search(r"#define TILE_ROWS (\d+)", text)
-    assert found, f"no TILE_ROWS in vec_{isa}.h"
+    found = re.search(rf"#define {kind}_ROWS (\d+)", text)
+    assert found, f"no {kind}_ROWS in vec_{isa}.h"
     return int(found[1])
 
 

@@ -25,6 +25,15 @@ ALWAYS_INLINE void tile_term(vf acc[MAX_TILE_ROWS][PANEL_VECTORS], const struct 
     const ptrdiff_t a_end = (ptrdiff_t)to * t->a_k;
     w += (ptrdiff_t)from * w_k;
     for (ptrdiff_t k = (ptrdiff_t)from * t->a_k; k != a_end; k += t->a_k, w += w_k) {
+        if (R > TILE_ROWS) { /* more rows than vectors: these are fewer to hold */
+            vf wv[PANEL_VECTORS];
+            UNROLL for (int v = 0; v < NV; v++) wv[v] = v_load(w + v * VL);
+            UNROLL for (int r = 0; r < R; r++) {
+                const vf b = v_set1(a[r][k]);
+                UNROLL for (int v = 0; v < NV; v++) acc[r][first + v] = v_fma(b, wv[v], acc[r][first + v]);
+            }
+            continue;
+        }
         vf b[MAX_TILE_ROWS];
         if (prefetch && NV == PANEL_VECTORS) FETCH(a[R - 1] + k + FETCH_AHEAD * t->a_k);
         UNROLL for (int r = 0; r < R; r++) b[r] = v_set1(a[r][k]);
@@ -140,14 +149,21 @@ typedef void tile_fn(const struct cylstm_product *p, size_t panel, size_t row, r
     { tile(p, panel, row, sums, R, NV, PREFETCH, NARROW); }
 #define TILES(R) \
     TILE(tile_##R##x1, R, 1, 0, 0) TILE(tile_##R##x2, R, 2, 0, 0) TILE(tile_##R##x3, R, 3, 0, 0) \
-    TILE(tile_##R##x4, R, 4, 0, 0) TILE(prefetch_tile_##R##x4, R, 4, 1, 0) \
-    TILE(narrow_tile_##R##x4, R, 4, 0, 1) TILE(narrow_prefetch_tile_##R##x4, R, 4, 1, 1)
-#define NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, tile_##R##x4, narrow_tile_##R##x4 },
-#define PREFETCH_NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, prefetch_tile_##R##x4, narrow_prefetch_tile_##R##x4 },
+    TILE(tile_##R##x4, R, 4, 0, 0) TILE(prefetch_tile_##R##x4, R, 4, 1, 0)
+#define NARROW_TILES(R) TILE(narrow_tile_##R##x4, R, 4, 0, 1) TILE(narrow_prefetch_tile_##R##x4, R, 4, 1, 1)
+#define NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, tile_##R##x4 },
+#define PREFETCH_NAMES(R) { tile_##R##x1, tile_##R##x2, tile_##R##x3, prefetch_tile_##R##x4 },
+#define NARROW_NAME(R) narrow_tile_##R##x4,
+#define NARROW_PREFETCH_NAME(R) narrow_prefetch_tile_##R##x4,
 EVERY_HEIGHT(TILE_ROWS, TILES)
-static tile_fn *const tiles[2][TILE_ROWS][PANEL_VECTORS + 1] = {
+EVERY_HEIGHT(NARROW_ROWS, NARROW_TILES)
+static tile_fn *const tiles[2][TILE_ROWS][PANEL_VECTORS] = {
     { EVERY_HEIGHT(TILE_ROWS, NAMES) },
     { EVERY_HEIGHT(TILE_ROWS, PREFETCH_NAMES) },
+};
+static tile_fn *const narrow_tiles[2][NARROW_ROWS] = {
+    { EVERY_HEIGHT(NARROW_ROWS, NARROW_NAME) },
+    { EVERY_HEIGHT(NARROW_ROWS, NARROW_PREFETCH_NAME) },
 };
 
 typedef void tile_pair_fn(const struct cylstm_product *p, size_t panel, real *sums);
@@ -159,7 +175,7 @@ TILE_PAIR(tile_pair_2, 2, 0)
 TILE_PAIR(tile_pair_3, 3, 0)
 TILE_PAIR(tile_pair_4, 4, 0)
 TILE_PAIR(narrow_tile_pair_4, 4, 1)
-static tile_pair_fn *const tile_pairs[PANEL_VECTORS + 1] = {tile_pair_1, tile_pair_2, tile_pair_3, tile_pair_4, narrow_tile_pair_4};
+static tile_pair_fn *const tile_pairs[PANEL_VECTORS] = {tile_pair_1, tile_pair_2, tile_pair_3, tile_pair_4};
 
 /* Whether a tile meets memory that may lie beyond L2: what is added, a tape, a large result, or
  * columns of a matrix where the next k is a page on, which the hardware does not foresee. */
@@ -170,12 +186,17 @@ static int needs_prefetch(const struct cylstm_product *p)
                      : p->rows * p->columns * sizeof(real) > L2_BYTES;
 }
 
-/* Which of the instances above a panel takes: vectors that hold columns, less one, or the last for a
- * narrow one. */
-static size_t instance_of(const struct cylstm_product *p, size_t panel)
+/* Of a panel's vectors, those that hold columns, less one. */
+static size_t last_vector(const struct cylstm_product *p, size_t panel)
 {
     const size_t left = p->columns - panel * PANEL_VECTORS * VL;
-    return p->narrow ? PANEL_VECTORS : (left < PANEL_VECTORS * VL ? (left + VL - 1) / VL : PANEL_VECTORS) - 1;
+    return (left < PANEL_VECTORS * VL ? (left + VL - 1) / VL : PANEL_VECTORS) - 1;
+}
+
+static tile_fn *tile_of(const struct cylstm_product *p, int prefetch, size_t rows, size_t panel)
+{
+    return p->narrow ? narrow_tiles[prefetch][rows - 1]
+                     : tiles[prefetch][rows - 1][last_vector(p, panel)];
 }
 
 /* Write a finished tile to its rows of `out`, columns past the last one left alone. */
@@ -230,11 +251,10 @@ static void row_product(const struct cylstm_product *p)
     for (size_t i = 0, step; i < count; i += step) {
         step = i + 1 < count ? 2 : 1;
         const size_t panel = p->descending ? p->panel_end - i - step : p->panel_begin + i;
-        const size_t instance = instance_of(p, panel + step - 1);
         if (step == 2)
-            tile_pairs[instance](p, panel, sums);
+            (p->narrow ? narrow_tile_pair_4 : tile_pairs[last_vector(p, panel + 1)])(p, panel, sums);
         else
-            tiles[0][0][instance](p, panel, 0, sums);
+            tile_of(p, 0, 1, panel)(p, panel, 0, sums);
         for (size_t n = 0; n < step; n++) finish(p, panel + n, 0, 1, sums + n * width);
     }
 }
@@ -257,7 +277,7 @@ static void product(const struct cylstm_product *p)
     _Alignas(64) real sums[MAX_TILE_ROWS * PANEL_VECTORS * VL];
     const size_t count = p->panel_end - p->panel_begin, together = panels_together(p);
     const int prefetch = needs_prefetch(p);
-    const size_t tile_count = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
+    const size_t most = p->narrow ? NARROW_ROWS : TILE_ROWS, tile_count = (p->rows + most - 1) / most;
     for (size_t first = 0; first < count; first += together) {
         const size_t end = count - first < together ? count : first + together;
         /* tiles of nearly equal height: 32 rows as 6, 6, 5, 5, 5, 5, not 6, 6, 6, 6, 6, 2 */
@@ -265,7 +285,7 @@ static void product(const struct cylstm_product *p)
             rows = (p->rows - row + tile_count - n - 1) / (tile_count - n);
             for (size_t i = first; i < end; i++) {
                 const size_t panel = p->descending ? p->panel_end - 1 - i : p->panel_begin + i;
-                tiles[prefetch][rows - 1][instance_of(p, panel)](p, panel, row, sums);
+                tile_of(p, prefetch, rows, panel)(p, panel, row, sums);
                 finish(p, panel, row, rows, sums);
             }
         }

@@ -1,5 +1,6 @@
 /* Op table for AVX2 with FMA: 8 floats or 4 doubles. The contract stands in vec_scalar.h. */
 #define TILE_ROWS 3
+#define NARROW_ROWS 4 /* by three vectors: twelve sums, the vectors and one number are sixteen registers */
 #define BF16_ROWS 2
 
 #if REAL_BITS == 32

@@ -1,5 +1,6 @@
 /* Op table for AVX-512 F, DQ, VL, BW: 16 floats or 8 doubles. The contract: vec_scalar.h. */
 #define TILE_ROWS 6
+#define NARROW_ROWS 6
 #define BF16_ROWS 4
 
 #if REAL_BITS == 32

@@ -1,5 +1,6 @@
 /* Op table for AArch64 Advanced SIMD: 4 floats or 2 doubles. The contract stands in vec_scalar.h. */
 #define TILE_ROWS 5 /* with six, gcc keeps three of the 24 sums in memory */
+#define NARROW_ROWS 5
 #define BF16_ROWS 4
 
 #if REAL_BITS == 32

@@ -2,7 +2,7 @@
  *
  * Contract of every vec_*.h. REAL_BITS (32 or 64) is set, kernels.h and the ISA's intrinsics are
  * included and its target region is open. The file defines real, VL (lanes), TILE_ROWS (rows of a
- * GEMM tile), vf and:
+ * GEMM tile), NARROW_ROWS (of one of a narrow product), vf and:
  *   v_load, v_store       any alignment
  *   v_load_n, v_store_n   lanes 0..n-1, 0 <= n <= VL; the others are read as 0 and not written,
  *                         and their memory is not touched
@@ -33,6 +33,7 @@
 
 #define VL 4
 #define TILE_ROWS 2
+#define NARROW_ROWS 2
 #define BF16_ROWS 2
 
 #if REAL_BITS == 32

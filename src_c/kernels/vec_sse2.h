@@ -2,6 +2,7 @@
 #include <string.h>
 
 #define TILE_ROWS 2
+#define NARROW_ROWS 2
 #define BF16_ROWS 2
 
 #if REAL_BITS == 32
