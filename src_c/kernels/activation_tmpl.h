@@ -89,7 +89,8 @@ ALWAYS_INLINE vf product_of(struct ratio sigmoid, struct ratio tanh)
 ALWAYS_INLINE vf v_sigmoid(vf x) { return divided(sigmoid_ratio(x)); }
 ALWAYS_INLINE vf v_tanh(vf x) { return divided(tanh_ratio(x)); }
 
-/* --- activations chosen at run time: functions of their own, for a cell has up to five */
+/* --- activations chosen at run time: a function for many vectors, for a choice takes as long as some
+ * of them */
 
 /* 1 where x is positive, else 0. The smallest normal number times V_HUGE is 1. */
 ALWAYS_INLINE vf v_is_positive(vf x)
@@ -115,42 +116,99 @@ ALWAYS_INLINE vf v_softplus(vf x)
     return v_fma(v_add(z, z), sum, v_max(v_zero(), x));
 }
 
-NEVER_INLINE vf v_activate(const struct cylstm_function *f, vf x)
+/* The functions of a plain cell, and their derivatives of their results. */
+ALWAYS_INLINE vf usual_function(const int usual, vf v)
+{
+    return usual == FUNCTION_SIGMOID ? v_sigmoid(v) : v_tanh(v);
+}
+ALWAYS_INLINE vf usual_slope(const int usual, vf y)
+{
+    const vf one = v_set1(1);
+    return usual == FUNCTION_SIGMOID ? v_mul(y, v_sub(one, y)) : v_fnma(y, y, one);
+}
+
+/* Of v, each of `count` vectors in `rows` rows, `stride` reals apart, in place. */
+#define IN_PLACE(expression) \
+    do { \
+        for (size_t r = 0; r < rows; r++) \
+            for (size_t n = 0; n < count; n++) { \
+                const vf v = v_load(x + r * stride + n * VL); \
+                (void)v; \
+                v_store(x + r * stride + n * VL, expression); \
+            } \
+        return; \
+    } while (0)
+
+/* Those that call others, and need more of a stack, are apart from the two that are in every cell. */
+NEVER_INLINE void activate_otherwise(const struct cylstm_function *f, real *x, size_t stride,
+                                     size_t rows, size_t count)
 {
     const vf a = v_set1((real)f->alpha), b = v_set1((real)f->beta), zero = v_zero();
+    const vf one = v_set1(1);
     switch (f->type) {
-    case FUNCTION_SIGMOID: return v_sigmoid(x);
-    case FUNCTION_RELU: return v_max(zero, x);
-    case FUNCTION_HARD_SIGMOID: return v_max(zero, v_min(v_set1(1), v_fma(a, x, b)));
-    case FUNCTION_SOFTSIGN: return v_div(x, v_add(v_set1(1), v_abs(x)));
-    case FUNCTION_SOFTPLUS: return v_softplus(x);
-    case FUNCTION_AFFINE: return v_fma(a, x, b);
-    case FUNCTION_LEAKY_RELU: return v_fma(a, v_min(zero, x), v_max(zero, x));
-    case FUNCTION_THRESHOLDED_RELU: return v_mul(v_is_positive(v_sub(x, a)), v_max(a, x));
-    case FUNCTION_SCALED_TANH: return v_mul(a, v_tanh(v_mul(b, x)));
-    case FUNCTION_ELU: return v_fma(a, v_expm1_negative(v_min(zero, x)), v_max(zero, x));
-    default: return v_tanh(x);
+    case FUNCTION_RELU: IN_PLACE(v_max(zero, v));
+    case FUNCTION_HARD_SIGMOID: IN_PLACE(v_max(zero, v_min(one, v_fma(a, v, b))));
+    case FUNCTION_SOFTSIGN: IN_PLACE(v_div(v, v_add(one, v_abs(v))));
+    case FUNCTION_SOFTPLUS: IN_PLACE(v_softplus(v));
+    case FUNCTION_AFFINE: IN_PLACE(v_fma(a, v, b));
+    case FUNCTION_LEAKY_RELU: IN_PLACE(v_fma(a, v_min(zero, v), v_max(zero, v)));
+    case FUNCTION_THRESHOLDED_RELU: IN_PLACE(v_mul(v_is_positive(v_sub(v, a)), v_max(a, v)));
+    case FUNCTION_SCALED_TANH: IN_PLACE(v_mul(a, v_tanh(v_mul(b, v))));
+    default: IN_PLACE(v_fma(a, v_expm1_negative(v_min(zero, v)), v_max(zero, v))); /* ELU */
+    }
+}
+NEVER_INLINE void activate(const struct cylstm_function *f, real *x, size_t stride, size_t rows,
+                           size_t count)
+{
+    switch (f->type) {
+    case FUNCTION_SIGMOID: IN_PLACE(usual_function(FUNCTION_SIGMOID, v));
+    case FUNCTION_TANH: IN_PLACE(usual_function(FUNCTION_TANH, v));
+    default: activate_otherwise(f, x, stride, rows, count);
     }
 }
 
-/* Its derivative, of its result y. */
-NEVER_INLINE vf v_slope(const struct cylstm_function *f, vf y)
+/* Their derivatives, of their results. */
+NEVER_INLINE void differentiate_otherwise(const struct cylstm_function *f, real *x, size_t stride,
+                                          size_t rows, size_t count)
 {
     const vf a = v_set1((real)f->alpha), b = v_set1((real)f->beta), one = v_set1(1);
-    const vf positive = v_is_positive(y), negative = v_sub(one, positive);
     switch (f->type) {
-    case FUNCTION_SIGMOID: return v_mul(y, v_sub(one, y));
-    case FUNCTION_RELU: return positive;
-    case FUNCTION_HARD_SIGMOID: return v_mul(a, v_mul(positive, v_is_positive(v_sub(one, y))));
-    case FUNCTION_SOFTSIGN: return v_mul(v_sub(one, v_abs(y)), v_sub(one, v_abs(y)));
-    case FUNCTION_SOFTPLUS: return v_sub(v_zero(), v_expm1_negative(v_sub(v_zero(), y)));
-    case FUNCTION_AFFINE: return a;
-    case FUNCTION_LEAKY_RELU: return v_fma(negative, a, positive);
-    case FUNCTION_THRESHOLDED_RELU: return v_is_positive(v_abs(y));
-    case FUNCTION_SCALED_TANH: return v_mul(b, v_sub(a, v_div(v_mul(y, y), a)));
-    case FUNCTION_ELU: return v_fma(negative, v_add(y, a), positive);
-    default: return v_fnma(y, y, one);
+    case FUNCTION_RELU: IN_PLACE(v_is_positive(v));
+    case FUNCTION_HARD_SIGMOID:
+        IN_PLACE(v_mul(a, v_mul(v_is_positive(v), v_is_positive(v_sub(one, v)))));
+    case FUNCTION_SOFTSIGN: IN_PLACE(v_mul(v_sub(one, v_abs(v)), v_sub(one, v_abs(v))));
+    case FUNCTION_SOFTPLUS: IN_PLACE(v_sub(v_zero(), v_expm1_negative(v_sub(v_zero(), v))));
+    case FUNCTION_AFFINE: IN_PLACE(a);
+    case FUNCTION_LEAKY_RELU: IN_PLACE(v_fma(v_sub(one, v_is_positive(v)), a, v_is_positive(v)));
+    case FUNCTION_THRESHOLDED_RELU: IN_PLACE(v_is_positive(v_abs(v)));
+    case FUNCTION_SCALED_TANH: IN_PLACE(v_mul(b, v_sub(a, v_div(v_mul(v, v), a))));
+    default: /* ELU */
+        IN_PLACE(v_fma(v_sub(one, v_is_positive(v)), v_add(v, a), v_is_positive(v)));
     }
+}
+NEVER_INLINE void differentiate(const struct cylstm_function *f, real *x, size_t stride,
+                                size_t rows, size_t count)
+{
+    switch (f->type) {
+    case FUNCTION_SIGMOID: IN_PLACE(usual_slope(FUNCTION_SIGMOID, v));
+    case FUNCTION_TANH: IN_PLACE(usual_slope(FUNCTION_TANH, v));
+    default: differentiate_otherwise(f, x, stride, rows, count);
+    }
+}
+
+/* The same, but for a cell's usual function, which needs no call: a call takes as long as a vector or
+ * two. */
+ALWAYS_INLINE void activate_here(const struct cylstm_function *f, const int usual, real *x,
+                                 size_t stride, size_t rows, size_t count)
+{
+    if (f->type == usual) IN_PLACE(usual_function(usual, v));
+    activate(f, x, stride, rows, count);
+}
+ALWAYS_INLINE void differentiate_here(const struct cylstm_function *f, const int usual, real *x,
+                                      size_t stride, size_t rows, size_t count)
+{
+    if (f->type == usual) IN_PLACE(usual_slope(usual, v));
+    differentiate(f, x, stride, rows, count);
 }
 
 /* x in [-limit, limit]; NaN stays. */
@@ -165,27 +223,65 @@ ALWAYS_INLINE vf v_unclipped(vf y, vf lowest, vf highest)
     return v_mul(v_is_positive(v_sub(y, lowest)), v_is_positive(v_sub(highest, y)));
 }
 
-/* The same of the result y of an activation behind a clip. An activation may fall; and below a
- * threshold, where its slope is 0 anyway, one is 0, not what it is at either end. */
-NEVER_INLINE vf v_inside_clip(const struct cylstm_function *f, double clip, vf y)
+/* Activations behind a clip, in place. */
+NEVER_INLINE void clip_rows(real *x, double limit, size_t stride, size_t rows, size_t count)
 {
-    const vf limit = v_set1((real)clip), least = v_sub(v_zero(), limit);
-    const vf a = v_activate(f, least), b = v_activate(f, limit);
-    const vf lowest = f->type == FUNCTION_THRESHOLDED_RELU ? least : v_min(a, b);
-    return v_unclipped(y, lowest, v_max(a, b));
+    IN_PLACE(v_clip(v, limit));
+}
+ALWAYS_INLINE void activate_gates(const struct cylstm_options *o, int function, real *x,
+                                  size_t stride, size_t rows, size_t count)
+{
+    if (o->clip != 0) clip_rows(x, o->clip, stride, rows, count);
+    activate(&o->function[function], x, stride, rows, count);
 }
 
-/* An activation behind a clip, and its derivative. */
-ALWAYS_INLINE vf v_gate(const struct cylstm_options *o, int function, vf x)
-{
-    return v_activate(&o->function[function], o->clip != 0 ? v_clip(x, o->clip) : x);
-}
-
-ALWAYS_INLINE vf v_gate_slope(const struct cylstm_options *o, int function, vf y)
+/* And their derivatives, of their results, at most PANEL_VECTORS vectors in a row. An activation may
+ * fall; and below a threshold, where its slope is 0 anyway, one is 0, not what it is at either end. */
+NEVER_INLINE void differentiate_gates(const struct cylstm_options *o, int function, real *y,
+                                      size_t stride, size_t rows, size_t count)
 {
     const struct cylstm_function *f = &o->function[function];
-    const vf slope = v_slope(f, y);
-    return o->clip == 0 ? slope : v_mul(slope, v_inside_clip(f, o->clip, y));
+    if (o->clip == 0) {
+        differentiate(f, y, stride, rows, count);
+        return;
+    }
+    const vf limit = v_set1((real)o->clip), least = v_sub(v_zero(), limit);
+    real ends[2 * MAX_VL], inside[PANEL_VECTORS * MAX_VL];
+    v_store(ends, least);
+    v_store(ends + VL, limit);
+    activate(f, ends, 0, 1, 2);
+    const vf a = v_load(ends), b = v_load(ends + VL), highest = v_max(a, b);
+    const vf lowest = f->type == FUNCTION_THRESHOLDED_RELU ? least : v_min(a, b);
+    for (size_t r = 0; r < rows; r++, y += stride) {
+        for (size_t n = 0; n < count; n++)
+            v_store(inside + n * VL, v_unclipped(v_load(y + n * VL), lowest, highest));
+        differentiate(f, y, 0, 1, count);
+        for (size_t n = 0; n < count; n++)
+            v_store(y + n * VL, v_mul(v_load(y + n * VL), v_load(inside + n * VL)));
+    }
+}
+
+/* Of one vector. */
+#define OF_ONE_VECTOR(call) \
+    real x[MAX_VL]; \
+    v_store(x, v); \
+    call; \
+    return v_load(x)
+NEVER_INLINE vf v_activate(const struct cylstm_function *f, vf v)
+{
+    OF_ONE_VECTOR(activate(f, x, 0, 1, 1));
+}
+NEVER_INLINE vf v_slope(const struct cylstm_function *f, vf v)
+{
+    OF_ONE_VECTOR(differentiate(f, x, 0, 1, 1));
+}
+NEVER_INLINE vf v_gate(const struct cylstm_options *o, int function, vf v)
+{
+    OF_ONE_VECTOR(activate_gates(o, function, x, 0, 1, 1));
+}
+NEVER_INLINE vf v_gate_slope(const struct cylstm_options *o, int function, vf v)
+{
+    OF_ONE_VECTOR(differentiate_gates(o, function, x, 0, 1, 1));
 }
 
 static void sigmoid_array(const void *in, void *out, size_t n)

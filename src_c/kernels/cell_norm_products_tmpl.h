@@ -51,13 +51,23 @@ NEVER_INLINE struct moments moments_of_cell(const real *c, size_t H)
     return joint_moments(c, 0, H, 1);
 }
 
-NEVER_INLINE vf products_preact(const struct cylstm_cell *cell, size_t gate,
-                                const struct moments *m, vf of_x, vf of_h, size_t u, size_t n)
+/* Pre-activations of a row, where the sums of x were; and all sums to the tape, if there is one. */
+NEVER_INLINE void products_preact(const struct cylstm_cell *cell, const struct moments m[2],
+                                  real *s, real *tape)
 {
-    const size_t at = gate * cell->H + u;
-    const vf a = v_fma(v_load_n((const real *)cell->norm_h + at, n), normal(&m[1], of_h),
-                       biases(cell, at, n));
-    return v_fma(v_load_n((const real *)cell->norm + at, n), normal(&m[0], of_x), a);
+    const size_t H = cell->H, each = padded_units(H);
+    const real *weight_x = cell->norm, *weight_h = cell->norm_h;
+    for (size_t gate = 0; gate < GATES; gate++)
+        for (size_t u = 0; u < H; u += VL) {
+            const size_t at = gate * H + u, n = valid(u, H);
+            real *x = s + gate * each + u;
+            const vf of_x = v_load(x), of_h = v_load(x + GATES * each);
+            const vf a = v_fma(v_load_n(weight_h + at, n), normal(&m[1], of_h), biases(cell, at, n));
+            v_store(x, v_fma(v_load_n(weight_x + at, n), normal(&m[0], of_x), a));
+            if (!tape) continue;
+            v_store_n(tape + at, of_x, n);
+            v_store_n(tape + GATES * H + at, of_h, n);
+        }
 }
 
 /* What c is shown as, before its activation. */
@@ -68,123 +78,66 @@ NEVER_INLINE vf products_shown(const struct cylstm_cell *cell, const struct mome
                  v_load_n((const real *)cell->bias_c + u, n));
 }
 
-/* Whole rows, of which `sums` holds what the products kept, (2, 4, H padded). */
+/* Whole rows, of which `sums` holds what the products kept, (2, 4, H padded); overwritten. */
 static void norm_products_forward(const struct cylstm_cell *cell, size_t rows)
 {
-    const struct cylstm_options *options = cell->options;
+    const struct cylstm_options *o = cell->options;
     const size_t H = cell->H, each = padded_units(H);
     for (size_t k = 0; k < rows; k++) {
-        real *s = row_of(&cell->sums, k), *c_row = row_of(&cell->c, k), *o_row = s + GATE_O * each;
-        real *tape = cell->tape.base ? row_of(&cell->tape, k) : NULL;
+        real *s = row_of(&cell->sums, k), *s_o = s + GATE_O * each;
         const struct moments m[2] = {moments_of_product(s, each, H),
                                      moments_of_product(s + GATES * each, each, H)};
-        for (size_t u = 0; u < H; u += VL) {
-            const size_t n = valid(u, H);
-            vf y[GATES];
-            for (size_t gate = 0; gate < GATES; gate++) {
-                const vf of_x = v_load(s + gate * each + u),
-                         of_h = v_load(s + (GATES + gate) * each + u);
-                y[gate] = v_gate(options, gate == GATE_G,
-                                 products_preact(cell, gate, m, of_x, of_h, u, n));
-                if (!tape) continue;
-                v_store_n(tape + gate * H + u, y[gate], n);
-                v_store_n(tape + (GATES + gate) * H + u, of_x, n);
-                v_store_n(tape + (2 * GATES + gate) * H + u, of_h, n);
-            }
-            vf c = v_fma(y[GATE_F], v_load(c_row + u), v_mul(y[GATE_I], y[GATE_G]));
-            if (options->cell_clip != 0) c = v_clip(c, options->cell_clip);
-            if (n < VL) c = v_mul(c, v_load_n(ONES, n)); /* padding stays zero */
-            v_store(c_row + u, c);
-            v_store(o_row + u, y[GATE_O]);
-            if (tape) v_store_n(tape + 3 * GATES * H + u, c, n);
-        }
-        const struct moments of_c = moments_of_cell(c_row, H);
-        for (size_t u = 0; u < H; u += VL) {
-            const size_t n = valid(u, H);
-            const vf shown = products_shown(cell, &of_c, v_load(c_row + u), u, n);
-            vf h = v_mul(v_load(o_row + u), v_activate(&options->function[2], shown));
-            if (n < VL) h = v_mul(h, v_load_n(ONES, n));
-            v_store(row_of(&cell->h, k) + u, h);
-            if (cell->y.base) v_store_n(row_of(&cell->y, k) + u, h, n);
-        }
+        products_preact(cell, m, s, cell->tape.base ? row_of(&cell->tape, k) + GATES * H : NULL);
+        activate_row(o, s, each / VL);
+        activate_gates(o, 0, s_o, 0, 1, each / VL);
+        for (size_t u = 0; u < H; u += VL) v_store(s + u, next_cell(cell, k, s + u, each, u));
+        const struct moments of_c = moments_of_cell(s, H);
+        for (size_t u = 0; u < H; u += VL)
+            v_store(s + u, products_shown(cell, &of_c, v_load(s + u), u, valid(u, H)));
+        activate(&o->function[2], s, 0, 1, each / VL);
+        for (size_t u = 0; u < H; u += VL)
+            next_hidden(cell, k, v_load(s_o + u), v_load(s + u), u);
     }
-}
-
-/* A row's da of all gates are in `dnorm`: the gradients of the sums of one product, (4, H) each. */
-NEVER_INLINE void product_back(const struct moments *m, const real *weight, const real *s, size_t H,
-                               const real *da, real *dweight, real *ds)
-{
-    struct norm_back back = {*m, v_zero(), v_zero()};
-    const size_t N = GATES * H, whole = N / VL * VL, n = N - whole; /* gates follow one another */
-    for (size_t u = 0; u < whole; u += VL)
-        take_vector(&back, weight + u, s + u, dweight + u, v_load(da + u), VL);
-    if (n) take(&back, weight + whole, s + whole, dweight + whole, v_load_n(da + whole, n), n);
-    norm_average(&back, N);
-    for (size_t u = 0; u < whole; u += VL)
-        (void)give_vector(&back, weight + u, s + u, v_load(da + u), ds + u, VL);
-    if (n) (void)give(&back, weight + whole, s + whole, v_load_n(da + whole, n), ds + whole, n);
-}
-
-/* A vector of d of what a gate gave: its da, to `dnorm`. */
-NEVER_INLINE void gate_back(const struct cylstm_cell *cell, size_t k, size_t gate, size_t u, vf d)
-{
-    const size_t at = gate * cell->H + u, n = valid(u, cell->H);
-    const vf y = v_load_n(row_of(&cell->tape, k) + at, n);
-    d = given_too(cell->options, cell, k, gate, u, d);
-    v_store_n(row_of(&cell->dnorm, k) + at, through_gate(cell->options, gate == GATE_G, y, d), n);
 }
 
 /* Whole rows, of which `sums` holds dh. `h` gets m = o * F2(.), perhaps in its place; `dnorm` is
  * da (4, H), da * N(x's) (4, H), da * N(h's) (4, H), and of what c is shown as, likewise, (H), (H). */
 static void norm_products_backward(const struct cylstm_cell *cell, size_t rows)
 {
-    const struct cylstm_options *options = cell->options;
-    const size_t H = cell->H;
+    const size_t H = cell->H, all = GATES * H;
+    struct stretch s;
     for (size_t k = 0; k < rows; k++) {
-        const real *tape = row_of(&cell->tape, k), *dh_row = row_of(&cell->sums, k),
-                   *cells = tape + 3 * GATES * H, *weight_c = cell->norm_c;
-        const real *c_prev_row = cell->c_prev.base ? row_of(&cell->c_prev, k) : NULL;
+        const real *tape = row_of(&cell->tape, k), *cells = tape + cell_place(cell);
         real *dc_row = row_of(&cell->dc, k), *dgates = row_of(&cell->dgates, k);
-        real *dnorm = row_of(&cell->dnorm, k), *dweight_c = dnorm + 3 * GATES * H,
-             *dshown = dweight_c + H;
-        struct norm_back of_c = {moments_of_cell(cells, H), v_zero(), v_zero()};
-        for (size_t u = 0; u < H; u += VL) {
-            const size_t n = valid(u, H);
-            const vf shown = v_activate(
-                &options->function[2], products_shown(cell, &of_c.m, v_load_n(cells + u, n), u, n));
-            const vf o = v_load_n(tape + GATE_O * H + u, n), dh = v_load_n(dh_row + u, n);
-            const vf d = v_mul(v_mul(dh, o), v_slope(&options->function[2], shown));
-            gate_back(cell, k, GATE_O, u, v_mul(dh, shown));
-            v_store_n(dshown + u, d, n);
-            take(&of_c, weight_c + u, cells + u, dweight_c + u, d, n);
-            if (cell->h.base)
-                v_store(row_of(&cell->h, k) + u, v_mul(v_mul(o, shown), v_load_n(ONES, n)));
-        }
-        norm_average(&of_c, H);
-        for (size_t u = 0; u < H; u += VL) {
-            const size_t n = valid(u, H);
-            const vf i = v_load_n(tape + u, n), f = v_load_n(tape + GATE_F * H + u, n);
-            const vf g = v_load_n(tape + GATE_G * H + u, n), c = v_load_n(cells + u, n);
-            const vf c_prev = c_prev_row ? v_load_n(c_prev_row + u, n) : v_zero();
-            /* its way through the norm passes dgates, which are overwritten below */
-            vf dc =
-                v_add(give(&of_c, weight_c + u, cells + u, v_load_n(dshown + u, n), dgates + u, n),
-                      v_load(dc_row + u));
-            if (cell->given_c.base) dc = v_add(dc, v_load_n(row_of(&cell->given_c, k) + u, n));
-            if (options->cell_clip != 0) {
-                const vf limit = v_set1((real)options->cell_clip);
-                dc = v_mul(dc, v_unclipped(c, v_sub(v_zero(), limit), limit));
+        real *da = row_of(&cell->dnorm, k), *dweight_c = da + 3 * all, *dshown = dweight_c + H;
+        const struct moments of_c = moments_of_cell(cells, H);
+        for (size_t from = 0; from < H; from += STRETCH) {
+            begin_stretch(&s, k, from, H);
+            for (size_t v = 0, u = from; v < s.count; v++, u += VL) {
+                const size_t n = valid(u, H);
+                v_store(s.shown + v * VL,
+                        products_shown(cell, &of_c, v_load_n(cells + u, n), u, n));
             }
-            gate_back(cell, k, GATE_I, u, v_mul(dc, g));
-            gate_back(cell, k, GATE_F, u, v_mul(dc, c_prev));
-            gate_back(cell, k, GATE_G, u, v_mul(dc, i));
-            v_store(dc_row + u, v_mul(dc, f));
+            hidden_back(cell, &s, row_of(&cell->sums, k) + from);
+            for (size_t v = 0, u = from; v < s.count; v++, u += VL)
+                v_store_n(dshown + u, v_mul(v_load(s.dh_o + v * VL), v_load(s.shown + v * VL)),
+                          valid(u, H));
+            store_gates(cell, &s, GATE_O, GATES, da);
         }
-        const struct moments of_x = moments_of_product(tape + GATES * H, H, H),
-                             of_h = moments_of_product(tape + 2 * GATES * H, H, H);
-        product_back(&of_x, cell->norm, tape + GATES * H, H, dnorm, dnorm + GATES * H, dgates);
-        product_back(&of_h, cell->norm_h, tape + 2 * GATES * H, H, dnorm, dnorm + 2 * GATES * H,
-                     dgates + GATES * H);
+        /* its way through the norm passes dgates, which are overwritten below */
+        norm_row_back(&of_c, cell->norm_c, cells, H, dshown, dweight_c, dgates);
+        for (size_t from = 0; from < H; from += STRETCH) {
+            begin_stretch(&s, k, from, H);
+            for (size_t v = 0, u = from; v < s.count; v++, u += VL)
+                v_store(s.dc + v * VL, v_add(v_load_n(dgates + u, valid(u, H)), v_load(dc_row + u)));
+            cell_back(cell, &s);
+            store_gates(cell, &s, GATE_I, GATE_O, da);
+        }
+        const real *of_x = tape + all, *of_h = of_x + all;
+        const struct moments m[2] = {moments_of_product(of_x, H, H),
+                                     moments_of_product(of_h, H, H)};
+        norm_row_back(&m[0], cell->norm, of_x, all, da, da + all, dgates);
+        norm_row_back(&m[1], cell->norm_h, of_h, all, da, da + 2 * all, dgates + all);
     }
 }
 
@@ -252,7 +205,7 @@ static void norm_products_tangent(const struct cylstm_cell *cell, size_t rows)
                 &options->function[2], products_shown(cell, &of_c.m, v_load_n(cells + u, n), u, n));
             const vf d_in = v_add(give_tangent(&of_c, cell->norm_c, d->norm_c, u, cells + u, dc, n),
                                   tangent_at(d->bias_c, u, n));
-            const vf d_o = through_gate(options, 0, o, v_load(da_o + u));
+            const vf d_o = v_mul(v_load(da_o + u), v_gate_slope(options, 0, o));
             const vf d_shown = v_mul(v_slope(&options->function[2], shown), d_in);
             const vf mask = v_load_n(ONES, n);
             put_tangent(d, k, u, v_mul(v_fma(d_o, shown, v_mul(o, d_shown)), mask));

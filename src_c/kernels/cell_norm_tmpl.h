@@ -10,10 +10,7 @@
  * follows. The sums are on the tape; their mean and variance are found again.
  */
 
-enum { GATES = 4, GATE_I = 0, GATE_F, GATE_G, GATE_O };
-
 static const double NORM_EPSILON = 1e-8;
-static const real ONES[MAX_VL] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 ALWAYS_INLINE size_t padded_units(size_t H) { return (H + VL - 1) / VL * VL; }
 
@@ -26,17 +23,6 @@ static void norm_keep(const struct cylstm_cell *cell, size_t panel, size_t row, 
     for (size_t k = row; k < row + rows; k++, sum += PANEL_VECTORS * VL)
         for (size_t gate = 0; gate < GATES; gate++)
             v_store(row_of(&cell->sums, k) + gate * each + u, v_load(sum + gate * VL));
-}
-
-/* Where a gate's own arrays lie: a coupled one has none. */
-ALWAYS_INLINE size_t own_place(const struct cylstm_options *o, size_t gate, size_t H)
-{
-    return (gate - (o->coupled == COUPLED_F ? gate > GATE_F : o->coupled == COUPLED_I)) * H;
-}
-ALWAYS_INLINE int is_computed(const struct cylstm_options *o, size_t gate)
-{
-    return !(o->coupled == COUPLED_F && gate == GATE_F) &&
-           !(o->coupled == COUPLED_I && gate == GATE_I);
 }
 
 ALWAYS_INLINE real sum_of_lanes(vf v)
@@ -88,204 +74,164 @@ ALWAYS_INLINE vf biases(const struct cylstm_cell *cell, size_t at, size_t n)
                  v_load_n((const real *)cell->b_hh + at, n));
 }
 
-/* A gate's pre-activation. */
-NEVER_INLINE vf norm_preact(const struct cylstm_cell *cell, size_t gate, const struct moments *m,
-                             vf s, size_t u, size_t n)
+/* i, f and g of a row's pre-activations, which follow one another, each `count` vectors. A gate that is
+ * coupled waits for next_cell. */
+ALWAYS_INLINE void activate_row(const struct cylstm_options *o, real *a, size_t count)
 {
-    const size_t at = own_place(cell->options, gate, cell->H) + u;
-    return v_fma(v_load_n((const real *)cell->norm + at, n), normal(m, s), biases(cell, at, n));
+    if (o->coupled)
+        activate_gates(o, 0, a + (o->coupled == COUPLED_I) * count * VL, 0, 1, count);
+    else
+        activate_gates(o, 0, a, 0, 1, 2 * count);
+    activate_gates(o, 1, a + GATE_G * count * VL, 0, 1, count);
 }
 
-/* Whole rows, of which `sums` holds what the product kept. */
+/* A gate of a row: its sums to the tape, if there is one, and in their place its pre-activations. */
+NEVER_INLINE void norm_gate(const struct cylstm_cell *cell, size_t gate, const struct moments *m,
+                            real *s, real *tape)
+{
+    const size_t H = cell->H, own = own_place(cell->options, gate, H);
+    for (size_t u = 0; u < H && tape; u += VL) v_store_n(tape + u, v_load(s + u), valid(u, H));
+    if (!is_computed(cell->options, gate)) return;
+    for (size_t u = 0; u < H; u += VL) {
+        const size_t n = valid(u, H);
+        v_store(s + u, v_fma(v_load_n((const real *)cell->norm + own + u, n),
+                             normal(m, v_load(s + u)), biases(cell, own + u, n)));
+    }
+}
+
+/* Whole rows, of which `sums` holds what the product kept; overwritten. */
 static void norm_forward(const struct cylstm_cell *cell, size_t rows)
 {
-    const struct cylstm_options *options = cell->options;
+    const struct cylstm_options *o = cell->options;
     const size_t H = cell->H, each = padded_units(H);
-    const vf one = v_set1(1);
     for (size_t k = 0; k < rows; k++) {
-        real *s = row_of(&cell->sums, k), *s_o = s + GATE_O * each, *c_row = row_of(&cell->c, k);
-        real *tape = cell->tape.base ? row_of(&cell->tape, k) : NULL;
+        real *s = row_of(&cell->sums, k), *s_o = s + GATE_O * each;
+        real *tape = cell->tape.base ? row_of(&cell->tape, k) + GATES * H : NULL;
         for (size_t u = 0; u < H && cell->peep; u += VL) {
             const size_t n = valid(u, H);
-            const vf c_prev = v_load(c_row + u);
+            const vf c_prev = v_load(row_of(&cell->c, k) + u);
             v_store(s + u, v_fma(peephole_i(cell, u, n), c_prev, v_load(s + u)));
             v_store(s + each + u, v_fma(peephole_f(cell, u, n), c_prev, v_load(s + each + u)));
         }
         struct moments m[GATES];
         moments_of(s, each, H, GATE_O, m);
+        for (size_t gate = 0; gate < GATE_O; gate++)
+            norm_gate(cell, gate, &m[gate], s + gate * each, tape ? tape + gate * H : NULL);
+        activate_row(o, s, each / VL);
         for (size_t u = 0; u < H; u += VL) {
-            const size_t n = valid(u, H);
-            const vf s_i = v_load(s + u), s_f = v_load(s + each + u),
-                     s_g = v_load(s + 2 * each + u);
-            vf i = one, f = one;
-            if (options->coupled != COUPLED_I)
-                i = v_gate(options, 0, norm_preact(cell, GATE_I, &m[0], s_i, u, n));
-            if (options->coupled != COUPLED_F)
-                f = v_gate(options, 0, norm_preact(cell, GATE_F, &m[1], s_f, u, n));
-            if (options->coupled == COUPLED_F) f = v_sub(one, i);
-            if (options->coupled == COUPLED_I) i = v_sub(one, f);
-            const vf g = v_gate(options, 1, norm_preact(cell, GATE_G, &m[2], s_g, u, n));
-            vf c = v_fma(f, v_load(c_row + u), v_mul(i, g));
-            if (options->cell_clip != 0) c = v_clip(c, options->cell_clip);
-            if (n < VL) c = v_mul(c, v_load_n(ONES, n)); /* biases of no unit: padding stays zero */
-            v_store(c_row + u, c);
-            if (cell->peep) v_store(s_o + u, v_fma(peephole_o(cell, u, n), c, v_load(s_o + u)));
-            if (!tape) continue;
-            v_store_n(tape + u, i, n);
-            v_store_n(tape + H + u, f, n);
-            v_store_n(tape + 2 * H + u, g, n);
-            v_store_n(tape + 4 * H + u, s_i, n);
-            v_store_n(tape + 5 * H + u, s_f, n);
-            v_store_n(tape + 6 * H + u, s_g, n);
-            v_store_n(tape + 8 * H + u, c, n);
+            const vf c = next_cell(cell, k, s + u, each, u);
+            v_store(s + u, c);
+            if (cell->peep)
+                v_store(s_o + u, v_fma(peephole_o(cell, u, valid(u, H)), c, v_load(s_o + u)));
         }
         moments_of(s_o, each, H, 1, m + GATE_O);
-        for (size_t u = 0; u < H; u += VL) {
-            const size_t n = valid(u, H);
-            const vf sum = v_load(s_o + u), c = v_load(c_row + u);
-            const vf o = v_gate(options, 0, norm_preact(cell, GATE_O, &m[3], sum, u, n));
-            vf h = v_mul(o, v_activate(&options->function[2], c));
-            if (n < VL) h = v_mul(h, v_load_n(ONES, n));
-            v_store(row_of(&cell->h, k) + u, h);
-            if (cell->y.base) v_store_n(row_of(&cell->y, k) + u, h, n);
-            if (!tape) continue;
-            v_store_n(tape + 3 * H + u, o, n);
-            v_store_n(tape + 7 * H + u, sum, n);
-        }
+        norm_gate(cell, GATE_O, &m[GATE_O], s_o, tape ? tape + GATE_O * H : NULL);
+        activate_gates(o, 0, s_o, 0, 1, each / VL);
+        activate(&o->function[2], s, 0, 1, each / VL);
+        for (size_t u = 0; u < H; u += VL)
+            next_hidden(cell, k, v_load(s_o + u), v_load(s + u), u);
     }
 }
 
-/* d of what an activation gave, back through it and the clip before. */
-NEVER_INLINE vf through_gate(const struct cylstm_options *o, int function, vf y, vf d)
-{
-    return v_mul(d, v_gate_slope(o, function, y));
-}
-
-/* A gate backward: sums over its units of dz and of dz * z. */
+/* A row of da = d(weight * z), where z is the norm of s: da * z goes to `dweight`, of which the gradient
+ * of the weight is a sum, and to `ds` (dz - mean(dz) - z * mean(dz * z)) / deviation. */
 struct norm_back {
     struct moments m;
-    vf dz, dz_z;
+    vf dz, dz_z; /* sums, and then means */
 };
-
-/* A vector of da = d(weight * z), where z is the norm of s; da * z goes to `dweight`, of which the
- * gradient of the weight is a sum. */
-ALWAYS_INLINE void take_vector(struct norm_back *b, const real *weight, const real *s,
-                               real *dweight, vf da, size_t n)
-{
-    vf z = normal(&b->m, v_load_n(s, n));
-    if (n < VL) z = v_mul(z, v_load_n(ONES, n));
-    const vf dz = v_mul(da, v_load_n(weight, n));
-    v_store_n(dweight, v_mul(da, z), n);
-    b->dz = v_add(b->dz, dz);
-    b->dz_z = v_fma(dz, z, b->dz_z);
-}
-NEVER_INLINE void take(struct norm_back *b, const real *weight, const real *s, real *dweight,
-                       vf da, size_t n)
-{
-    take_vector(b, weight, s, dweight, da, n);
-}
-
-/* And a vector of ds, once all units have been taken: (dz - mean(dz) - z * mean(dz * z)) / deviation. */
 ALWAYS_INLINE void norm_average(struct norm_back *b, size_t count)
 {
     b->dz = v_set1(sum_of_lanes(b->dz) / (real)count);
     b->dz_z = v_set1(sum_of_lanes(b->dz_z) / (real)count);
 }
-ALWAYS_INLINE vf give_vector(const struct norm_back *b, const real *weight, const real *s, vf da,
-                             real *ds, size_t n)
+ALWAYS_INLINE void take(struct norm_back *b, const real *weight, const real *s, const real *da,
+                        real *dweight, size_t n)
 {
-    const vf z = normal(&b->m, v_load_n(s, n)), dz = v_mul(da, v_load_n(weight, n));
-    const vf d = v_mul(b->m.by, v_fnma(z, b->dz_z, v_sub(dz, b->dz)));
-    v_store_n(ds, d, n);
-    return d;
+    const vf d = v_load_n(da, n), dz = v_mul(d, v_load_n(weight, n));
+    vf z = normal(&b->m, v_load_n(s, n));
+    if (n < VL) z = v_mul(z, v_load_n(ONES, n));
+    v_store_n(dweight, v_mul(d, z), n);
+    b->dz = v_add(b->dz, dz);
+    b->dz_z = v_fma(dz, z, b->dz_z);
 }
-NEVER_INLINE vf give(const struct norm_back *b, const real *weight, const real *s, vf da, real *ds,
-                     size_t n)
+ALWAYS_INLINE void give(const struct norm_back *b, const real *weight, const real *s,
+                        const real *da, real *ds, size_t n)
 {
-    return v_mul(give_vector(b, weight, s, da, ds, n), v_load_n(ONES, n));
+    const vf z = normal(&b->m, v_load_n(s, n)), dz = v_mul(v_load_n(da, n), v_load_n(weight, n));
+    v_store_n(ds, v_mul(b->m.by, v_fnma(z, b->dz_z, v_sub(dz, b->dz))), n);
+}
+NEVER_INLINE void norm_row_back(const struct moments *m, const real *weight, const real *s,
+                                size_t count, const real *da, real *dweight, real *ds)
+{
+    struct norm_back b = {*m, v_zero(), v_zero()};
+    const size_t whole = count / VL * VL, n = count - whole; /* without partial vectors */
+    for (size_t u = 0; u < whole; u += VL) take(&b, weight + u, s + u, da + u, dweight + u, VL);
+    if (n) take(&b, weight + whole, s + whole, da + whole, dweight + whole, n);
+    norm_average(&b, count);
+    for (size_t u = 0; u < whole; u += VL) give(&b, weight + u, s + u, da + u, ds + u, VL);
+    if (n) give(&b, weight + whole, s + whole, da + whole, ds + whole, n);
 }
 
-/* Both for a gate: `dnorm` is (2, gates, H), of which the gradients of the biases and of the weights
- * are sums. */
-ALWAYS_INLINE void norm_take(const struct cylstm_cell *cell, size_t gate, struct norm_back *b,
-                             const real *tape, real *dnorm, vf da, size_t u, size_t n)
+/* The same of a gate: `dnorm` is (2, gates, H), of which the gradients of the biases and of the weights
+ * are sums, and holds da. */
+NEVER_INLINE void norm_gate_back(const struct cylstm_cell *cell, size_t gate,
+                                 const struct moments *m, const real *tape, real *dnorm,
+                                 real *dgates)
 {
-    const size_t H = cell->H, at = own_place(cell->options, gate, H) + u,
+    const size_t H = cell->H, own = own_place(cell->options, gate, H),
                  all = (cell->options->coupled ? GATES - 1 : GATES) * H;
-    v_store_n(dnorm + at, da, n);
-    take(b, (const real *)cell->norm + at, tape + (GATES + gate) * H + u, dnorm + all + at, da, n);
-}
-ALWAYS_INLINE vf norm_give(const struct cylstm_cell *cell, size_t gate, const struct norm_back *b,
-                           const real *tape, const real *dnorm, real *dgates, size_t u, size_t n)
-{
-    const size_t H = cell->H, at = own_place(cell->options, gate, H) + u;
-    return give(b, (const real *)cell->norm + at, tape + (GATES + gate) * H + u,
-                v_load_n(dnorm + at, n), dgates + at, n);
+    norm_row_back(&m[gate], (const real *)cell->norm + own, tape + (GATES + gate) * H, H,
+                  dnorm + own, dnorm + all + own, dgates + own);
 }
 
 /* Whole rows, of which `sums` holds dh. `h` gets m = o * F2(c), perhaps in its place. */
 static void norm_backward(const struct cylstm_cell *cell, size_t rows)
 {
-    const struct cylstm_options *options = cell->options;
     const size_t H = cell->H;
+    struct stretch s;
     for (size_t k = 0; k < rows; k++) {
         const real *tape = row_of(&cell->tape, k), *dh_row = row_of(&cell->sums, k);
-        const real *c_prev_row = cell->c_prev.base ? row_of(&cell->c_prev, k) : NULL;
         real *dc_row = row_of(&cell->dc, k), *dgates = row_of(&cell->dgates, k);
         real *dnorm = row_of(&cell->dnorm, k);
-        struct norm_back back[GATES];
         struct moments m[GATES];
         moments_of(tape + GATES * H, H, H, GATES, m);
-        for (size_t gate = 0; gate < GATES; gate++)
-            back[gate] = (struct norm_back){m[gate], v_zero(), v_zero()};
-        for (size_t u = 0; u < H; u += VL) {
-            const size_t n = valid(u, H);
-            const vf shown = v_activate(&options->function[2], v_load_n(tape + 8 * H + u, n));
-            const vf d_o =
-                given_too(options, cell, k, GATE_O, u, v_mul(v_load_n(dh_row + u, n), shown));
-            const vf da_o = through_gate(options, 0, v_load_n(tape + 3 * H + u, n), d_o);
-            norm_take(cell, GATE_O, &back[GATE_O], tape, dnorm, da_o, u, n);
+        for (size_t from = 0; from < H; from += STRETCH) {
+            begin_stretch(&s, k, from, H);
+            for (size_t v = 0, u = from; v < s.count; v++, u += VL)
+                v_store(s.shown + v * VL, v_load_n(tape + cell_place(cell) + u, valid(u, H)));
+            hidden_back(cell, &s, dh_row + from);
+            for (size_t v = 0, u = from; v < s.count; v++, u += VL)
+                v_store(dc_row + u, v_fma(v_load(s.dh_o + v * VL), v_load(s.shown + v * VL),
+                                          v_load(dc_row + u)));
+            store_gates(cell, &s, GATE_O, GATES, dnorm);
         }
-        norm_average(&back[GATE_O], H);
-        for (size_t u = 0; u < H; u += VL) {
-            const size_t n = valid(u, H);
-            const vf i = v_load_n(tape + u, n), f = v_load_n(tape + H + u, n);
-            const vf g = v_load_n(tape + 2 * H + u, n), o = v_load_n(tape + 3 * H + u, n);
-            const vf c = v_load_n(tape + 8 * H + u, n), dh = v_load_n(dh_row + u, n);
-            const vf c_prev = c_prev_row ? v_load_n(c_prev_row + u, n) : v_zero();
-            const vf shown = v_activate(&options->function[2], c);
-            const vf ds_o = norm_give(cell, GATE_O, &back[GATE_O], tape, dnorm, dgates, u, n);
-            vf dc = v_fma(v_mul(dh, o), v_slope(&options->function[2], shown), v_load(dc_row + u));
-            if (cell->peep) dc = v_fma(peephole_o(cell, u, n), ds_o, dc);
-            if (cell->given_c.base) dc = v_add(dc, v_load_n(row_of(&cell->given_c, k) + u, n));
-            if (options->cell_clip != 0) {
-                const vf limit = v_set1((real)options->cell_clip);
-                dc = v_mul(dc, v_unclipped(c, v_sub(v_zero(), limit), limit));
+        norm_gate_back(cell, GATE_O, m, tape, dnorm, dgates);
+        const real *ds_o = dgates + own_place(cell->options, GATE_O, H);
+        for (size_t from = 0; from < H; from += STRETCH) {
+            begin_stretch(&s, k, from, H);
+            for (size_t v = 0, u = from; v < s.count; v++, u += VL) {
+                const size_t n = valid(u, H);
+                vf dc = v_load(dc_row + u);
+                if (cell->peep) dc = v_fma(peephole_o(cell, u, n), v_load_n(ds_o + u, n), dc);
+                v_store(s.dc + v * VL, dc);
             }
-            vf di = given_too(options, cell, k, 0, u, v_mul(dc, g));
-            vf df = given_too(options, cell, k, 1, u, v_mul(dc, c_prev));
-            const vf dg = given_too(options, cell, k, 2, u, v_mul(dc, i));
-            if (options->coupled == COUPLED_F) di = v_sub(di, df);
-            if (options->coupled == COUPLED_I) df = v_sub(df, di);
-            const vf da[GATE_O] = {through_gate(options, 0, i, di), through_gate(options, 0, f, df),
-                                   through_gate(options, 1, g, dg)};
-            for (size_t gate = 0; gate < GATE_O; gate++)
-                if (is_computed(options, gate))
-                    norm_take(cell, gate, &back[gate], tape, dnorm, da[gate], u, n);
-            v_store(dc_row + u, v_mul(dc, f));
-            if (cell->h.base) v_store(row_of(&cell->h, k) + u, v_mul(o, shown));
+            cell_back(cell, &s);
+            store_gates(cell, &s, GATE_I, GATE_O, dnorm);
         }
-        for (size_t gate = 0; gate < GATE_O; gate++) norm_average(&back[gate], H);
+        for (size_t gate = 0; gate < GATE_O; gate++)
+            if (is_computed(cell->options, gate))
+                norm_gate_back(cell, gate, m, tape, dnorm, dgates);
+        if (!cell->peep) continue;
         for (size_t u = 0; u < H; u += VL) {
             const size_t n = valid(u, H);
-            vf dc = v_load(dc_row + u), ds[GATE_O];
-            for (size_t gate = 0; gate < GATE_O; gate++)
-                ds[gate] = is_computed(options, gate)
-                               ? norm_give(cell, gate, &back[gate], tape, dnorm, dgates, u, n)
-                               : v_zero();
-            if (!cell->peep) continue;
-            dc = v_fma(peephole_i(cell, u, n), ds[GATE_I], dc);
-            v_store(dc_row + u, v_fma(peephole_f(cell, u, n), ds[GATE_F], dc));
+            vf dc = v_load(dc_row + u);
+            for (size_t gate = 0; gate <= GATE_F; gate++)
+                if (is_computed(cell->options, gate)) {
+                    const vf p = gate ? peephole_f(cell, u, n) : peephole_i(cell, u, n);
+                    const size_t own = own_place(cell->options, gate, H);
+                    dc = v_fma(p, v_load_n(dgates + own + u, n), dc);
+                }
+            v_store(dc_row + u, dc);
         }
     }
 }
