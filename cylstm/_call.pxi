@@ -155,8 +155,7 @@ cdef class Problem:
             _pass_on(self.states_0, self.states_n)
             return 0
         cdef Packed weights = self.packed
-        cdef bint once = _c.cylstm_reads_raw(&ctx, &dims.c, self.T, self.B)
-        cdef const void *packed = weights.read(weights.forward, once, threads)
+        cdef const void *packed = weights.read_once(weights.forward, &ctx, self.T, self.B)
         self.seq.raw = NULL
         if packed == NULL:
             self.seq.raw = weights.raw.start

@@ -38,7 +38,7 @@ cdef class Packed:
         self.dims, self.raw, self.spares = dims, cnp.get_array_base(flat), spares
         self.forward, self.backward = Pack(FORWARD), Pack(BACKWARD)
         if before is not None and before.forward.made != 0:
-            self.read(self.forward, False, threads)
+            self.read(self.forward, threads)
 
     def without_backward(self):
         """The same weights, less the pack for backward, which is made again at need."""
@@ -60,12 +60,18 @@ cdef class Packed:
         return [<uintptr_t>pack.memory.start if pack.made else None
                 for pack in (self.forward, self.backward)]
 
-    cdef const void *read(self, Pack pack, bint once, int threads) except? NULL:
-        """The panels of `pack`, made if need be. NULL: read raw weights."""
+    cdef const void *read_once(self, Pack pack, const _c.cylstm_context *ctx, Py_ssize_t T,
+                               Py_ssize_t B) except? NULL:
+        """The panels of `pack` for one call of so many steps. NULL: read raw weights."""
+        if not pack.made and _c.cylstm_reads_raw(ctx, &self.dims.c, T, B):
+            if not exchange(&pack.used, True):
+                return NULL
+        return self.read(pack, ctx.threads)
+
+    cdef const void *read(self, Pack pack, int threads) except NULL:
+        """The panels of `pack`, made if need be."""
         if pack.made:
             return pack.memory.start
-        if once and not exchange(&pack.used, True):
-            return NULL
         with pack.turn.get():
             if not pack.made:
                 self.make(pack, threads)

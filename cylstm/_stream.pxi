@@ -87,7 +87,7 @@ cdef class Stream:
     cdef int read(self, object weights, Packed packed) except -1:
         if packed is None or packed.dims is not self.dims:
             raise RuntimeError("the weights of this stream's LSTM are those of another")
-        self.panels = packed.read(packed.forward, False, self.max_threads)
+        self.panels = packed.read(packed.forward, self.max_threads)
         self.packed, self.weights = packed, weights
         return 0
 

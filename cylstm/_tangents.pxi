@@ -85,7 +85,7 @@ cdef tuple _jvp(Problem p, _c.cylstm_tape tape, double recurrent_dropout, dx, dh
     p.strides(dy, &d.dy_t, &d.dy_b)
     d.dh_n, d.dc_n = _state(dstates, 0), _state(dstates, 1)
     dims.fill_context(&ctx, n, True)
-    cdef const void *packed = p.packed.read(p.packed.forward, False, n)
+    cdef const void *packed = p.packed.read(p.packed.forward, n)
     cdef _c.cylstm_sequence seq = p.seq  # a copy: other threads may be reading the tape too
     seq.tape, seq.raw = &tape, NULL
     cdef Memory panels, scratch, whole

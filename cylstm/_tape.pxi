@@ -302,18 +302,16 @@ cdef class Tape:
         dims.fill_context(&ctx, n, release)
         cdef Memory scratch
         cdef Packed weights = p.packed
-        cdef bint once
         cdef const void *packed
         cdef _c.cylstm_sequence seq = p.seq  # a copy: other threads may be going backward too
         if p.B == 0 or p.T == 0:
             _pass_on([dh_whole, dc_whole], dstates)
             dweights.fill(0)
         else:
-            once = _c.cylstm_reads_raw(&ctx, &dims.c, p.T, p.B)
-            packed = weights.read(weights.backward, once, n)
+            packed = weights.read_once(weights.backward, &ctx, p.T, p.B)
             seq.per_sample = each
             if self.tape.checkpoint:
-                seq.packed = weights.read(weights.forward, False, n)
+                seq.packed = weights.read(weights.forward, n)
             seq.raw = weights.raw.start if packed == NULL else NULL
             scratch = Memory(_c.cylstm_backward_scratch(&ctx, &dims.c, &seq))
             if release:

@@ -7,7 +7,8 @@ static struct cylstm_cell cell_of_step(const struct backward *b, const struct ba
 {
     const struct cylstm_layer *l = &p->l;
     const size_t size = b->call.real_size, H = l->H, flat = b->start[s - b->step_begin] + r0;
-    struct cylstm_cell cell = cylstm_start_cell(l, gates);
+    struct cylstm_cell cell = {0};
+    cylstm_start_cell(&cell, l, gates);
     cell.unit_vectors = 1; /* dh is one vector of each unit */
     cell.tape = b->again ? backward_padded_rows(b, b->again->tape, l->tape, flat)
                          : cylstm_walk_rows(&p->tape, size, r0, s);

@@ -42,10 +42,10 @@ static struct cylstm_rows merged_rows(const struct forward *f, const struct forw
 }
 
 /* A product of gates: [1, x_t, h], or from merged sums on. */
-static struct cylstm_job gates_job(struct forward *f, const struct forward_pass *p,
-                                   const struct cylstm_matrix *m, struct cylstm_rows h, size_t s,
-                                   size_t r0, size_t n, struct cylstm_range panels,
-                                   const struct merged *merged)
+static inline struct cylstm_job gates_job(struct forward *f, const struct forward_pass *p,
+                                          const struct cylstm_matrix *m, struct cylstm_rows h,
+                                          size_t s, size_t r0, size_t n, struct cylstm_range panels,
+                                          const struct merged *merged)
 {
     const struct cylstm_layer *l = &p->l;
     struct cylstm_job job = cylstm_start_job(l, m, n, panels);
@@ -65,7 +65,7 @@ static struct cylstm_job gates_job(struct forward *f, const struct forward_pass 
      * then finds its most recent part still there. */
     g->descending = (int)((s + f->parity) & 1);
     g->finish = cylstm_cell_of(f->call.kernels, l, m->gates)->forward;
-    g->cell = cylstm_start_cell(l, m->gates);
+    cylstm_start_cell(&g->cell, l, m->gates);
     g->cell.tape = cylstm_walk_rows(&p->tape, f->call.real_size, r0, s);
     return job;
 }
@@ -144,7 +144,8 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
 void cylstm_forward_rows(struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
                          size_t n)
 {
-    struct cylstm_cell cell = cylstm_start_cell(&p->l, p->l.w.gates);
+    struct cylstm_cell cell = {0};
+    cylstm_start_cell(&cell, &p->l, p->l.w.gates);
     cell.tape = cylstm_walk_rows(&p->tape, f->call.real_size, r0, s);
     place_cell(f, p, s, r0, &cell);
     cell.sums = sums_rows(f, p, r0);

@@ -135,7 +135,8 @@ static void place_cells(const struct jvp *j, const struct cylstm_panels *gates, 
 {
     const struct cylstm_layer *l = &j->l;
     for (int n = 0; n < DUAL; n++) {
-        cell[n] = cylstm_start_cell(l, gates);
+        cell[n] = (struct cylstm_cell){0};
+        cylstm_start_cell(&cell[n], l, gates);
         cell[n].options = &l->options;
         if (j->dims->peephole) cell[n].peep = find_vector(j, n, CYLSTM_WEIGHT_PEEP);
         if (l->kind->norm && j->weights[n].packed)

@@ -50,20 +50,20 @@ static inline int cylstm_has_second(const struct cylstm_layer *l)
     return l->P || l->second.columns;
 }
 
-/* The math of some gates, and what it always needs to know. */
+/* The math of some gates, and what it always needs to know of a cell that is else empty. */
 static inline const struct cylstm_cell_fns *cylstm_cell_of(const struct cylstm_kernels *k,
                                                            const struct cylstm_layer *l,
                                                            const struct cylstm_panels *gates)
 {
     return &k->cell[gates->math][l->any];
 }
-static inline struct cylstm_cell cylstm_start_cell(const struct cylstm_layer *l,
-                                                   const struct cylstm_panels *gates)
+static inline void cylstm_start_cell(struct cylstm_cell *cell, const struct cylstm_layer *l,
+                                     const struct cylstm_panels *gates)
 {
-    return (struct cylstm_cell){.H = l->H,
-                                .unit_vectors = gates->unit_vectors,
-                                .tape_vectors = (unsigned char)l->kind->shape.tape_vectors,
-                                .options = l->any ? &l->options : NULL};
+    cell->H = l->H;
+    cell->unit_vectors = gates->unit_vectors;
+    cell->tape_vectors = (unsigned char)l->kind->shape.tape_vectors;
+    cell->options = l->any ? &l->options : NULL;
 }
 
 static inline size_t cylstm_larger(size_t a, size_t b) { return a > b ? a : b; }
