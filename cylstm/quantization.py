@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from . import _checks
 from .module import Module
-from .sequential import Sequential
 from .weights import BFLOAT16, Array, widened
 
-M = TypeVar("M", bound="Module | Sequential")
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What is made of modules: a Sequential, an OnnxModel."""
+
+    def _with_modules(self, change: Callable[[Module], Module]) -> Self: ...
+
+
+M = TypeVar("M", bound="Module | Model")
 
 LEAST = np.float32(2.0**-119)  # a row of smaller weights is zero, as the kernels take it
 
@@ -46,9 +58,10 @@ def quantize(module: M, weights: str = "int8", *, arithmetic: str | None = None)
 
     Parameters
     ----------
-    module : LSTM, GRU, RNN or Linear of float32, or a Sequential
+    module : LSTM, GRU, RNN or Linear of float32, a Sequential, or an OnnxModel
         It stays as it is. Of a Sequential, its recurrent modules and Linears are replaced, and all
-        other steps, an Embedding among them, are shared.
+        other steps, an Embedding among them, are shared. Of an OnnxModel, a whole graph that `load`
+        gave, its recurrent layers are, and all other nodes stay float.
     weights : "int8" or "bfloat16"
         How its matrices are stored; biases stay float32. With "bfloat16" they are rounded to
         nearest even, and all arithmetic is float32's: the results are, to the bit, those of a
@@ -72,7 +85,8 @@ def quantize(module: M, weights: str = "int8", *, arithmetic: str | None = None)
     Raises
     ------
     TypeError
-        `module` is none of these.
+        `module` is none of these. A module of torch is converted first: quantize
+        `cylstm.from_torch(module)`.
     ValueError
         An unknown format, a float64 module, one that is quantised already, weights that hold
         a NaN or an infinity, more than 2^17 inputs to an int8 sum, or an arithmetic that this
@@ -86,13 +100,29 @@ def quantize(module: M, weights: str = "int8", *, arithmetic: str | None = None)
     >>> small.state_dict()["weight_hh_l0"].dtype
     dtype('int8')
     """
-    if isinstance(module, Sequential):
-        return module._with_modules(
-            lambda each: quantize(each, weights, arithmetic=arithmetic) if each._quantizes else each
-        )
     name = type(module).__name__
+    if isinstance(module, Model):
+        found: list[Module] = []
+
+        def change(each: Module) -> Module:
+            if not each._quantizes:
+                return each
+            found.append(each)
+            return quantize(each, weights, arithmetic=arithmetic)
+
+        changed = module._with_modules(change)
+        if not found:
+            raise ValueError(f"this {name} has neither a recurrent layer nor a Linear to quantize")
+        return changed
+    if (torch := sys.modules.get("torch")) and isinstance(module, torch.nn.Module):
+        raise TypeError(
+            f"module is a {name} of torch, whose weights autograd trains: "
+            "quantize cylstm.from_torch(module), of the whole or layer by layer"
+        )
     if not isinstance(module, Module) or not module._quantizes:
-        raise TypeError(f"module is a {name}, expected an LSTM, GRU, RNN, Linear or Sequential")
+        raise TypeError(
+            f"module is a {name}, expected an LSTM, GRU, RNN, Linear, Sequential or OnnxModel"
+        )
     _checks.choice("weights", weights, ("bfloat16", "int8"))
     if module._format is not None:
         raise ValueError(f"{name} has weights of {module._format} already, expected float32")
@@ -187,19 +217,26 @@ class Comparison:
         return ax
 
 
-def compare(module: Any, other: Any, x: Array, lengths: Any = None) -> Comparison:
+def compare(
+    module: Any, other: Any, x: Any, lengths: Any = None, *, output: str | None = None
+) -> Comparison:
     """Return how far `other`'s outputs are from `module`'s: what quantising it costs on this input.
 
     Parameters
     ----------
-    module, other : two LSTMs, GRUs or RNNs of the same sizes, or two Linears
+    module, other : two LSTMs, GRUs or RNNs of the same sizes,
+        or two Linears, Sequentials or OnnxModels
     x : array (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched; for a Linear (..., in)
-    lengths : integers (B,) or None; steps past a length do not count
+        For a Sequential, its input, and for an OnnxModel {name: array} of all its inputs; the
+        first axis of the output is taken for steps.
+    lengths : integers (B,) or None; steps past a length do not count; of recurrent modules alone
+    output : str, optional
+        Which output of an OnnxModel counts; None: its first.
 
     Raises
     ------
     ValueError, TypeError
-        x or lengths are none that the modules take, or the outputs differ in shape.
+        x, lengths or output are none that the modules take, or the outputs differ in shape.
 
     Examples
     --------
@@ -215,19 +252,35 @@ def compare(module: Any, other: Any, x: Array, lengths: Any = None) -> Compariso
     """
     if lengths is not None and not hasattr(module, "hidden_size"):
         raise ValueError(f"lengths was given for a {type(module).__name__}, expected None")
-    want, got = (_by_step(each, x, lengths) for each in (module, other))
+    if output is not None and not hasattr(module, "run"):
+        raise ValueError(f"output was given for a {type(module).__name__}, expected None")
+    want, got = (_by_step(each, x, lengths, output) for each in (module, other))
     if want.shape != got.shape:
         raise ValueError(f"outputs have shapes {want.shape} and {got.shape}, expected the same")
     T, B, _ = want.shape
     counts = np.arange(T)[:, None] < (np.full(B, T) if lengths is None else np.atleast_1d(lengths))
-    return Comparison(other._format or type(other).__name__, want, got, counts)
+    return Comparison(getattr(other, "_format", None) or type(other).__name__, want, got, counts)
 
 
-def _by_step(module: Any, x: Array, lengths: Any) -> Array:
-    """A module's outputs as (T, B, R); the rows of a Linear as steps."""
-    if not hasattr(module, "hidden_size"):
+def _by_step(module: Any, x: Any, lengths: Any, output: str | None) -> Array:
+    """A module's outputs as (T, B, R); of one that is not recurrent, the first axis as steps."""
+    if hasattr(module, "hidden_size"):
+        y = module(x, lengths=lengths)[0]
+        if y.ndim == 2:
+            return y[:, None]
+        return y.swapaxes(0, 1) if module.batch_first else y
+    if hasattr(module, "out_features"):
         return np.asarray(module(x)).reshape(-1, 1, module.out_features)
-    y = module(x, lengths=lengths)[0]
-    if y.ndim == 2:
-        return y[:, None]
-    return y.swapaxes(0, 1) if module.batch_first else y
+    y = _output(module.run(x), output) if hasattr(module, "run") else np.asarray(module(x))
+    if y.dtype.kind != "f":
+        raise ValueError(f"the output is of {y.dtype}, expected floats")
+    return y.reshape(len(y) if y.ndim else 1, 1, -1 if y.size else 0)
+
+
+def _output(outputs: Mapping[str, Array], name: str | None) -> Array:
+    """The output of this name, or the first."""
+    if name is None:
+        return next(iter(outputs.values()))
+    if name not in outputs:
+        raise ValueError(f"output is {name!r}, expected one of {', '.join(outputs)}")
+    return outputs[name]

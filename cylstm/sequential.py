@@ -89,6 +89,12 @@ class Sequential:
         """The layer of this name."""
         return self.layers[name]
 
+    @property
+    def _format(self) -> str | None:
+        """How its modules of fewer bits store their weights, or None where all are floats."""
+        formats = (getattr(inner(node.layer), "_format", None) for node in self._nodes)
+        return next(filter(None, formats), None)
+
     def _with_modules(self, change: Callable[[Module], Module]) -> Self:
         """The same chain with other modules; an error says of which step it is."""
         layers: list[tuple[str, Any, tuple[str, ...]]] = []

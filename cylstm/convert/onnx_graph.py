@@ -16,14 +16,17 @@ import numpy as np
 from ..module import Module
 from ..weights import Array
 from . import onnx_ops
-from .onnx_file import File, Graph, attributes, evaluator, import_onnx, is_standard, subgraphs
+from .onnx_file import File, Graph, attributes, evaluator, is_standard, subgraphs
 from .onnx_makers import ABSENT
+from .onnx_port import port_of
 from .onnx_recurrent import Operator, as_operator, is_recurrent
 
 if TYPE_CHECKING:
     import onnx
+    from typing_extensions import Self
 
 Values = list[Any]
+Operation = Callable[..., tuple[Array, ...]]
 
 
 class Step(NamedTuple):
@@ -33,29 +36,6 @@ class Step(NamedTuple):
     path: str
     reads: frozenset[int]
     last: tuple[int, ...] = ()
-
-
-class Port(NamedTuple):
-    """An input or output of a graph: its name, dtype and shape, None where any size may be."""
-
-    name: str
-    dtype: np.dtype[Any] | None
-    shape: tuple[int | None, ...] | None
-
-    def fit(self, value: Any) -> Array:
-        """Return a value as an array that this input takes, or raise ValueError or TypeError."""
-        if self.dtype is None or self.shape is None:
-            return np.asarray(value)
-        array: Array = value if isinstance(value, np.ndarray) else np.asarray(value, self.dtype)
-        if array.dtype != self.dtype:
-            raise TypeError(f"{self.name} is {array.dtype}, expected {self.dtype}")
-        fits = array.ndim == len(self.shape)
-        for want, have in zip(self.shape, array.shape):
-            fits = fits and (want is None or want == have)
-        if not fits:
-            shape = ", ".join("any" if n is None else str(n) for n in self.shape)
-            raise ValueError(f"{self.name} has shape {array.shape}, expected ({shape})")
-        return array
 
 
 class OnnxModel:
@@ -69,7 +49,8 @@ class OnnxModel:
 
     Inputs and outputs have the names of the file. A state that streams from call to call is an
     input and an output, as the graph has it. One model may be called from many threads at once;
-    it is not copied or pickled.
+    it is not copied or pickled. `cylstm.quantize` makes one whose recurrent layers have weights of
+    fewer bits.
 
     Attributes
     ----------
@@ -81,8 +62,11 @@ class OnnxModel:
         plan = _Plan(file)
         self._name = file.name
         self.layers: dict[str, Module] = plan.layers
-        self.inputs = tuple(_port(i) for i in file.model.graph.input if i.name in file.graph.inputs)
-        self.outputs = tuple(_port(o) for o in file.model.graph.output)
+        self._operators = plan.operators
+        self.inputs = tuple(
+            port_of(i) for i in file.model.graph.input if i.name in file.graph.inputs
+        )
+        self.outputs = tuple(port_of(o) for o in file.model.graph.output)
         self._input_slots = [plan.define(file.graph, port.name) for port in self.inputs]
         plan.make(file.graph, [port.name for port in self.outputs])
         self._output_slots = [plan.slot(file.graph, port.name) for port in self.outputs]
@@ -93,7 +77,27 @@ class OnnxModel:
         inputs, outputs = (
             ", ".join(p.name for p in ports) for ports in (self.inputs, self.outputs)
         )
-        return f"OnnxModel({self._name!r}, inputs: {inputs}, outputs: {outputs})"
+        formats = "".join(f", weights: {name}" for name in [self._format] if name)
+        return f"OnnxModel({self._name!r}, inputs: {inputs}, outputs: {outputs}{formats})"
+
+    @property
+    def _format(self) -> str | None:
+        """How its recurrent layers store their weights, or None where all are floats."""
+        return next((layer._format for layer in self.layers.values() if layer._format), None)
+
+    def _with_modules(self, change: Callable[[Module], Module]) -> Self:
+        """The same graph with other layers in it; an error says of which one it is."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, layers={}, _values=self._values.copy())
+        for path, module in self.layers.items():
+            try:
+                other.layers[path] = changed = change(module)
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"{path}: {error}") from error
+            place, bind = self._operators[path]
+            other._values[place] = bind(changed)
+        return other
 
     def __reduce__(self) -> Any:
         raise TypeError(f"an OnnxModel is neither copied nor pickled: load {self._name} again")
@@ -164,18 +168,6 @@ def _walk(steps: list[Step], values: Values) -> None:
             raise GraphError(f"{path}: {error}") from error
 
 
-def _port(info: onnx.ValueInfoProto) -> Port:
-    onnx = import_onnx()
-    if not info.type.HasField("tensor_type"):
-        return Port(info.name, None, None)
-    tensor = info.type.tensor_type
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    if not tensor.HasField("shape"):
-        return Port(info.name, dtype, None)
-    sizes = (d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
-    return Port(info.name, dtype, tuple(n if n and n > 0 else None for n in sizes))
-
-
 class _Plan:
     """The steps of a graph, and a place in one list for each of its values.
 
@@ -188,6 +180,9 @@ class _Plan:
         self.values: Values = [None]  # place 0 is of inputs that are absent
         self.steps: list[Step] = []
         self.layers: dict[str, Module] = {}
+        # A layer's operator is a value like any other, so that one plan serves other modules too:
+        # {path: its place, what makes it of a module}.
+        self.operators: dict[str, tuple[int, Callable[[Module], Operation]]] = {}
         self._slots: dict[tuple[int, str], int] = {}
         self._reads: set[int] = set()  # by the step of the outermost graph that is being made
         self._depth = 0
@@ -371,7 +366,7 @@ class _Plan:
                 f"{graph.path_of(node)}: a Loop of {len(initial)} values "
                 f"whose body takes {n} and makes {len(results)}"
             )
-        empty = [_port(o) for o in proto.output][1 + n :]
+        empty = [port_of(o) for o in proto.output][1 + n :]
         targets = [self.define(graph, name) if name else 0 for name in node.output]
 
         def run(values: Values) -> None:
@@ -408,11 +403,13 @@ class _Plan:
             self.slot(graph, layer.sources.get(role, ""))
             for role in ("X", "sequence_lens", "initial_h", "initial_c")
         )
-        function = as_operator(layer, module)
+        bind, place = as_operator(layer), len(self.values)
+        self.operators[layer.path] = place, bind
+        self.values.append(bind(module))
         targets = [(k, self.define(graph, name)) for k, name in enumerate(node.output) if name]
 
         def run(values: Values) -> None:
-            results = function(values[x], values[lengths], values[h], values[c])
+            results = values[place](values[x], values[lengths], values[h], values[c])
             for k, target in targets:
                 values[target] = results[k]
 

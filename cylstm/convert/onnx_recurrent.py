@@ -320,44 +320,53 @@ def _one_step(module: Any) -> Callable[[Array, Any], tuple[Array, ...]]:
     return step
 
 
-def as_operator(layer: Operator, module: Any) -> Callable[..., tuple[Array, ...]]:
-    """The operator as ONNX has it: (X, sequence_lens, initial_h, initial_c) to (Y, Y_h, Y_c)."""
+def as_operator(layer: Operator) -> Callable[[Any], Callable[..., tuple[Array, ...]]]:
+    """Return what makes the operator, as ONNX has it, of a module of this layer's sizes.
+
+    The operator takes (X, sequence_lens, initial_h, initial_c) to (Y, Y_h, Y_c). It keeps nothing
+    of the file.
+    """
     D, H = layer.directions, layer.hidden_size
     swapped = layer.layout == 1
     dtype = layer.dtype
     is_lstm = layer.cell == "LSTM"
-    one_step = None if swapped or layer.direction != "forward" else _one_step(module)
+    steps = not swapped and layer.direction == "forward"
     frame = (1, 1, layer.input_size)
 
-    def operator(X: Array, lengths: Any, h: Any, c: Any) -> tuple[Array, ...]:
-        if one_step and X.shape == frame and lengths is None and X.dtype == dtype:
-            if h is not None and (c is not None) == is_lstm:
-                return one_step(X[0], (h, c) if is_lstm else h)
-        narrow = X.dtype == np.float16 and dtype == np.float32
-        if narrow:
-            X = X.astype(dtype)
-            h, c = (None if a is None else a.astype(dtype) for a in (h, c))
-        if swapped:
-            h, c = (None if a is None else a.swapaxes(0, 1) for a in (h, c))
-        states: Any = h
-        if is_lstm and not (h is None and c is None):
-            zeros = np.zeros((D, X.shape[0 if swapped else 1], H), dtype)
-            states = zeros if h is None else h, zeros if c is None else c
-        y, states = module(X, states, lengths=lengths)
-        finals = states if is_lstm else (states,)
-        if lengths is not None and not np.all(lengths):
-            # The specification is silent; ONNX Runtime gives such a sequence states of zero.
-            for state in finals:
-                state[:, np.equal(lengths, 0)] = 0
-        if swapped:
-            Y = y.reshape(*y.shape[:2], D, H)
-            finals = tuple(state.swapaxes(0, 1) for state in finals)
-        else:
-            Y = y[:, None] if D == 1 else y.reshape(*y.shape[:2], D, H).swapaxes(1, 2)
-        results = (Y, *finals)
-        return tuple(a.astype(np.float16) for a in results) if narrow else results
+    def bind(module: Any) -> Callable[..., tuple[Array, ...]]:
+        one_step = _one_step(module) if steps else None
 
-    return operator
+        def operator(X: Array, lengths: Any, h: Any, c: Any) -> tuple[Array, ...]:
+            if one_step and X.shape == frame and lengths is None and X.dtype == dtype:
+                if h is not None and (c is not None) == is_lstm:
+                    return one_step(X[0], (h, c) if is_lstm else h)
+            narrow = X.dtype == np.float16 and dtype == np.float32
+            if narrow:
+                X = X.astype(dtype)
+                h, c = (None if a is None else a.astype(dtype) for a in (h, c))
+            if swapped:
+                h, c = (None if a is None else a.swapaxes(0, 1) for a in (h, c))
+            states: Any = h
+            if is_lstm and not (h is None and c is None):
+                zeros = np.zeros((D, X.shape[0 if swapped else 1], H), dtype)
+                states = zeros if h is None else h, zeros if c is None else c
+            y, states = module(X, states, lengths=lengths)
+            finals = states if is_lstm else (states,)
+            if lengths is not None and not np.all(lengths):
+                # The specification is silent; ONNX Runtime gives such a sequence states of zero.
+                for state in finals:
+                    state[:, np.equal(lengths, 0)] = 0
+            if swapped:
+                Y = y.reshape(*y.shape[:2], D, H)
+                finals = tuple(state.swapaxes(0, 1) for state in finals)
+            else:
+                Y = y[:, None] if D == 1 else y.reshape(*y.shape[:2], D, H).swapaxes(1, 2)
+            results = (Y, *finals)
+            return tuple(a.astype(np.float16) for a in results) if narrow else results
+
+        return operator
+
+    return bind
 
 
 def find(graph: Graph) -> list[Recurrent]:
