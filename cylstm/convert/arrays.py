@@ -61,6 +61,9 @@ STORAGES = {
     "CharStorage": "int8",
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
+    "QInt8Storage": "int8",
+    "QUInt8Storage": "uint8",
+    "QInt32Storage": "int32",
 }
 DTYPES = {
     "float32": "float32", "float": "float32", "float64": "float64", "double": "float64",

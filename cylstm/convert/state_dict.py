@@ -44,7 +44,8 @@ def layers(
     ----------
     arrays : {name: array}, as in a state_dict
     hints : {prefix: options}
-        What the file says of a module beside its weights: cell, and arguments of the constructor.
+        What the file says of a module beside its weights: cell, directions, and arguments of the
+        constructor.
     size : int or None
         Bytes of the file, of which a layer may take four times as many: tensors can share memory.
     nonlinearity : "tanh", "relu" or None
@@ -192,7 +193,7 @@ def _layer(
     I = first.shape[1]
     rows = states.shape[0]
     cell = GATES.get(rows // H, "?") if H and rows % H == 0 else "?"
-    options = {name: value for name, value in hints.items() if name != "cell"}
+    options = {name: hints[name] for name in hints if name not in ("cell", "directions")}
     problem: str | None = None
     taken = sum(prod(array.shape) for array in arrays.values())
     if count > len(arrays):
@@ -209,6 +210,8 @@ def _layer(
         problem = f"weight_hh has shape {states.shape}, expected 4, 3 or 1 times {H} rows"
     elif cell != hints.get("cell", cell):
         problem = f"weights of shape {states.shape} in a {hints['cell']}"
+    elif directions != hints.get("directions", directions):
+        problem = f"weights of {directions} directions in a {cell} of {hints['directions']}"
     if cell == "RNN":
         options.setdefault("nonlinearity", nonlinearity)
         if options["nonlinearity"] is None:

@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO
 
 from ..tensors import shown
 from . import state_dict
-from .arrays import NUMPY, STORAGES, TORCH, PickledArray, Storage, Unread, item_type
-from .found import Contents
+from .arrays import NUMPY, STORAGES, PickledArray, Storage, Unread, item_type
+from .found import Contents, Recurrent
 from .source import Source
+from .torch_quantized import QUANTIZED, packed_arrays, unpacked
 from .unpickle import PLAIN, Name, Stub, unpickle
 
 MAX_PICKLE = 64 * 2**20  # bytes of data.pkl, which holds names and no values
@@ -34,14 +35,17 @@ MAX_DEPTH = 64  # modules within modules
 MAX_NAME = 500  # characters of a tensor's name, which all that is below a module begins with
 MAGIC = 0x1950A86A20F9469CFC6C
 MAGIC_BYTES = MAGIC.to_bytes(10, "little")
-MAKERS = {**PLAIN, **TORCH, **NUMPY}
+MAKERS = {**PLAIN, **QUANTIZED, **NUMPY}
 LOAD_FROM_BYTES = Name("torch.storage", "_load_from_bytes")
 
 
-def read(source: Source, *, nonlinearity: str | None = None) -> Contents:
+def read(
+    source: Source, *, nonlinearity: str | None = None, directions: int | None = None
+) -> Contents:
     """Return what a file of torch.save or torch.jit.save holds.
 
     `nonlinearity`, "tanh" or "relu", is that of an RNN, which a state_dict does not tell.
+    `directions`, 1 or 2, are those of quantised layers, where their state_dict does not tell.
     """
     if source.zip is not None:
         form, value = _read_archive(source)
@@ -51,8 +55,26 @@ def read(source: Source, *, nonlinearity: str | None = None) -> Contents:
         source.file.seek(0)
         form, value = "pickle", unpickle(source.file, MAKERS | {LOAD_FROM_BYTES: _load_from_bytes})
     arrays, hints = named_arrays(value)
-    layers, around = state_dict.layers(arrays, hints, source.size, nonlinearity)
-    return Contents(f"PyTorch, {form}", layers, around)
+    if directions not in (None, 1, 2):
+        raise ValueError(f"directions is {directions!r}, expected 1 or 2")
+    return _contents(f"PyTorch, {form}", arrays, hints, source.size, nonlinearity, directions)
+
+
+def _contents(
+    form: str,
+    arrays: Mapping[str, Unread],
+    hints: Mapping[str, Mapping[str, Any]],
+    size: int | None,
+    nonlinearity: str | None,
+    directions: int | None = None,
+) -> Contents:
+    arrays, problems = unpacked(arrays, hints, directions)
+    layers, around = state_dict.layers(arrays, hints, size, nonlinearity)
+    stated = tuple(
+        replace(layer, problem=problems.pop(layer.path, None) or layer.problem) for layer in layers
+    )
+    lost = tuple(Recurrent(path, "?", 0, 0, problem=why) for path, why in problems.items())
+    return Contents(form, stated + lost, around)
 
 
 # --- zip
@@ -193,7 +215,8 @@ def named_arrays(value: Any) -> tuple[dict[str, Unread], dict[str, dict[str, Any
         if id(value) in seen or depth > MAX_DEPTH:
             return
         seen.add(id(value))
-        for name, item in _children(value):
+        packed = packed_arrays(value)
+        for name, item in _children(value) if packed is None else packed.items():
             walk(f"{prefix}.{name}" if prefix and name else f"{prefix}{name}", item, depth + 1)
         if isinstance(value, Stub) and (hint := _hint(value)):
             hints[prefix] = hint
@@ -235,6 +258,8 @@ def hint(attribute: Callable[[str], Any]) -> dict[str, Any] | None:
         known = nonlinearity in ("tanh", "relu") and attribute("hidden_size")
         return {"cell": "RNN", "nonlinearity": nonlinearity} if known else None
     found: dict[str, Any] = {"cell": mode[:4].rstrip("_")}
+    if isinstance(both := attribute("bidirectional"), bool):
+        found["directions"] = 1 + both
     if found["cell"] == "RNN":
         found["nonlinearity"] = mode[4:].lower()
     if attribute("batch_first") is True:
@@ -251,9 +276,13 @@ def from_live(module: Any, nonlinearity: str | None = None) -> Contents:
     for path, part in module.named_modules():
         if found := hint(partial(_attribute, part)):
             hints[path] = found
-    arrays = {name: _live(tensor) for name, tensor in module.state_dict().items()}
-    layers, around = state_dict.layers(arrays, hints, None, nonlinearity)
-    return Contents(f"PyTorch module {type(module).__name__}", layers, around)
+    arrays: dict[str, Unread] = {}
+    for name, value in module.state_dict().items():
+        packed = packed_arrays(value)
+        parts = {name: value} if packed is None else {f"{name}.{k}": v for k, v in packed.items()}
+        arrays |= {name: _live(part) for name, part in parts.items() if hasattr(part, "detach")}
+    form = f"PyTorch module {type(module).__name__}"
+    return _contents(form, arrays, hints, None, nonlinearity)
 
 
 def _attribute(module: Any, name: str) -> Any:
@@ -263,7 +292,9 @@ def _attribute(module: Any, name: str) -> Any:
 def _live(tensor: Any) -> Unread:
     def read() -> Any:
         values = tensor.detach().cpu()
+        values = values.dequantize() if quantized else values
         return (values.float() if dtype == "bfloat16" else values).numpy().copy()
 
-    dtype = str(tensor.dtype).removeprefix("torch.")
+    quantized = tensor.is_quantized
+    dtype = "float32" if quantized else str(tensor.dtype).removeprefix("torch.")
     return Unread(tuple(tensor.shape), dtype, read)

@@ -215,17 +215,6 @@ def test_torchscript(how: str, tmp_path: Path) -> None:
     assert all(same_bits(ours.state_dict()[name], state[name].numpy()) for name in state)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_what_is_quantised_is_refused(tmp_path: Path) -> None:
-    net = Net(torch.nn.LSTM(3, 5))
-    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    name = "rnn.weight_ih_l0"
-    state[name] = torch.quantize_per_tensor(state[name], 0.01, 0, torch.qint8)
-    torch.save(state, tmp_path / "a")
-    with pytest.raises(ValueError, match="rnn: "):
-        cylstm.load(tmp_path / "a")
-
-
 def test_the_file_of_another_byte_order(tmp_path: Path) -> None:
     """As torch reads one, too."""
     from pickled import TorchFile
