@@ -36,7 +36,9 @@ CC     ?= cc
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMPS := $(VENV)/stamps
+PIP    := $(PY) -m pip install -q --no-compile # half of its time; what is imported is compiled then
 export KERAS_BACKEND := torch
+unexport PYTHONDONTWRITEBYTECODE
 
 C_SOURCES := $(wildcard src_c/*.c src_c/kernels/*.c)
 C_HEADERS := $(wildcard src_c/*.h src_c/kernels/*.h)
@@ -271,17 +273,17 @@ clean:
 
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --upgrade 'pip>=25.1'
+	$(PIP) --upgrade 'pip>=25.1'
 	@mkdir -p $(@D) && touch $@
 
 # A dependency group of pyproject.toml.
 $(STAMPS)/group-%: pyproject.toml $(STAMPS)/venv
-	$(PY) -m pip install -q --group $*
+	$(PIP) --group $*
 	@touch $@
 
 # What an optional extra of the package asks for.
 $(STAMPS)/extra-%: pyproject.toml $(STAMPS)/cylstm
-	$(PY) -m pip install -q 'cylstm[$*]'
+	$(PIP) 'cylstm[$*]'
 	@touch $@
 
 # The package itself, editable: the repository's cylstm/ is then the installed package, whatever
@@ -290,6 +292,6 @@ $(STAMPS)/extra-%: pyproject.toml $(STAMPS)/cylstm
 # to the same tests by `make check-wheel`. Without build isolation a rebuild costs the compiler only.
 # The .pth puts the repository on sys.path, which is where Cython looks for embed.pxd.
 $(STAMPS)/cylstm: $(SOURCES) setup.py pyproject.toml $(STAMPS)/group-build
-	PYTHONWARNINGS=ignore $(PY) -m pip install -q --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $(PIP) --no-build-isolation --editable .
 	@echo "$(CURDIR)" >"$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/repository.pth"
 	@touch $@

@@ -45,6 +45,9 @@ def build_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     if not SRC_C.is_dir():
         pytest.skip("src_c/ is not here")
     folder = tmp_path_factory.mktemp("c")
+    together = "PYTEST_XDIST_WORKER" in os.environ  # its processes have folders side by side
+    objects = folder.parents[1 if together else 0] / "core"
+    objects.mkdir(exist_ok=True)
     flags = ["-std=c11", "-O0", "-ffp-contract=off", "-fPIC", "-pthread", "-DCYLSTM_DEBUG"]
     flags += ["-fvisibility=hidden", "-DCYLSTM_SHARED", "-I", str(SRC_C)]
 
@@ -55,26 +58,25 @@ def build_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             pytest.fail(f"{' '.join(command)}\n{done.stderr}", pytrace=False)
 
     def compile_one(source: Path) -> Path:
-        out = folder / source.with_suffix(".o").name
+        out = objects / source.with_suffix(".o").name
         run("-c", source, "-o", out)
         return out
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        core = list(pool.map(compile_one, sorted(SRC_C.rglob("*.c"))))
+    fcntl = pytest.importorskip("fcntl")
+    done = objects / "done"
+    with open(objects / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(compile_one, sorted(SRC_C.rglob("*.c"))))
+            done.touch()
+    core = sorted(objects.glob("*.o"))
 
     def build(name: str, *sources: str | Path) -> Path:
         run("-o", folder / name, *sources, *core, "-lm")
         return folder / name
 
     return build
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: the tests that share the compiled core run in one process."""
-    for item in items:
-        if "build_c" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("build_c"))
 
 
 def pytest_report_header() -> str:
