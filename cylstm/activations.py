@@ -41,6 +41,8 @@ def resolve(name: str, value: Any) -> tuple[str, float, float]:
     alpha, beta = numbers + defaults[len(numbers) :]
     if function in ("leaky_relu", "elu") and alpha < 0:  # two x may have one y
         raise ValueError(f"{name} is {value!r}, expected alpha at least 0")
+    if function == "scaled_tanh" and alpha == 0:  # zero, and its derivative divides by alpha
+        return "affine", 0.0, 0.0
     return function, float(alpha), float(beta)
 
 

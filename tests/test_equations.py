@@ -194,3 +194,12 @@ def test_slopes(name: str) -> None:
 def test_a_function_that_turns_is_refused(name: str) -> None:
     """Its slope does not follow from its result."""
     refused(lambda: cylstm.RNN(2, 3, activations=[(name, -0.1)]), name, "-0.1", "at least 0")
+
+
+def test_a_scaled_tanh_of_height_0_is_zero() -> None:
+    """Its slope too, though that is an expression with a division by its height."""
+    rnn = cylstm.RNN(2, 3, activations=[("scaled_tanh", 0, 1)], seed=1)
+    tape = rnn.forward(np.ones((4, 2, 2), np.float32))
+    assert not tape.y.any()
+    grads = tape.backward(np.ones_like(tape.y))
+    assert not grads.x.any() and not grads.weights.flat.any()
