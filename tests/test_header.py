@@ -37,6 +37,7 @@ def test_version() -> None:
     assert ".".join(parts) == cylstm.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("nm"), reason="needs nm")
 def test_a_shared_library_exports_the_header(build_c: Callable[..., Path]) -> None:
     """And nothing else: every function that it declares is marked, and no other is."""

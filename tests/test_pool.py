@@ -14,7 +14,10 @@ from helpers import several_cpus
 
 HERE = Path(__file__).parent
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for CPUs and threads")
+pytestmark = [
+    pytest.mark.slow,  # the core has to be compiled
+    pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for CPUs and threads"),
+]
 
 
 @pytest.fixture(scope="module")
