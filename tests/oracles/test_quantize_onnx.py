@@ -76,7 +76,9 @@ def test_layers_of_a_graph_become_narrow(which: bool, tmp_path: Path) -> None:
     assert all(1e-6 < error < 0.05 for error in errors.values()), errors
     again = model.run(given)  # the original is as it was
     assert all(same_bits(again[name], a) for name, a in before.items())
-    assert same_bits(small.layers["first"](given["x"])[0], got["h"])
+    first = small.layers["first"]
+    assert isinstance(first, cylstm.LSTM)
+    assert same_bits(first(given["x"])[0], got["h"])
 
 
 def test_what_it_is(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_torch_modules_are_converted_first() -> None:
     accelerated = cylstm_torch.LSTM(I, H)
     for module in (torch_lstm, accelerated, torch.nn.Sequential(torch_lstm)):
         with pytest.raises(TypeError, match=r"of torch, .*: quantize cylstm.from_torch\(module\)"):
-            cylstm.quantize(module)  # type: ignore[type-var]
+            cylstm.quantize(module)
     small = cylstm.quantize(cylstm.from_torch(torch_lstm))
     x = floats(5, 3, I)
     want = torch_lstm(torch.from_numpy(x))[0].detach().numpy()
