@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
+import cylstm
 from cylstm import reference
 
 Array = NDArray[Any]
@@ -24,6 +25,10 @@ Weights = dict[str, Array]
 # The largest relative error by which results and gradients may differ from float64.
 TOLERANCES = {"float32": (5e-6, 2e-5), "float64": (1e-12, 1e-10)}
 
+# The kernel sets of this machine, the best one first. Where each costs seconds, `make test` runs
+# the best one, and `make test-slow` the others.
+ISAS: list[str] = list(cylstm.show_config()["isa_available"])
+EACH_ISA = [ISAS[0], *(pytest.param(isa, marks=pytest.mark.slow) for isa in ISAS[1:])]
 
 several_cpus = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,

@@ -17,6 +17,8 @@ import pytest
 import cylstm
 from cylstm import reference
 from helpers import (
+    EACH_ISA,
+    ISAS,
     TOLERANCES,
     Array,
     assert_close,
@@ -26,8 +28,6 @@ from helpers import (
     same_bits,
 )
 from make_digests import network, numbers
-
-ISAS = list(cylstm.show_config()["isa_available"])
 
 # The arguments that make a cell of its own, and the same cell of cylstm.reference.
 CELLS: dict[str, tuple[dict[str, Any], reference.Cell]] = {
@@ -81,7 +81,7 @@ class Call:
         return tape, reference.backward(tape, dy, dh_n)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_against_the_reference(cell: str, config: dict[str, Any], isa: str, dtype: str) -> None:
@@ -126,7 +126,7 @@ def test_finite_differences(cell: str) -> None:
         )
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("cell", CELLS)
 def test_bits_do_not_depend_on_batch_or_cut(cell: str, isa: str, dtype: str) -> None:
     """A sequence alone, in a batch, and step by step."""

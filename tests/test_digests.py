@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import pytest
 
-import cylstm
-from helpers import bits_promised
+from helpers import ISAS, bits_promised
 from make_digests import PROBLEMS, THREADS, digests, load
 
-ISAS = list(cylstm.show_config()["isa_available"])
 DIGESTS = load()
 
 pytestmark = pytest.mark.skipif(not bits_promised(), reason="a BLAS sums as it likes")

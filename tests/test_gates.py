@@ -11,10 +11,8 @@ import pytest
 
 import cylstm
 from cylstm import reference
-from helpers import TOLERANCES, Array, assert_close, numerical_gradient, refused, rel
+from helpers import EACH_ISA, TOLERANCES, Array, assert_close, numerical_gradient, refused, rel
 from make_digests import network, numbers
-
-ISAS = list(cylstm.show_config()["isa_available"])
 
 # Cells by name, with every option that a gate's gradient passes through.
 CELLS: dict[str, dict[str, Any]] = {
@@ -72,7 +70,7 @@ class Call:
         return self.net.forward(x, state, lengths=self.lengths)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("cell", REFERENCES)
@@ -102,7 +100,7 @@ def test_against_the_reference(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("cell", CELLS)
 def test_finite_differences(cell: str, isa: str) -> None:
     shape = dict(T=4, B=3, lengths=[4, 0, 2], input_size=2, hidden_size=5, num_layers=2)

@@ -15,12 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cylstm
 from cylstm import _core
-from helpers import Array, Problem, all_grads, bits_promised, make_problem, run_python, same_bits
+from helpers import (
+    ISAS,
+    Array,
+    Problem,
+    all_grads,
+    bits_promised,
+    make_problem,
+    run_python,
+    same_bits,
+)
 
 HERE = Path(__file__).parent
-ISAS = list(cylstm.show_config()["isa_available"])
 CALL = "import cylstm, numpy; cylstm.LSTM(1, 1)(numpy.zeros((1, 1, 1), 'f4'))"
 
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 import cylstm
-from helpers import Array, assert_close, bits_promised, refused, rel, same_bits
+from helpers import EACH_ISA, Array, assert_close, bits_promised, refused, rel, same_bits
 from make_digests import network, numbers
 
-ISAS = list(cylstm.show_config()["isa_available"])
 HARD = ("hard_sigmoid_keras2", 0.3, 0.45)
 CELLS: dict[str, dict[str, Any]] = {
     "LSTM": {},
@@ -168,7 +167,7 @@ def assert_transposed(c: Call) -> None:
         assert abs(got - products.sum()) < (2e-5 if u.dtype == "f" else 1e-12) * size, name
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("cell", CELLS)
 def test_backward_is_its_transpose(cell: str, isa: str, dtype: str) -> None:
     assert_transposed(Call(cell, "wide", dtype, isa))

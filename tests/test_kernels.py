@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import cylstm
+from helpers import ISAS
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-ISAS = list(cylstm.show_config()["isa_available"])
 
 
 @pytest.fixture(scope="module")

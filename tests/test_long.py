@@ -11,6 +11,7 @@ import cylstm
 from cylstm import reference
 from cylstm.reference import network as network_reference
 from helpers import (
+    EACH_ISA,
     TOLERANCES,
     Array,
     all_grads,
@@ -22,7 +23,6 @@ from helpers import (
 )
 from make_digests import network, numbers
 
-ISAS = list(cylstm.show_config()["isa_available"])
 CELLS: dict[str, tuple[dict[str, Any], reference.Cell | None]] = {
     "LSTM": (dict(), reference.LSTM()),
     "projection": (dict(proj_size=3), reference.LSTM()),
@@ -149,7 +149,7 @@ def test_truncated(cell: str, shape: str, k1: int, k2: int, dtype: str) -> None:
     assert_close(errors, 4 * TOLERANCES[dtype][1])
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("cell", CELLS)
 def test_truncated_by_all_steps_is_exact(cell: str, isa: str) -> None:
     """With everything that a loss may speak of, resets, a mask and one reversed direction."""
@@ -209,7 +209,7 @@ def test_a_checkpoint_has_the_same_bits(cell: str, shape: str, dtype: str) -> No
                 assert_close({str(n): rel(a, b) for n, (a, b) in enumerate(zip(*found))}, 1e-4)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_checkpoint_on_every_kernel_set(cell: str, isa: str) -> None:
     tapes = [

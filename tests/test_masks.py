@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import cylstm
 from cylstm import reference
 from helpers import (
+    ISAS,
     TOLERANCES,
     Array,
     assert_close,
@@ -21,7 +21,6 @@ from helpers import (
 )
 from make_digests import network, numbers
 
-ISAS = list(cylstm.show_config()["isa_available"])
 CELLS: dict[str, tuple[dict[str, Any], reference.Cell | None]] = {
     "LSTM": (dict(), reference.LSTM()),
     "projection": (dict(proj_size=3), reference.LSTM()),

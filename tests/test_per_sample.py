@@ -9,10 +9,9 @@ import pytest
 
 import cylstm
 from cylstm import reference
-from helpers import TOLERANCES, assert_close, bits_promised, refused, rel, same_bits
+from helpers import EACH_ISA, TOLERANCES, assert_close, bits_promised, refused, rel, same_bits
 from make_digests import network, numbers
 
-ISAS = list(cylstm.show_config()["isa_available"])
 CELLS: dict[str, tuple[dict[str, Any], reference.Cell | None]] = {
     "LSTM": (dict(), reference.LSTM()),
     "projection": (dict(proj_size=3), reference.LSTM()),
@@ -97,7 +96,7 @@ def test_against_the_reference(cell: str, shape: str, dtype: str) -> None:
         assert_close(errors, 4 * TOLERANCES[dtype][1])
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("cell", CELLS)
 def test_each_is_that_of_its_sequence_alone(cell: str, isa: str) -> None:
     """With resets, a mask, dropout's absence and a checkpoint, on every kernel set."""

@@ -15,9 +15,8 @@ import pytest
 import cylstm
 from cylstm import _core, reference
 from cylstm.weights import widened
-from helpers import Array, all_grads, rel, run_python, same_bits
+from helpers import ISAS, Array, all_grads, rel, run_python, same_bits
 
-ISAS = list(cylstm.show_config()["isa_available"])
 FORMATS = ("bfloat16", "int8")
 SIZES: dict[str, dict[str, Any]] = {
     "smallest": dict(input_size=1, hidden_size=1),

@@ -16,10 +16,9 @@ import pytest
 import cylstm
 from cylstm import optim
 from draws import kept_weights
-from helpers import Array, assert_close, bits_promised, refused, rel, same_bits
+from helpers import EACH_ISA, Array, assert_close, bits_promised, refused, rel, same_bits
 from make_digests import network, numbers
 
-ISAS = list(cylstm.show_config()["isa_available"])
 CELLS: dict[str, dict[str, Any]] = {
     "LSTM": dict(cell="LSTM"),
     "everything": dict(cell="LSTM", proj_size=7, peephole=True, coupled="i=1-f", zoneout=0.0)
@@ -40,7 +39,7 @@ def results(tape: Any, grads: Any) -> list[Array]:
     return [a for a in found if a is not None]
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_training(cell: str, call: str, isa: str, dtype: str) -> None:

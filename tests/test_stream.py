@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import cylstm
 from cylstm import reference
 from helpers import (
+    ISAS,
     TOLERANCES,
     Problem,
     assert_close,
@@ -27,8 +28,6 @@ from helpers import (
     stream_of,
     whole,
 )
-
-ISAS = list(cylstm.show_config()["isa_available"])
 
 # Every remainder of a vector, a stack, a projection, and as wide in as out.
 NETS: dict[str, dict[str, Any]] = {

@@ -15,10 +15,8 @@ import pytest
 
 import cylstm
 from cylstm import reference
-from helpers import TOLERANCES, assert_close, bits_promised, refused, rel, same_bits
+from helpers import EACH_ISA, ISAS, TOLERANCES, assert_close, bits_promised, refused, rel, same_bits
 from make_digests import network, numbers
-
-ISAS = list(cylstm.show_config()["isa_available"])
 
 # --- one direction that runs backwards
 
@@ -47,7 +45,7 @@ def states_of(net: Any, B: int, prefix: str) -> tuple[Any, ...]:
     )
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_reverse(cell: str, shape: str, isa: str, dtype: str) -> None:
@@ -101,7 +99,7 @@ def check_reverse(cell: str, shape: dict[str, Any], isa: str, dtype: str) -> Non
     assert_close(found, 8 * gradients)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 def test_reverse_is_the_second_half_of_two_directions(isa: str) -> None:
     """To the bit, with lengths, and for one thread and two."""
     both = network(dict(input_size=5, hidden_size=33, bidirectional=True), isa)
@@ -156,7 +154,7 @@ def test_reverse_is_an_argument_like_others(tmp_path: Path) -> None:
 # --- clipped and biased projections, peepholes of coupled cells
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("coupled", ["f=1-i", "i=1-f"])
 def test_a_coupled_gate_sees_nothing_of_the_cell(coupled: str, isa: str, dtype: str) -> None:
     """It is 1 minus the other: with its own weights, negated, a plain cell computes the same."""
@@ -178,7 +176,7 @@ def test_a_coupled_gate_sees_nothing_of_the_cell(coupled: str, isa: str, dtype: 
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 def test_a_clipped_and_biased_projection(isa: str, threads: int, dtype: str) -> None:
     """Step by step in float64, in calls, tapes and streams; the bits are those of one sequence."""
     config = dict(input_size=5, hidden_size=33, proj_size=7, dtype=dtype)
@@ -266,7 +264,7 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variant(variant: str, call: str, isa: str, dtype: str) -> None:
@@ -362,7 +360,7 @@ def test_arguments() -> None:
             cylstm.LSTM(3, 5, 1, True, False, 0.0, False, 2, **wrong)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize(
     "falling",
     [

@@ -17,10 +17,19 @@ import pytest
 import cylstm
 from cylstm import reference
 from draws import zoneout_masks
-from helpers import TOLERANCES, Array, assert_close, bits_promised, refused, rel, same_bits
+from helpers import (
+    EACH_ISA,
+    ISAS,
+    TOLERANCES,
+    Array,
+    assert_close,
+    bits_promised,
+    refused,
+    rel,
+    same_bits,
+)
 from make_digests import network, numbers
 
-ISAS = list(cylstm.show_config()["isa_available"])
 CELLS: dict[str, tuple[dict[str, Any], Any]] = {
     "LSTM": (dict(cell="LSTM"), reference.LSTM()),
     "peephole": (dict(cell="LSTM", peephole=True, cell_clip=0.7), reference.LSTM(cell_clip=0.7)),
@@ -105,7 +114,7 @@ def arrays(tape: Any, grads: Any) -> list[Array]:
     return [a for a in found if a is not None]
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("call", [name for name in CALLS if name != "chunks"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_training(cell: str, call: str, isa: str, dtype: str) -> None:
@@ -131,7 +140,7 @@ def check_training(cell: str, call: str, isa: str, dtype: str) -> None:
         assert same_bits(many, one) or not bits_promised(), options
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", EACH_ISA)
 @pytest.mark.parametrize("call", ["directions", "reverse", "row"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_mean(cell: str, call: str, isa: str, dtype: str) -> None:

@@ -8,7 +8,6 @@
  *                         and their memory is not touched
  *   v_fma, v_fnma         a * b + c and c - a * b, fused where the ISA has FMA
  *   v_keep                makes the compiler keep what it has loaded, instead of loading it for each use
- *   v_keep(a)             a, which the compiler keeps in a register instead of loading it once more
  *   v_sqrt                of normal numbers
  *   v_min, v_max          the second operand where it is NaN
  *   v_copysign(x, s)      |x| with the sign of s

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import cylstm
-from helpers import Array, assert_close, numerical_gradient, rel
+from helpers import ISAS, Array, assert_close, numerical_gradient, rel
 from make_digests import numbers
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
 
-ISAS = list(cylstm.show_config()["isa_available"])
+
 HARD = ("hard_sigmoid_keras2", 0.25, 0.45)
 
 # Arguments of ours, and what they are in ONNX: attributes of the node.
