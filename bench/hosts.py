@@ -181,7 +181,7 @@ def share_beside(rival: str, threads: int, seconds: float) -> float:
     """The part of a core that a second thread of this process gets for so long after an operation
     of the library."""
     operation = LIBRARIES[rival](threads)
-    work = partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", 200)  # some 0.1 ms, without the GIL
+    work = partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", 200)  # about 0.1 ms, without the GIL
 
     def pieces(stop: threading.Event) -> int:
         done = 0
