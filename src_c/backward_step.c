@@ -2,38 +2,38 @@
  * cell's backward, which leaves dgates_t (4H) for the step before. */
 #include "backward.h"
 
-static struct cylstm_cell cell_of_step(const struct backward *b, const struct backward_pass *p,
-                                       const struct cylstm_panels *gates, size_t s, size_t r0)
+/* What the gates of a step read and write, of a cell that is else empty. */
+static void place_cell(const struct backward *b, const struct backward_pass *p,
+                       const struct cylstm_panels *gates, size_t s, size_t r0,
+                       struct cylstm_cell *cell)
 {
     const struct cylstm_layer *l = &p->l;
     const size_t size = b->call.real_size, H = l->H, flat = b->start[s - b->step_begin] + r0;
-    struct cylstm_cell cell = {0};
-    cylstm_start_cell(&cell, l, gates);
-    cell.unit_vectors = 1; /* dh is one vector of each unit */
-    cell.tape = b->again ? backward_padded_rows(b, b->again->tape, l->tape, flat)
-                         : cylstm_walk_rows(&p->tape, size, r0, s);
+    cylstm_start_cell(cell, l, gates);
+    cell->unit_vectors = 1; /* dh is one vector of each unit */
+    cell->tape = b->again ? backward_padded_rows(b, b->again->tape, l->tape, flat)
+                          : cylstm_walk_rows(&p->tape, size, r0, s);
     if (s >= b->loss_begin) {
-        cell.given_gates = cylstm_walk_rows(&p->dgates, size, r0, s);
-        cell.given_c = cylstm_walk_rows(&p->dcells, size, r0, s);
+        cell->given_gates = cylstm_walk_rows(&p->dgates, size, r0, s);
+        cell->given_c = cylstm_walk_rows(&p->dcells, size, r0, s);
     }
-    cell.dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat);
+    cell->dgates = backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat);
     if (p->dc) {
-        cell.dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r0);
-        cell.c_prev = backward_cells_before(b, p, s, r0);
+        cell->dc = backward_padded_rows(b, p->dc, backward_stride_of(b, H), r0);
+        cell->c_prev = backward_cells_before(b, p, s, r0);
     }
     if (l->blends) {
-        cell.dh_prev = backward_padded_rows(b, p->dh, backward_stride_of(b, l->R), r0);
+        cell->dh_prev = backward_padded_rows(b, p->dh, backward_stride_of(b, l->R), r0);
         if (b->h_before)
-            cell.h_prev = (struct cylstm_rows){p->h.base, b->h_before + flat, 0};
+            cell->h_prev = (struct cylstm_rows){p->h.base, b->h_before + flat, 0};
         else if (s)
-            cell.h_prev = cylstm_walk_rows(&p->h, size, r0, s - 1);
+            cell->h_prev = cylstm_walk_rows(&p->h, size, r0, s - 1);
         else if (p->h_0)
-            cell.h_prev = (struct cylstm_rows){p->h_0, b->r0_offset + r0, 0};
+            cell->h_prev = (struct cylstm_rows){p->h_0, b->r0_offset + r0, 0};
     }
     if (b->dims->peephole)
-        cell.peep = cylstm_find_vector(&b->call, &b->weights, l, 1, CYLSTM_WEIGHT_PEEP);
-    if (b->m) cell.h = backward_padded_rows(b, b->m, backward_stride_of(b, H), flat);
-    return cell;
+        cell->peep = cylstm_find_vector(&b->call, &b->weights, l, 1, CYLSTM_WEIGHT_PEEP);
+    if (b->m) cell->h = backward_padded_rows(b, b->m, backward_stride_of(b, H), flat);
 }
 
 /* dgates of the step after s for rows from r0 on: in the chunk, or left by the one before. */
@@ -94,7 +94,7 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
         } else {
             const struct cylstm_matrix *last = p->l.second.columns ? &p->l.second : &p->l.w;
             g->finish = cylstm_cell_of(b->call.kernels, &p->l, last->gates)->backward;
-            g->cell = cell_of_step(b, p, last->gates, s, from);
+            place_cell(b, p, last->gates, s, from, &g->cell);
         }
         struct cylstm_zoneout zoneout;
         surround(b, p, s, from, g, &zoneout);
@@ -129,7 +129,7 @@ static void second_back(struct backward *b, int caller, size_t share, const stru
         job.product.out_panel = (ptrdiff_t)backward_width_of(b);
     } else {
         job.product.finish = cylstm_cell_of(b->call.kernels, l, l->w.gates)->backward;
-        job.product.cell = cell_of_step(b, p, l->w.gates, s, r0);
+        place_cell(b, p, l->w.gates, s, r0, &job.product.cell);
     }
     backward_multiply(b, caller, share, &job);
 }
@@ -140,7 +140,8 @@ static void rows_back(struct backward *b, const struct backward_pass *p, size_t 
 {
     const size_t active = cylstm_active_rows(&b->order, r1, s);
     if (active <= r0) return;
-    struct cylstm_cell cell = cell_of_step(b, p, p->l.w.gates, s, r0);
+    struct cylstm_cell cell = {0};
+    place_cell(b, p, p->l.w.gates, s, r0, &cell);
     cell.sums = backward_padded_rows(b, p->l.P ? b->m : b->dh, backward_stride_of(b, p->l.H),
                                      b->start[s - b->step_begin] + r0);
     cell.dnorm = backward_padded_rows(b, b->dnorm, backward_stride_of(b, p->l.kind->norm * p->l.H),

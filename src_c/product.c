@@ -31,8 +31,15 @@ void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_p
                                (double)(product->term[0].K + product->term[1].K) *
                                (double)cylstm_panel_width(call->kernels);
     const double part_flops = PART_FLOPS_PER_LANE * (double)call->kernels->lanes;
+    const double flops = panel_flops * (double)(product->panel_end - product->panel_begin);
+    if (flops <= part_flops) {
+        if (cylstm_stopped(call)) return; /* helpers too */
+        multiply(call, product);
+        if (caller) cylstm_poll_caller(call, flops);
+        return;
+    }
     struct cylstm_product part = *product;
-    while (part.panel_begin < product->panel_end && !cylstm_stopped(call)) { /* helpers too */
+    while (part.panel_begin < product->panel_end && !cylstm_stopped(call)) {
         const size_t left = product->panel_end - part.panel_begin;
         size_t panels = left;
         if (panel_flops * (double)left > part_flops) {
