@@ -4,27 +4,20 @@ Beside `torch` and `openblas`, every call follows an operation of another librar
 process, whose own threads spin on for a while. Beside `processes`, one spins on every core. On
 `one-cpu`, that is all that the process may use. Calls by one thread and by several, alone and
 beside the rival, take turns; the figures are medians.
-
-What a call can reach beside a library is up to the system, which shares a core fairly: a helper
-that gets half of its core leaves two threads at 1.33 times their time alone, however work is
-divided. So that share is measured as well, by arithmetic that has nothing to do with ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import multiprocessing
 import os
 import signal
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,11 +30,9 @@ SHAPES = "160,8,40,256 50,16,256,256 49,1,64,256 24,32,19,32 100,32,64,64 500,1,
 LONG_CALL = 4e-3  # seconds that a call takes alone
 WORST = 1.3
 NOISE = 1.05  # what "no slower" may measure
-SHARED_TIME = 10e-3  # seconds for which a share of a core is measured
 WIDTH = 300  # of the matrices that a library multiplies
 
 Operation = Callable[[], object]
-T = TypeVar("T")
 
 
 class Result(NamedTuple):
@@ -159,58 +150,22 @@ def measure(rival: str, mode: str, shape: Shape, options: argparse.Namespace) ->
     return Result(*map(statistics.median, times))
 
 
-def serve(pipe: Any, function: Callable[..., Any], *arguments: Any) -> None:
-    pipe.send(function(*arguments))
+def serve(pipe: Any, *arguments: Any) -> None:
+    pipe.send(measure(*arguments))
 
 
-def in_process(function: Callable[..., T], *arguments: Any) -> T:
+def in_process(*arguments: Any) -> Result:
     """Measure in a process of its own: no pool and no affinity outlives it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, function, *arguments))
+    process = context.Process(target=serve, args=(theirs, *arguments))
     process.start()
     theirs.close()
     try:
-        result: T = ours.recv()
+        result: Result = ours.recv()
     finally:
         process.join()
     return result
-
-
-def share_beside(rival: str, threads: int, seconds: float) -> float:
-    """The part of a core that a second thread of this process gets for so long after an operation
-    of the library."""
-    operation = LIBRARIES[rival](threads)
-    work = partial(hashlib.pbkdf2_hmac, "sha256", b"", b"", 200)  # about 0.1 ms, without the GIL
-
-    def pieces(stop: threading.Event) -> int:
-        done = 0
-        while not stop.is_set():
-            work()
-            done += 1
-        return done
-
-    def count(after: Operation | None) -> float:
-        """Pieces of the second thread for each of the first."""
-        stop, others, own = threading.Event(), [0], 0
-        thread = threading.Thread(target=lambda: others.append(pieces(stop)))
-        if after:
-            after()
-        thread.start()
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            work()
-            own += 1
-        stop.set()
-        thread.join()
-        return others[-1] / own
-
-    alone, beside = [], []
-    for _ in range(40):
-        settle()
-        alone.append(count(None))
-        beside.append(count(operation))
-    return statistics.median(beside) / statistics.median(alone)
 
 
 def find_shape(name: str) -> Shape:
@@ -242,13 +197,8 @@ def main() -> int:
     print(f"{'milliseconds':28} {'alone: 1':>9} {options.threads:>9} {'beside: 1':>10} "
           f"{options.threads:>9} {'ratio':>7} {'at most':>8}")  # fmt: skip
     for rival in options.beside:
-        if rival in LIBRARIES:
-            share = in_process(share_beside, rival, options.threads, SHARED_TIME)
-            best = options.threads / (1 + (options.threads - 1) * share)
-            print(f"{rival}: a helper gets {share:.2f} of its core for {1e3 * SHARED_TIME:.0f} ms, "
-                  f"so that {best:.2f} is the best ratio of such a call", flush=True)  # fmt: skip
         for name in options.shapes:
-            result = in_process(measure, rival, options.mode, find_shape(name), options)
+            result = in_process(rival, options.mode, find_shape(name), options)
             ratio, most = result.ratio(rival)
             passed &= ratio <= most
             figures = " ".join(f"{1e3 * seconds:9.3f}" for seconds in result)
