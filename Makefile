@@ -143,7 +143,7 @@ ASAN_CFLAGS := -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined \
 asan: $(STAMPS)/cylstm $(STAMPS)/group-test build/asan/stamp
 	cd build/asan && rm -rf tests examples docs src_c
 	cp -R tests examples src_c pyproject.toml $(wildcard docs *.md) build/asan
-	cd build/asan && export PYTHONPATH="$$PWD/lib" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	cd build/asan && export PYTHONPATH="$$PWD/lib" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	    LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" && \
 	../../$(PY) -c 'import cylstm; assert "build/asan/lib" in cylstm.__file__' && \
 	../../$(PY) -m pytest -p no:cacheprovider tests -m "not timing" --ignore=tests/oracles $(ANY_BUILD)
