@@ -74,7 +74,7 @@ ALWAYS_INLINE void v_store_bf16(void *p, vf a) {
 #if defined(DOT_VNNI)
 #define INT8_ROWS 6
 #define CODE_OF_ZERO 128
-ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) { return _mm512_dpbusd_epi32(sum, a, w); }
+ALWAYS_INLINE vi v_dot(vi a, vi w, vi sum) { __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(w)); return sum; }
 #else
 #define INT8_ROWS 4
 #define CODE_OF_ZERO 0
