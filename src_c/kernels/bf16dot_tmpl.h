@@ -15,11 +15,13 @@
 static float round_row(const float *x, size_t n, uint8_t *codes)
 {
     enum { CODE = sizeof(uint16_t) };
-    uint8_t last[(VL + BF16_GROUP) * CODE] = {0};
-    size_t k = 0;
-    for (; k + VL <= n; k += VL) v_store_bf16(codes + k * CODE, v_load(x + k));
-    v_store_bf16(last, v_load_n(x + k, n - k));
-    memcpy(codes + k * CODE, last, (n - k + BF16_GROUP - 1) / BF16_GROUP * BF16_GROUP * CODE);
+    const size_t rest = n % VL, whole = n - rest;
+    for (size_t k = 0; k < whole; k += VL) v_store_bf16(codes + k * CODE, v_load(x + k));
+    if (rest) {
+        uint8_t last[(VL + BF16_GROUP) * CODE] = {0};
+        v_store_bf16(last, v_load_n(x + whole, rest));
+        memcpy(codes + whole * CODE, last, (rest + BF16_GROUP - 1) / BF16_GROUP * BF16_GROUP * CODE);
+    }
     return 1;
 }
 

@@ -12,42 +12,46 @@
 static const real INT8_ROUND = 0x1.8p23f;
 static const real INT8_LEAST = 0x1p-119f; /* its scale is still a normal number */
 
+/* Of lanes that are not negative, which sort like their bits: NaN is above all. */
 static real largest_lane(vf a)
 {
-    real lane[VL], most = 0;
+    real lane[VL], largest;
+    int32_t bits[VL], most = 0;
     v_store(lane, a);
-    for (int l = 0; l < VL; l++) most = lane[l] > most ? lane[l] : most;
-    return most;
+    memcpy(bits, lane, sizeof bits);
+    for (int l = 0; l < VL; l++) most = bits[l] > most ? bits[l] : most;
+    memcpy(&largest, &most, sizeof largest);
+    return largest;
 }
 
 static float quantize(const float *x, size_t n, uint8_t *codes)
 {
+    const size_t rest = n % VL, whole = n - rest;
     vf most = v_zero(), poison = v_zero(); /* 0 times a number is 0, and else NaN */
-    size_t k = 0;
-    for (; k + VL <= n; k += VL) {
+    for (size_t k = 0; k < whole; k += VL) {
         const vf a = v_load(x + k);
         most = v_max(most, v_abs(a));
         poison = v_fma(a, v_zero(), poison);
     }
-    const vf rest = v_load_n(x + k, n - k);
-    most = v_max(most, v_abs(rest));
-    poison = v_fma(rest, v_zero(), poison);
-    real lane[VL], sum = 0;
-    v_store(lane, poison);
-    for (int l = 0; l < VL; l++) sum += lane[l];
-    const real largest = largest_lane(most);
-    const int none = !(largest >= INT8_LEAST) || sum != sum;
-    const vf round = v_set1(INT8_ROUND + CODE_OF_ZERO), by = v_set1(none ? 0 : 127 / largest);
-    if (none) {
-        memset(codes, CODE_OF_ZERO, (n + INT8_GROUP - 1) / INT8_GROUP * INT8_GROUP);
-        return sum;
+    if (rest) {
+        const vf a = v_load_n(x + whole, rest);
+        most = v_max(most, v_abs(a));
+        poison = v_fma(a, v_zero(), poison);
     }
-    for (k = 0; k + VL <= n; k += VL)
+    const real largest = largest_lane(v_abs(v_add(most, poison)));
+    if (!(largest >= INT8_LEAST)) {
+        memset(codes, CODE_OF_ZERO, (n + INT8_GROUP - 1) / INT8_GROUP * INT8_GROUP);
+        return largest != largest ? largest : 0;
+    }
+    const vf round = v_set1(INT8_ROUND + CODE_OF_ZERO), by = v_set1(127 / largest);
+    for (size_t k = 0; k < whole; k += VL)
         v_store_low_bytes(codes + k, v_add(v_mul(v_load(x + k), by), round));
-    uint8_t last[VL + INT8_GROUP];
-    v_store_low_bytes(last, v_add(v_mul(v_load_n(x + k, n - k), by), round));
-    memset(last + VL, CODE_OF_ZERO, INT8_GROUP);
-    memcpy(codes + k, last, (n - k + INT8_GROUP - 1) / INT8_GROUP * INT8_GROUP);
+    if (rest) {
+        uint8_t last[VL + INT8_GROUP];
+        v_store_low_bytes(last, v_add(v_mul(v_load_n(x + whole, rest), by), round));
+        memset(last + VL, CODE_OF_ZERO, INT8_GROUP);
+        memcpy(codes + whole, last, (rest + INT8_GROUP - 1) / INT8_GROUP * INT8_GROUP);
+    }
     return largest / 127;
 }
 
@@ -58,9 +62,9 @@ ALWAYS_INLINE int32_t group_of(const uint8_t *codes, size_t g)
     return four;
 }
 
-/* One term of R rows of a panel; a lone row as CHAINS chains over k. */
+/* sums = before + one term, of R rows of a panel; a lone row as CHAINS chains over k. `before` may be `sums`. */
 ALWAYS_INLINE void int8_term(const struct cylstm_codes *c, const char *w, size_t groups, size_t row,
-                             float *sums, const int R, const int CHAINS)
+                             const float *before, ptrdiff_t before_row, float *sums, const int R, const int CHAINS)
 {
     const ptrdiff_t vector = VL * sizeof(int32_t), line = PANEL_VECTORS * vector;
     const float *scale = (const float *)(w + (ptrdiff_t)groups * line);
@@ -90,17 +94,19 @@ ALWAYS_INLINE void int8_term(const struct cylstm_codes *c, const char *w, size_t
         UNROLL for (int v = 0; v < PANEL_VECTORS; v++) {
             vi sum = acc[r * CHAINS * PANEL_VECTORS + v];
             UNROLL for (int n = 1; n < CHAINS; n++) sum = v_add_i(sum, acc[(r * CHAINS + n) * PANEL_VECTORS + v]);
-            float *out = sums + (r * PANEL_VECTORS + v) * VL;
-            v_store(out, v_fma(v_from_i(sum), v_mul(by, v_load(scale + v * VL)), v_load(out)));
+            v_store(sums + (r * PANEL_VECTORS + v) * VL,
+                    v_fma(v_from_i(sum), v_mul(by, v_load(scale + v * VL)), v_load(before + r * before_row + v * VL)));
         }
     }
 }
 
 /* One instance per height. */
-typedef void int8_tile_fn(const struct cylstm_codes *c, const char *w, size_t groups, size_t row, float *sums);
+typedef void int8_tile_fn(const struct cylstm_codes *c, const char *w, size_t groups, size_t row,
+                          const float *before, ptrdiff_t before_row, float *sums);
 #define INT8_TILE(R) \
-    static void int8_tile_##R(const struct cylstm_codes *c, const char *w, size_t groups, size_t row, float *sums) \
-    { int8_term(c, w, groups, row, sums, R, R == 1 ? INT8_ROWS : 1); }
+    static void int8_tile_##R(const struct cylstm_codes *c, const char *w, size_t groups, size_t row, \
+                              const float *before, ptrdiff_t before_row, float *sums) \
+    { int8_term(c, w, groups, row, before, before_row, sums, R, R == 1 ? INT8_ROWS : 1); }
 #define INT8_NAME_OF(R) int8_tile_##R,
 EVERY_HEIGHT(INT8_ROWS, INT8_TILE)
 static int8_tile_fn *const int8_tiles[INT8_ROWS] = { EVERY_HEIGHT(INT8_ROWS, INT8_NAME_OF) };
@@ -108,15 +114,22 @@ static int8_tile_fn *const int8_tiles[INT8_ROWS] = { EVERY_HEIGHT(INT8_ROWS, INT
 static void sum(const struct cylstm_product *p, const struct cylstm_codes codes[2], size_t panel,
                 size_t panels, size_t row, size_t rows, float *sums)
 {
+    enum { SUMS_ROW = PANEL_VECTORS * VL };
     (void)panels; /* one */
-    for (size_t r = 0; r < rows; r++)
-        for (size_t v = 0; v < PANEL_VECTORS; v++)
-            v_store(sums + (r * PANEL_VECTORS + v) * VL, first_sum(p, panel, row + r, v));
+    const float *before = (const float *)p->init + (ptrdiff_t)panel * p->init_panel + (ptrdiff_t)row * p->init_row;
+    ptrdiff_t before_row = p->init_row;
+    if ((panel + 1) * SUMS_ROW > p->columns || !(p->term[0].K || p->term[1].K)) {
+        for (size_t r = 0; r < rows; r++)
+            for (size_t v = 0; v < PANEL_VECTORS; v++)
+                v_store(sums + r * SUMS_ROW + v * VL, first_sum(p, panel, row + r, v));
+        before = sums, before_row = SUMS_ROW;
+    }
     for (int n = 0; n < 2; n++) {
         const struct cylstm_term *t = &p->term[n];
-        if (t->K)
-            int8_tiles[rows - 1](&codes[n], (const char *)t->w + (ptrdiff_t)panel * p->w_panel,
-                                 (t->K + INT8_GROUP - 1) / INT8_GROUP, row - codes[n].first, sums);
+        if (!t->K) continue;
+        int8_tiles[rows - 1](&codes[n], (const char *)t->w + (ptrdiff_t)panel * p->w_panel,
+                             (t->K + INT8_GROUP - 1) / INT8_GROUP, row - codes[n].first, before, before_row, sums);
+        before = sums, before_row = SUMS_ROW;
     }
 }
 
