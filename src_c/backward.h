@@ -108,23 +108,22 @@ static inline void backward_multiply(struct backward *b, int caller, size_t shar
 }
 
 /* A product of dgates: the runs of them that meet `matrix`, which has as many rows. */
-static inline struct cylstm_job backward_dgates_job(const struct backward *b,
-                                                    const struct backward_pass *p,
-                                                    const struct cylstm_matrix *matrix,
-                                                    const struct cylstm_run runs[CYLSTM_RUNS],
-                                                    struct cylstm_rows dgates, size_t rows,
-                                                    struct cylstm_range panels)
+static inline void backward_start_dgates(struct cylstm_job *job, const struct backward *b,
+                                         const struct backward_pass *p,
+                                         const struct cylstm_matrix *matrix,
+                                         const struct cylstm_run runs[CYLSTM_RUNS],
+                                         struct cylstm_rows dgates, size_t rows,
+                                         struct cylstm_range panels)
 {
-    struct cylstm_job job = cylstm_start_job(&p->l, matrix, rows, panels);
+    cylstm_start_job(job, &p->l, matrix, rows, panels);
     for (size_t n = 0, k = 0; n < CYLSTM_RUNS; n++) {
         const size_t K = runs[n].count * p->l.H;
         void *first = cylstm_at(dgates.base, b->call.real_size, (ptrdiff_t)(runs[n].from * p->l.H));
-        job.product.term[n] =
+        job->product.term[n] =
             (struct cylstm_term){{first, dgates.offset, dgates.stride}, 1, K, NULL};
-        job.k[n] = k;
+        job->k[n] = k;
         k += K;
     }
-    return job;
 }
 
 /* Row r of step s in the chunk. */

@@ -84,8 +84,9 @@ static void input_gradient(struct backward *b, int caller, size_t share, size_t 
                               panels = cylstm_share(backward_panels_of(b, p->l.I), few ? shares : 1,
                                                     few ? share : 0);
     if (!p->dx.base) return;
-    struct cylstm_job job = backward_dgates_job(
-        b, p, &p->l.ih_t, p->l.kind->ih,
+    struct cylstm_job job;
+    backward_start_dgates(
+        &job, b, p, &p->l.ih_t, p->l.kind->ih,
         backward_padded_rows(b, b->dgates, backward_stride_of(b, p->l.dgates), mine.begin),
         mine.end - mine.begin, panels);
     job.product.out = (struct cylstm_rows){p->dx.base, b->dx_offset + mine.begin, 0};

@@ -104,10 +104,10 @@ static void first_states(void *arg, size_t share, int caller)
     void *dh_0 = cylstm_at(b->grads->dh_0, size, (ptrdiff_t)(n * B * R)),
          *dc_0 = cylstm_at(b->grads->dc_0, size, (ptrdiff_t)(n * B * H));
     const size_t active = cylstm_active_rows(&b->order, B, 0);
-    struct cylstm_job job =
-        backward_dgates_job(b, p, &p->l.hh_t, p->l.kind->hh,
-                            backward_padded_rows(b, p->next, backward_stride_of(b, p->l.dgates), 0),
-                            active, cylstm_share(backward_panels_of(b, R), b->shares, share));
+    struct cylstm_job job;
+    backward_start_dgates(&job, b, p, &p->l.hh_t, p->l.kind->hh,
+                          backward_padded_rows(b, p->next, backward_stride_of(b, p->l.dgates), 0),
+                          active, cylstm_share(backward_panels_of(b, R), b->shares, share));
     job.product.out = (struct cylstm_rows){dh_0, b->r0_offset, 0};
     job.product.out_panel = (ptrdiff_t)backward_width_of(b);
     if (p->l.blends) backward_start_from_dh(b, p, &job.product, 0);

@@ -71,8 +71,9 @@ static void step_back(struct backward *b, int caller, size_t share, const struct
     for (int part = 0; part < 2; part++) {
         const size_t from = part ? continuing : r0, to = part ? active : continuing;
         if (to <= from) continue;
-        struct cylstm_job job = backward_dgates_job(b, p, &p->l.hh_t, p->l.kind->hh,
-                                                    dgates_after(b, p, s, from), to - from, panels);
+        struct cylstm_job job;
+        backward_start_dgates(&job, b, p, &p->l.hh_t, p->l.kind->hh, dgates_after(b, p, s, from),
+                              to - from, panels);
         struct cylstm_product *g = &job.product;
         if (part) g->term[0].K = g->term[1].K = 0; /* no step after */
         if (part || p->l.blends) backward_start_from_dh(b, p, g, from);
@@ -111,7 +112,8 @@ static void second_back(struct backward *b, int caller, size_t share, const stru
     const size_t active = cylstm_active_rows(&b->order, r1, s),
                  flat = b->start[s - b->step_begin] + r0;
     if (active <= r0) return;
-    struct cylstm_job job = cylstm_start_job(l, l->P ? &l->hr_t : &l->hh_t, active - r0, panels);
+    struct cylstm_job job;
+    cylstm_start_job(&job, l, l->P ? &l->hr_t : &l->hh_t, active - r0, panels);
     if (l->P) {
         job.product.term[0] = (struct cylstm_term){
             backward_padded_rows(b, b->dh, backward_stride_of(b, l->R), flat), 1, l->P, NULL};

@@ -40,11 +40,11 @@ static void run_steps(struct forward *f, int caller, const struct forward_pass *
         const int is_merged = s < chunk.end;
         if (!is_merged) chunk.end = s + 1;
         const struct merged *sums = is_merged ? &merged : NULL;
-        cylstm_reset_rows(f, p, s, r0, end);
+        if (p->reset) cylstm_reset_rows(f, p, s, r0, end);
         cylstm_forward_step(f, caller, p, own, s, r0, n, all, sums);
         if (p->sums) cylstm_forward_rows(f, p, s, r0, n);
         if (second.end) cylstm_forward_second(f, caller, p, own, s, r0, n, second, sums);
-        cylstm_keep_cells(f, p, s, r0, end);
+        if (p->kept.base) cylstm_keep_cells(f, p, s, r0, end);
         merged.row += n;
     }
 }

@@ -42,14 +42,14 @@ static struct cylstm_rows merged_rows(const struct forward *f, const struct forw
 }
 
 /* A product of gates: [1, x_t, h], or from merged sums on. */
-static inline struct cylstm_job gates_job(struct forward *f, const struct forward_pass *p,
-                                          const struct cylstm_matrix *m, struct cylstm_rows h,
-                                          size_t s, size_t r0, size_t n, struct cylstm_range panels,
-                                          const struct merged *merged)
+static inline void start_gates(struct cylstm_job *job, struct forward *f,
+                               const struct forward_pass *p, const struct cylstm_matrix *m,
+                               struct cylstm_rows h, size_t s, size_t r0, size_t n,
+                               struct cylstm_range panels, const struct merged *merged)
 {
     const struct cylstm_layer *l = &p->l;
-    struct cylstm_job job = cylstm_start_job(l, m, n, panels);
-    struct cylstm_product *g = &job.product;
+    struct cylstm_product *g = &job->product;
+    cylstm_start_job(job, l, m, n, panels);
     if (merged) {
         const struct cylstm_rows sums = merged_rows(f, p, merged->in, m, merged->row);
         g->init = sums.base;
@@ -60,14 +60,13 @@ static inline struct cylstm_job gates_job(struct forward *f, const struct forwar
             (struct cylstm_term){cylstm_walk_rows(&p->x, f->call.real_size, r0, s), 1, l->I, NULL};
     }
     g->term[1] = (struct cylstm_term){h, 1, m->K - l->I, NULL};
-    job.k[1] = l->I;
+    job->k[1] = l->I;
     /* Every other step takes the panels last to first: a sweep that does not fit its cache
      * then finds its most recent part still there. */
     g->descending = (int)((s + f->parity) & 1);
     g->finish = cylstm_cell_of(f->call.kernels, l, m->gates)->forward;
     cylstm_start_cell(&g->cell, l, m->gates);
     g->cell.tape = cylstm_walk_rows(&p->tape, f->call.real_size, r0, s);
-    return job;
 }
 
 /* What the gates of a step read and write, beyond the tape. */
@@ -115,7 +114,8 @@ static void keep_sums(struct forward *f, int caller, const struct forward_pass *
 {
     struct cylstm_rows sums = sums_rows(f, p, r0);
     for (int part = 0; part <= p->l.kind->apart; part++) {
-        struct cylstm_job job = gates_job(f, p, &p->l.w, h, s, r0, n, panels, part ? NULL : merged);
+        struct cylstm_job job;
+        start_gates(&job, f, p, &p->l.w, h, s, r0, n, panels, part ? NULL : merged);
         if (p->l.kind->apart) job.product.term[!part].K = 0;
         job.product.cell =
             (struct cylstm_cell){.H = p->l.H, .unit_vectors = PANEL_VECTORS, .sums = sums};
@@ -134,8 +134,9 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
         keep_sums(f, caller, p, own, h, s, r0, n, panels, merged);
         return;
     }
-    struct cylstm_job job = gates_job(f, p, &p->l.w, h, s, r0, n, panels, merged);
+    struct cylstm_job job;
     struct cylstm_zoneout zoneout;
+    start_gates(&job, f, p, &p->l.w, h, s, r0, n, panels, merged);
     place_cell(f, p, s, r0, &job.product.cell);
     if (!cylstm_has_second(&p->l)) surround(f, p, s, r0, &job.product, &zoneout);
     run_job(f, caller, own, &job);
@@ -159,17 +160,17 @@ void cylstm_forward_rows(struct forward *f, const struct forward_pass *p, size_t
 }
 
 /* h = W_hr m, with what may follow. */
-static struct cylstm_job projection_job(const struct forward *f, const struct forward_pass *p,
-                                        struct cylstm_rows m, size_t n, struct cylstm_range panels)
+static void start_projection(struct cylstm_job *job, const struct forward *f,
+                             const struct forward_pass *p, struct cylstm_rows m, size_t n,
+                             struct cylstm_range panels)
 {
-    struct cylstm_job job = cylstm_start_job(&p->l, &p->l.hr, n, panels);
-    job.product.term[0] = (struct cylstm_term){m, 1, p->l.H, NULL};
-    job.product.finish = f->call.kernels->cell[CYLSTM_PROJECTION_MATH][p->l.any].forward;
-    job.product.cell =
-        (struct cylstm_cell){.H = p->l.P, .unit_vectors = 1, .options = &p->l.options};
+    struct cylstm_product *g = &job->product;
+    cylstm_start_job(job, &p->l, &p->l.hr, n, panels);
+    g->term[0] = (struct cylstm_term){m, 1, p->l.H, NULL};
+    g->finish = f->call.kernels->cell[CYLSTM_PROJECTION_MATH][p->l.any].forward;
+    g->cell = (struct cylstm_cell){.H = p->l.P, .unit_vectors = 1, .options = &p->l.options};
     if (f->dims->proj_bias)
-        job.product.cell.bias = cylstm_find_vector(&f->call, &f->weights, &p->l, 0, CYLSTM_BIAS_HR);
-    return job;
+        g->cell.bias = cylstm_find_vector(&f->call, &f->weights, &p->l, 0, CYLSTM_BIAS_HR);
 }
 
 void cylstm_forward_second(struct forward *f, int caller, const struct forward_pass *p,
@@ -180,8 +181,11 @@ void cylstm_forward_second(struct forward *f, int caller, const struct forward_p
     const size_t now = (s + f->parity) & 1;
     const struct cylstm_rows m = state_rows(f, p->m, l->H, r0, NULL);
     struct cylstm_zoneout zoneout;
-    struct cylstm_job job = l->P ? projection_job(f, p, m, n, panels)
-                                 : gates_job(f, p, &l->second, m, s, r0, n, panels, merged);
+    struct cylstm_job job;
+    if (l->P)
+        start_projection(&job, f, p, m, n, panels);
+    else
+        start_gates(&job, f, p, &l->second, m, s, r0, n, panels, merged);
     struct cylstm_cell *cell = &job.product.cell;
     cell->h_prev = state_rows(f, p->h[now], l->R, r0, f->h_offset);
     if (p->z) cell->z = state_rows(f, p->z, l->H, r0, NULL);
@@ -259,8 +263,8 @@ void cylstm_merge_inputs(struct forward *f, int caller, const struct forward_pas
     for (size_t n = 0; n < 2 && matrices[n]->columns; n++) {
         const struct cylstm_matrix *m = matrices[n];
         const size_t panels = cylstm_panels_of(f->call.kernels, m->columns);
-        struct cylstm_job job =
-            cylstm_start_job(&p->l, m, rows, cylstm_share(panels, shares, share));
+        struct cylstm_job job;
+        cylstm_start_job(&job, &p->l, m, rows, cylstm_share(panels, shares, share));
         job.product.term[0] = (struct cylstm_term){{p->x.base, own->offset, 0}, 1, p->l.I, NULL};
         job.product.out = merged_rows(f, p, own, m, 0);
         job.product.out_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);

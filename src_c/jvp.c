@@ -93,7 +93,8 @@ static struct cylstm_job start_product(const struct jvp *j, const struct cylstm_
                                        size_t n)
 {
     const struct cylstm_range all = {0, cylstm_panels_of(j->call.kernels, matrix->columns)};
-    struct cylstm_job job = cylstm_start_job(&j->l, matrix, n, all);
+    struct cylstm_job job;
+    cylstm_start_job(&job, &j->l, matrix, n, all);
     job.product.term[0] =
         (struct cylstm_term){x->at[which], 1, x->at[which].base ? matrix->first : 0, NULL};
     job.product.term[1] = (struct cylstm_term){

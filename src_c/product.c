@@ -122,15 +122,18 @@ static void place_weights(const struct cylstm_kernels *k, struct cylstm_job *job
 static void multiply_narrow(struct cylstm_call *call, int caller, struct cylstm_job *job,
                             const char *panels)
 {
-    const size_t whole = job->matrix->columns / cylstm_panel_width(call->kernels);
-    struct cylstm_job partial = *job;
-    if (partial.product.panel_begin < whole) partial.product.panel_begin = whole;
-    if (job->product.panel_end > whole) job->product.panel_end = whole;
-    place_weights(call->kernels, job, panels, 1);
-    place_weights(call->kernels, &partial, panels, 0);
-    const int partial_first = job->product.descending;
-    for (int n = 0; n < 2; n++)
-        cylstm_multiply(call, caller, n == partial_first ? &job->product : &partial.product);
+    struct cylstm_product *g = &job->product;
+    const size_t whole = job->matrix->columns / cylstm_panel_width(call->kernels),
+                 begin = g->panel_begin, end = g->panel_end;
+    const void *const init = g->init;
+    for (int n = 0; n < 2; n++) {
+        const int partial = n == !g->descending;
+        g->panel_begin = partial ? cylstm_larger(begin, whole) : begin;
+        g->panel_end = partial || end < whole ? end : whole;
+        g->init = init;
+        place_weights(call->kernels, job, panels, !partial);
+        cylstm_multiply(call, caller, g);
+    }
 }
 
 /* Packed panels, of which panel 0 is or would be at `panels`. */

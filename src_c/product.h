@@ -53,11 +53,12 @@ struct cylstm_job {
     struct cylstm_product product;
 };
 
-static inline struct cylstm_job cylstm_start_job(const struct cylstm_layer *layer,
-                                                 const struct cylstm_matrix *matrix, size_t rows,
-                                                 struct cylstm_range panels)
+/* In place: a small step would feel a copy. */
+static inline void cylstm_start_job(struct cylstm_job *job, const struct cylstm_layer *layer,
+                                    const struct cylstm_matrix *matrix, size_t rows,
+                                    struct cylstm_range panels)
 {
-    return (struct cylstm_job){.layer = layer,
+    *job = (struct cylstm_job){.layer = layer,
                                .matrix = matrix,
                                .product = {.rows = rows,
                                            .panel_begin = panels.begin,
