@@ -98,18 +98,20 @@ ALWAYS_INLINE vf v_is_positive(vf x)
     return v_max(v_zero(), v_min(v_set1(1), v_mul(x, v_set1(V_HUGE))));
 }
 
-/* e^x - 1 of x <= 0, by t = tanh(x / 2). */
-NEVER_INLINE vf v_expm1_negative(vf x)
+/* e^x - 1 of x <= 0, by t = tanh(x / 2): 2 t / (1 - t). */
+ALWAYS_INLINE vf v_expm1_negative(vf x)
 {
-    const vf t = v_tanh(v_mul(x, v_set1((real)0.5)));
-    return v_div(v_add(t, t), v_sub(v_set1(1), t));
+    const struct ratio t = tanh_ratio(v_mul(x, v_set1((real)0.5)));
+    return v_div(v_add(t.over, t.over), v_sub(t.under, t.over));
 }
 
-/* log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; log(1 + u) = 2 atanh(z), z = u / (2 + u) <= 1/3 */
+/* log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; log(1 + u) = 2 atanh(z), z = u / (2 + u) <= 1/3,
+ * and u = (1 + t) / (1 - t), t = tanh(-|x| / 2) */
 ALWAYS_INLINE vf v_softplus(vf x)
 {
-    const vf u = v_add(v_set1(1), v_expm1_negative(v_sub(v_zero(), v_abs(x))));
-    const vf z = v_div(u, v_add(v_set1(2), u)), v = v_mul(z, z);
+    const struct ratio t = tanh_ratio(v_mul(v_abs(x), v_set1((real)-0.5)));
+    const vf u = v_add(t.under, t.over), under = v_sub(t.under, t.over);
+    const vf z = v_div(u, v_add(v_add(under, under), u)), v = v_mul(z, z);
     vf sum = v_set1((real)1 / (2 * SOFTPLUS_TERMS + 1));
     for (int k = SOFTPLUS_TERMS - 1; k >= 0; k--)
         sum = v_fma(sum, v, v_set1((real)1 / (real)(2 * k + 1)));
@@ -235,6 +237,8 @@ ALWAYS_INLINE void activate_gates(const struct cylstm_options *o, int function, 
     activate(&o->function[function], x, stride, rows, count);
 }
 
+static const real SIGNS[MAX_VL] = {-1, 1};
+
 /* And their derivatives, of their results, at most PANEL_VECTORS vectors in a row. An activation may
  * fall; and below a threshold, where its slope is 0 anyway, one is 0, not what it is at either end. */
 NEVER_INLINE void differentiate_gates(const struct cylstm_options *o, int function, real *y,
@@ -246,11 +250,10 @@ NEVER_INLINE void differentiate_gates(const struct cylstm_options *o, int functi
         return;
     }
     const vf limit = v_set1((real)o->clip), least = v_sub(v_zero(), limit);
-    real ends[2 * MAX_VL], inside[PANEL_VECTORS * MAX_VL];
-    v_store(ends, least);
-    v_store(ends + VL, limit);
-    activate(f, ends, 0, 1, 2);
-    const vf a = v_load(ends), b = v_load(ends + VL), highest = v_max(a, b);
+    real ends[MAX_VL], inside[PANEL_VECTORS * MAX_VL];
+    v_store(ends, v_mul(v_load(SIGNS), limit));
+    activate(f, ends, 0, 1, 1);
+    const vf a = v_set1(ends[0]), b = v_set1(ends[1]), highest = v_max(a, b);
     const vf lowest = f->type == FUNCTION_THRESHOLDED_RELU ? least : v_min(a, b);
     for (size_t r = 0; r < rows; r++, y += stride) {
         for (size_t n = 0; n < count; n++)

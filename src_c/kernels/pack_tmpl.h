@@ -49,15 +49,32 @@ static void sum_biases(const void *b_ih, const void *b_hh, size_t n, void *out)
     v_store_n(out, v_add(v_load_n(b_ih, n), v_load_n(b_hh, n)), n);
 }
 
+/* Of `count` vectors from unit u on, each one chain over the rows: side by side they do not wait for
+ * their own. `n` lanes of the last. */
+ALWAYS_INLINE void sum_products_of(const struct cylstm_rows *a, const struct cylstm_rows *b,
+                                   size_t rows, size_t u, const int count, size_t n, int adds,
+                                   real *out)
+{
+    vf sum[PANEL_VECTORS];
+    UNROLL for (int v = 0; v < count; v++) sum[v] = v_zero();
+    for (size_t r = 0; r < rows; r++) {
+        const real *x = row_of(a, r) + u, *y = row_of(b, r) + u;
+        UNROLL for (int v = 0; v < count; v++)
+            sum[v] = n == VL ? v_fma(v_load(x + v * VL), v_load(y + v * VL), sum[v])
+                             : v_fma(v_load_n(x + v * VL, n), v_load_n(y + v * VL, n), sum[v]);
+    }
+    UNROLL for (int v = 0; v < count; v++) {
+        if (adds) sum[v] = v_add(v_load_n(out + u + v * VL, n), sum[v]);
+        v_store_n(out + u + v * VL, sum[v], n);
+    }
+}
+
 static void sum_products(const struct cylstm_rows *a, const struct cylstm_rows *b, size_t rows,
                          size_t n, int adds, void *out)
 {
-    real *sums = out;
-    for (size_t u = 0; u < n; u += VL) {
-        vf sum = v_zero();
-        for (size_t r = 0; r < rows; r++)
-            sum = v_fma(v_load_n(row_of(a, r) + u, valid(u, n)), v_load_n(row_of(b, r) + u, valid(u, n)), sum);
-        if (adds) sum = v_add(v_load_n(sums + u, valid(u, n)), sum);
-        v_store_n(sums + u, sum, valid(u, n));
-    }
+    size_t u = 0;
+    for (; n - u >= PANEL_VECTORS * VL; u += PANEL_VECTORS * VL)
+        sum_products_of(a, b, rows, u, PANEL_VECTORS, VL, adds, out);
+    for (; n - u >= VL; u += VL) sum_products_of(a, b, rows, u, 1, VL, adds, out);
+    if (u < n) sum_products_of(a, b, rows, u, 1, n - u, adds, out);
 }
