@@ -120,7 +120,7 @@ static void check_sequence(const struct cylstm_context *ctx, const struct cylstm
     if (!seq->tape) return;
     ASSERT(is_real(ctx, seq->tape->cells));
     ASSERT(dims->layers == 1 || is_real(ctx, seq->tape->hidden));
-    ASSERT(seq->tape->dropout >= 0 && seq->tape->dropout < 1);
+    ASSERT(seq->tape->dropout >= 0 && seq->tape->dropout <= 1);
 }
 
 void cylstm_check_forward(const struct cylstm_context *ctx, const struct cylstm_dims *dims,

@@ -321,7 +321,7 @@ struct cylstm_tape {
     /* Not 0: `cells` holds (L*D, T, B, H), c alone, nothing of a cell without it; backward computes the
      * rest again. */
     int checkpoint;
-    double dropout;       /* of the outputs between layers; 0: none */
+    double dropout;       /* of the outputs between layers; 0: none, 1: all */
     uint64_t dropout_key; /* a different key draws a different mask */
     int draws_zoneout; /* not 0: k of zoneout is 1 with its probability, else 0, by the same key */
 };

@@ -67,7 +67,7 @@ static void *moved(void *p, ptrdiff_t bytes) { return (char *)p + bytes; }
     BREACH(packed_unaligned, c->packed = moved(c->packed, CYLSTM_ALIGN / 2)) \
     BREACH(scratch_unaligned, c->scratch = moved(c->scratch, 4)) \
     BREACH(no_cells, c->tape.cells = NULL) \
-    BREACH(all_is_dropped, c->tape.dropout = 1) \
+    BREACH(more_than_all_is_dropped, c->tape.dropout = 1.5) \
     BREACH(no_tape, c->seq.tape = NULL) \
     BREACH(no_dweights, c->grads.dweights = NULL) \
     BREACH(rows_of_dx_overlap, c->grads.dx_b = 1) \

@@ -200,7 +200,8 @@ static void draw_problem(struct trial *t, struct problem *p, int format)
         for (size_t b = 0; b < B; b++) lengths[b] = between(t, 0, T);
         p->seq.lengths = lengths;
     }
-    p->tape = (struct cylstm_tape){.dropout = below(t, 2) ? 0.25 : 0,
+    static const double dropouts[] = {0, 0.25, 0, 1};
+    p->tape = (struct cylstm_tape){.dropout = dropouts[below(t, 4)],
                                    .dropout_key = draw(t),
                                    .draws_zoneout = (int)below(t, 2)};
     const struct cylstm_cell_shape shape = cylstm_find_cell(&p->dims);
