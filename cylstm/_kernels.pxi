@@ -60,8 +60,12 @@ cdef const _c.cylstm_compact_kernels *_find_int8(const _c.cylstm_kernels *kernel
     cdef const _c.cylstm_compact_kernels *found = NULL
     if name is None and _c.cylstm_kernels_isa(kernels).decode() == ISA:
         name = INT8
-    cdef bytes wanted = b"" if name is None else name.encode()
-    found = _c.cylstm_find_int8(NULL if name is None else <const char *>wanted, kernels)
+    cdef bytes encoded = b""
+    cdef const char *wanted = NULL
+    if name is not None:
+        encoded = name.encode()
+        wanted = encoded
+    found = _c.cylstm_find_int8(wanted, kernels)
     if found == NULL:
         raise ValueError(f"int8 {name!r} can't run beside the kernels "
                          f"{_c.cylstm_kernels_isa(kernels).decode()!r}")
