@@ -11,8 +11,6 @@
 
 #include "blas.h"
 
-#include <string.h>
-
 enum {
     MERGE_ROWS = 48, /* rows of a merged input product */
     BLAS_MERGE_ROWS = 256,
@@ -243,47 +241,6 @@ void cylstm_run_forward(struct forward *f, size_t T)
             run_block(f, layer, layer + together, s, T - s < f->block ? T : s + f->block);
     }
     cylstm_end_team(&f->team);
-}
-
-/* -------------------------------------------------------------------------- states */
-
-void cylstm_load_states(struct forward *f, const struct cylstm_order *order, const void *h,
-                        const void *c)
-{
-    const size_t LD = f->dims->layers * f->dims->directions, size = f->call.real_size, B = order->B;
-    for (size_t n = 0; n < LD; n++) {
-        const struct forward_pass *p = &f->pass[n];
-        const size_t R = cylstm_stride(f->call.kernels, p->l.R),
-                     H = cylstm_stride(f->call.kernels, p->l.H);
-        cylstm_load_rows(order, size, p->l.R,
-                         h ? cylstm_at(h, size, (ptrdiff_t)(n * B * p->l.R)) : NULL, R, p->h[0]);
-        if (p->c)
-            cylstm_load_rows(order, size, p->l.H,
-                             c ? cylstm_at(c, size, (ptrdiff_t)(n * B * p->l.H)) : NULL, H, p->c);
-        memset(p->h[1], 0, B * R * size);
-        if (p->m) memset(p->m, 0, B * H * size);
-    }
-}
-
-void cylstm_store_states(const struct forward *f, const struct cylstm_order *order, void *h,
-                         void *c)
-{
-    const size_t LD = f->dims->layers * f->dims->directions, size = f->call.real_size, B = order->B;
-    for (size_t n = 0; n < LD; n++) {
-        const struct forward_pass *p = &f->pass[n];
-        const size_t R = cylstm_stride(f->call.kernels, p->l.R),
-                     H = cylstm_stride(f->call.kernels, p->l.H);
-        for (size_t r = 0; r < B; r++) {
-            const size_t b = n * B + cylstm_batch_row(order, r),
-                         length = cylstm_row_length(order, r), last = length & 1;
-            cylstm_reset_rows(f, p, length, r, r + 1);
-            memcpy(cylstm_at(h, size, (ptrdiff_t)(b * p->l.R)),
-                   cylstm_at(p->h[last], size, (ptrdiff_t)(r * R)), p->l.R * size);
-            if (p->c)
-                memcpy(cylstm_at(c, size, (ptrdiff_t)(b * p->l.H)),
-                       cylstm_at(p->c, size, (ptrdiff_t)(r * H)), p->l.H * size);
-        }
-    }
 }
 
 /* ------------------------------------------------------------------- whole sequences */

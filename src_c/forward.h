@@ -1,5 +1,6 @@
 /* forward.h -- what the files of the forward pass share: forward_step.c (one step of one layer),
- * forward.c (who computes which step, and whole sequences), plan.c (streams).
+ * forward_states.c (the first states, the last, resets), forward.c (who computes which step, and
+ * whole sequences), plan.c (streams).
  *
  * A pass is one layer in one direction.
  */
@@ -76,13 +77,6 @@ void cylstm_forward_second(struct forward *f, int caller, const struct forward_p
                            const struct workspace *own, size_t s, size_t r0, size_t n,
                            struct cylstm_range panels, const struct merged *merged);
 
-/* Before it, states of zero for those of rows [r0, r1) that a reset stands before; after it, c on a
- * tape that keeps nothing else. */
-void cylstm_reset_rows(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
-                       size_t r1);
-void cylstm_keep_cells(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
-                       size_t r1);
-
 /* Whether the input products of `steps` steps of `rows` rows are merged. */
 int cylstm_is_merged(const struct forward *f, const struct forward_pass *p, size_t rows,
                      size_t steps);
@@ -95,17 +89,26 @@ size_t cylstm_list_rows(const struct forward *f, const struct forward_pass *p,
 void cylstm_merge_inputs(struct forward *f, int caller, const struct forward_pass *p,
                          const struct workspace *own, size_t rows, size_t shares, size_t share);
 
-/* forward.c, for plans: memory, states and the pass itself. */
+/* forward_states.c */
 
-/* Passes first. */
-void cylstm_carve_passes(struct cylstm_arena *arena, size_t B, struct forward *f);
-void cylstm_carve_workspaces(struct cylstm_arena *arena, struct forward *f);
 /* States h (L*D, B, R) and c (L*D, B, H): set before the first step, NULL for zeros, and read when
  * each row of `order` has taken as many steps as it is long. */
 void cylstm_load_states(struct forward *f, const struct cylstm_order *order, const void *h,
                         const void *c);
 void cylstm_store_states(const struct forward *f, const struct cylstm_order *order, void *h,
                          void *c);
+/* Before step s, states of zero for those of rows [r0, r1) that a reset stands before; after it, c
+ * on a tape that keeps nothing else. */
+void cylstm_reset_rows(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
+                       size_t r1);
+void cylstm_keep_cells(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
+                       size_t r1);
+
+/* forward.c, for plans: memory and the pass itself. */
+
+/* Passes first. */
+void cylstm_carve_passes(struct cylstm_arena *arena, size_t B, struct forward *f);
+void cylstm_carve_workspaces(struct cylstm_arena *arena, struct forward *f);
 void cylstm_run_forward(struct forward *f, size_t T);
 
 #endif

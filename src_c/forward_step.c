@@ -7,8 +7,6 @@
 #include "blas.h"
 #include "forward.h"
 
-#include <string.h>
-
 /* Fewer inputs than this are cheaper unmerged. */
 enum { MERGE_INPUTS = 4 };
 
@@ -193,27 +191,6 @@ void cylstm_forward_second(struct forward *f, int caller, const struct forward_p
     cell->y = cylstm_walk_rows(&p->y, f->call.real_size, r0, s);
     surround(f, p, s, r0, &job.product, &zoneout);
     run_job(f, caller, own, &job);
-}
-
-void cylstm_reset_rows(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
-                       size_t r1)
-{
-    const size_t size = f->call.real_size, R = cylstm_stride(f->call.kernels, p->l.R) * size,
-                 H = cylstm_stride(f->call.kernels, p->l.H) * size;
-    for (size_t r = r0; p->reset && r < r1; r++) {
-        if (!cylstm_is_reset(p->reset, &f->order, r, s)) continue;
-        memset((char *)p->h[(s + f->parity) & 1] + r * R, 0, R);
-        if (p->c) memset((char *)p->c + r * H, 0, H);
-    }
-}
-
-void cylstm_keep_cells(const struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
-                       size_t r1)
-{
-    const size_t size = f->call.real_size, stride = cylstm_stride(f->call.kernels, p->l.H);
-    for (size_t r = r0; p->kept.base && r < r1; r++)
-        memcpy(cylstm_at(p->kept.base, size, cylstm_walk_offset(&p->kept, r, s)),
-               cylstm_at(p->c, size, (ptrdiff_t)(r * stride)), p->l.H * size);
 }
 
 struct cylstm_range cylstm_step_panels(const struct forward *f, const struct forward_pass *p)

@@ -51,7 +51,7 @@ C_LEVELS = [
     {"split"},
     {"drop", "optim", "pack"},
     {"product"},
-    {"backward_states"},
+    {"forward_states", "backward_states"},
     {"forward_step", "backward_step", "backward_gradients", "jvp", "linear"},
     {"forward"},
     {"backward_recompute"},
