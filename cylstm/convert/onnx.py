@@ -3,7 +3,7 @@
 onnx_file        opening a file, names, constants
 onnx_recurrent   the recurrent operators, as layers of ours
 onnx_stack       whether a graph is no more than a stack of layers
-onnx_graph       whole graphs
+onnx_graph       whole graphs, planned once; onnx_steps, the steps of such a plan
 onnx_ops         other operators in NumPy; with onnx_products, by the table of onnx_makers
 onnx_write       out again
 """

@@ -9,7 +9,7 @@ name and touches no protobuf.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,22 +20,13 @@ from .onnx_file import File, Graph, attributes, evaluator, is_standard, subgraph
 from .onnx_makers import ABSENT
 from .onnx_port import port_of
 from .onnx_recurrent import Operator, as_operator, is_recurrent
+from .onnx_steps import Step, Values, single, walk
 
 if TYPE_CHECKING:
     import onnx
     from typing_extensions import Self
 
-Values = list[Any]
 Operation = Callable[..., tuple[Array, ...]]
-
-
-class Step(NamedTuple):
-    """What a node does to the list of values; the places that nothing reads after it."""
-
-    run: Callable[[Values], None]
-    path: str
-    reads: frozenset[int]
-    last: tuple[int, ...] = ()
 
 
 class OnnxModel:
@@ -139,7 +130,7 @@ class OnnxModel:
             surplus = ", ".join(repr(name) for name in inputs if name not in known)
             raise ValueError(f"unknown input {surplus}, expected {', '.join(known)}")
         with np.errstate(all="ignore"):  # infinities and NaN go their way, as in any engine
-            _walk(self._steps, values)
+            walk(self._steps, values)
         outputs = {}
         for port, slot in zip(self.outputs, self._output_slots):
             result = np.asarray(values[slot])
@@ -150,22 +141,6 @@ class OnnxModel:
                 result = result.copy()
             outputs[port.name] = result
         return outputs
-
-
-class GraphError(ValueError):
-    """A node of the graph could not work on what it got; says which."""
-
-
-def _walk(steps: list[Step], values: Values) -> None:
-    for run, path, _, last in steps:
-        try:
-            run(values)
-            for place in last:
-                values[place] = None
-        except GraphError:
-            raise
-        except Exception as error:
-            raise GraphError(f"{path}: {error}") from error
 
 
 class _Plan:
@@ -279,7 +254,7 @@ class _Plan:
     def _make_other(self, graph: Graph, node: onnx.NodeProto) -> None:
         if size := _size_taken(graph, node):
             source, target = self.slot(graph, size[0]), self.define(graph, node.output[0])
-            self._append(graph, node, _single(size[1], [source], target))
+            self._append(graph, node, single(size[1], [source], target))
             return
         sources = [self.slot(graph, name) for name in node.input]
         constants = [graph.constant(name) if name else ABSENT for name in node.input]
@@ -289,7 +264,7 @@ class _Plan:
         if made is not None:
             function, taken = made
             target = self.define(graph, node.output[0])
-            self._append(graph, node, _single(function, [sources[k] for k in taken], target))
+            self._append(graph, node, single(function, [sources[k] for k in taken], target))
             return
         path = graph.path_of(node)
         inner = [
@@ -346,7 +321,7 @@ class _Plan:
         def run(values: Values) -> None:
             taken = bool(values[chosen])
             if steps := then_steps if taken else else_steps:
-                _walk(steps, values)
+                walk(steps, values)
             for target, source in zip(targets, then_slots if taken else else_slots):
                 values[target] = values[source]
 
@@ -379,7 +354,7 @@ class _Plan:
                 values[count_in], values[condition_in] = np.array(k), np.array(going)
                 for target, value in zip(carried_in, carried):
                     values[target] = value
-                _walk(steps, values)
+                walk(steps, values)
                 going = condition_out == 0 or bool(values[condition_out])
                 carried = [values[s] for s in results[:n]]
                 for row, s in zip(rows, results[n:]):
@@ -428,27 +403,3 @@ def _size_taken(graph: Graph, node: onnx.NodeProto) -> tuple[str, Callable[[Arra
     k = int(index.flat[0])
     one = index.ndim == 0
     return shape.node.input[0], lambda x: np.array(x.shape[k] if one else [x.shape[k]], np.int64)
-
-
-def _single(
-    function: Callable[..., Any], sources: list[int], target: int
-) -> Callable[[Values], None]:
-    """A step that makes one value."""
-    if len(sources) == 1:
-        (a,) = sources
-
-        def run(values: Values) -> None:
-            values[target] = function(values[a])
-
-    elif len(sources) == 2:
-        a, b = sources
-
-        def run(values: Values) -> None:
-            values[target] = function(values[a], values[b])
-
-    else:
-
-        def run(values: Values) -> None:
-            values[target] = function(*[values[s] for s in sources])
-
-    return run
