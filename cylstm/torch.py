@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
-import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -25,111 +23,13 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from . import layers
 from .module import Module
+from .torch_weights import Engine, Weight, array_of
 
 __all__ = ["GRU", "LSTM", "RNN", "Report", "accelerate", "report"]
 
 _DTYPES = (torch.float32, torch.float64)
 _MOST_THREADS = 256  # of a call of cylstm
 _log = logging.getLogger("cylstm")
-
-
-# ------------------------------------------------------------------------------- weights
-
-
-class _Weight(torch.nn.Parameter):  # type: ignore[misc]
-    """A parameter that knows whether somebody may write to it unseen.
-
-    Every change that autograd knows of increments `_version`: by optimisers, `copy_`, `no_grad`,
-    `load_state_dict`. One through `.data` does not: when that has been taken once, only a
-    comparison of the values tells.
-    """
-
-    taken = False
-
-    @property
-    def data(self) -> Tensor:
-        self.taken = True
-        return torch.Tensor.data.__get__(self)
-
-    @data.setter
-    def data(self, value: Tensor) -> None:
-        self.taken = True
-        torch.Tensor.data.__set__(self, value)
-
-    def detach(self) -> Any:
-        """A tensor, as from any parameter; but torch.nn.Parameter(self) demands its own class."""
-        result = torch.Tensor.detach(self)
-        if sys._getframe(1).f_code is torch.nn.Parameter.__new__.__code__:
-            result.__class__ = _Weight
-        return result
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self._lend(super().__deepcopy__, memo)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self._lend(super().__reduce_ex__, protocol)
-
-    def _lend(self, method: Callable[[Any], Any], argument: Any) -> Any:
-        """Call what takes `.data` and does not write to it."""
-        taken = self.taken
-        try:
-            return method(argument)
-        finally:
-            self.taken = taken
-
-
-class _Engine:
-    """The cylstm module behind one of torch's, with a copy of its weights.
-
-    They are compared only where `_Weight` can't say that they are the same: a comparison sweeps
-    the caches, and takes as long as some fifty steps of one sequence.
-    """
-
-    def __init__(self, module: Module, weights: Sequence[Tensor]) -> None:
-        self._module = module
-        self._lock = threading.Lock()
-        self._seen = _versions(weights)
-
-    def known(self, weights: Sequence[Any]) -> Module | None:
-        """Return the module if these weights are surely those of the call before, kind and all."""
-        for weight, (before, version) in zip(weights, self._seen):
-            if weight is not before or weight._version != version or weight.taken:
-                return None
-        return self._module
-
-    def follow(self, weights: Sequence[Any]) -> Module:
-        """Return the module with these weights, taken over if one differs in a bit."""
-        with self._lock:
-            seen = _versions(weights)  # before the values, which others may be changing
-            arrays = [_array(weight) for weight in weights]
-            present = self._module.state_dict()
-            if not all(_same(a, b) for a, b in zip(arrays, present.values())):
-                self._module.load_state_dict(dict(zip(present, arrays)))
-            self._seen = seen
-        return self._module
-
-
-def _versions(weights: Sequence[Any]) -> list[tuple[Any, int]]:
-    """Weights with their versions; None where that would say nothing."""
-    return [(w, w._version) if type(w) is _Weight else (None, 0) for w in weights]
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().numpy()
-
-
-def _arrays(states: Any) -> Any:
-    return (
-        tuple(map(_array, states))
-        if isinstance(states, tuple)
-        else (None if states is None else _array(states))
-    )
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two arrays of one shape and dtype hold the same bits, NaN or not."""
-    bits = f"u{a.itemsize}"
-    return bool((a.view(bits) == b.view(bits)).all())
 
 
 # ------------------------------------------------------------------------------- one call
@@ -170,6 +70,14 @@ def _back(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
 _back_once = once_differentiable(_back)  # where a second derivative may be asked for
 
 
+def _arrays(states: Any) -> Any:
+    return (
+        tuple(map(array_of, states))
+        if isinstance(states, tuple)
+        else (None if states is None else array_of(states))
+    )
+
+
 def _threads() -> int:
     return min(torch.get_num_threads(), _MOST_THREADS)
 
@@ -189,7 +97,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
 
     _cell: ClassVar[Any]  # cylstm's
     _states: ClassVar[int] = 1  # of h, or of (h, c)
-    _engine: _Engine | None = None
+    _engine: Engine | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -243,7 +151,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         weights = self._flat_weights
         if module is None:
             if self._engine is None:
-                self._engine = _Engine(self._start(), weights)
+                self._engine = Engine(self._start(), weights)
             module = self._engine.follow(weights)
         states = hx if isinstance(hx, tuple) else (hx,) * self._states
         threads = _threads()
@@ -252,7 +160,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         tensors = (x, *states, *weights)
         needed = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in tensors)
         if not needed and not drops:
-            y, hidden = module(_array(x), _arrays(hx), lengths=sizes, threads=threads)
+            y, hidden = module(array_of(x), _arrays(hx), lengths=sizes, threads=threads)
             if isinstance(hidden, tuple):
                 return torch.from_numpy(y), tuple(map(torch.from_numpy, hidden))
             return torch.from_numpy(y), torch.from_numpy(hidden)
@@ -264,7 +172,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
                 None if states[0] is None else _arrays(states if self._states > 1 else states[0])
             )
             return module.forward(
-                _array(x), given, lengths=sizes, threads=threads, train=self.training
+                array_of(x), given, lengths=sizes, threads=threads, train=self.training
             )
 
         y, *hidden = _Run.apply(run, self._states, *tensors)
@@ -274,7 +182,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         """A cylstm module with the arguments and weights of this one."""
         config = {name: getattr(self, name) for name in signature(self._cell).parameters
                   if hasattr(self, name)}  # fmt: skip
-        state = {n: _array(w) for n, w in zip(self._flat_weights_names, self._flat_weights)}
+        state = {n: array_of(w) for n, w in zip(self._flat_weights_names, self._flat_weights)}
         dtype = next(iter(state.values())).dtype.name
         return self._cell._from({**config, "dtype": dtype}, state)
 
@@ -283,8 +191,8 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         self._engine = None
         for weight in self._flat_weights:
             if type(weight) is torch.nn.Parameter and not weight.is_inference():
-                weight.__class__ = _Weight
-            if type(weight) is _Weight and weight.is_shared():
+                weight.__class__ = Weight
+            if type(weight) is Weight and weight.is_shared():
                 weight.taken = True  # by processes whose changes are not counted here
 
     def _apply(self: Any, fn: Any, recurse: bool = True) -> Any:
@@ -292,7 +200,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
         taken = {id(w): getattr(w, "taken", False) for w in self._parameters.values()}
         result = super()._apply(fn, recurse)
         for weight in self._parameters.values():
-            if type(weight) is _Weight:
+            if type(weight) is Weight:
                 weight.taken = taken.get(id(weight), False)
         self._adopt()
         return result
@@ -308,7 +216,7 @@ class _Recurrent(torch.nn.RNNBase):  # type: ignore[misc]
 
 
 def _computes(tensor: Any, dtype: torch.dtype) -> bool:
-    plain = type(tensor) in (Tensor, torch.nn.Parameter, _Weight) and tensor.is_cpu
+    plain = type(tensor) in (Tensor, torch.nn.Parameter, Weight) and tensor.is_cpu
     return plain and tensor.dtype is dtype and dtype in _DTYPES
 
 

@@ -33,7 +33,7 @@ PYTHON_LEVELS = [
     {"steps"},
     {"nodes"},
     {"sequential"},
-    {"frozen"},
+    {"frozen", "torch_weights"},
     {"dask", "losses", "optimizer", "files", "plot", "quantization", "threadpoolctl", "torch"},
     {"optim"},
     {"convert"},
@@ -65,6 +65,7 @@ IMPORTED = {"numpy"}
 IMPORTED_LAZILY = {"scipy", "h5py", "keras", "matplotlib", "onnx", "torch", "tqdm"}
 # Modules that `import cylstm` leaves alone, for users of a package which they import at the top.
 OF_ANOTHER_PACKAGE = {name: {name} for name in ("dask", "threadpoolctl", "torch")}
+OF_ANOTHER_PACKAGE["torch_weights"] = {"torch"}
 
 
 def level(levels: list[set[str]], name: str) -> int:

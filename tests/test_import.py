@@ -14,7 +14,7 @@ LAZY |= {"threadpoolctl"}
 # What only files want, and a module of the standard library that takes as long as ten of ours.
 LAZY |= {"json", "copy", "reprlib", "errno", "dataclasses"}
 OURS_LAZY = {"reference", "files", "tensors", "convert.readers", "convert.found", "convert.gates"}
-OURS_LAZY |= {"cli", "dask", "torch", "threadpoolctl", "embed"}
+OURS_LAZY |= {"cli", "dask", "torch", "torch_weights", "threadpoolctl", "embed"}
 
 CODE = """
 import sys

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 import cylstm.torch as ours_module
+from cylstm import torch_weights
 
 CASES: list[dict[str, Any]] = [
     dict(),
@@ -274,8 +275,8 @@ def test_unchanged_weights_are_not_compared_or_packed(monkeypatch: pytest.Monkey
     ours(x)[0].sum().backward()
     block = ours._engine._module._weights
     compared = []
-    same = ours_module._same
-    monkeypatch.setattr(ours_module, "_same", lambda a, b: compared.append(a) or same(a, b))  # type: ignore[func-returns-value]
+    same = torch_weights._same
+    monkeypatch.setattr(torch_weights, "_same", lambda a, b: compared.append(a) or same(a, b))  # type: ignore[func-returns-value]
     copy.deepcopy(ours), ours.state_dict(), pickle.dumps(ours)
     ours(x)
     assert not compared
