@@ -52,7 +52,7 @@ ANY_BUILD  = $(addprefix --ignore=tests/test_,architecture.py docs.py import.py 
 # What kernels compute, for a run on each set, and tests of it that go through all sets themselves. (So do those of
 # digests and of narrow weights, whose bits no BLAS gives.)
 ON_KERNELS = $(wildcard $(addprefix tests/test_,backward.py dropout.py forward.py isa.py lengths.py linear.py losses.py \
-             optim.py optim_state.py packing.py sharing.py stream*.py threads.py variants.py))
+             optim.py optim_state.py packing.py processes.py sharing.py stream*.py thread_numbers.py threads.py variants.py))
 EVERY_SET  = $(wildcard $(addprefix tests/test_,cells.py gates.py jvp.py long.py masks.py per_sample.py recurrent_dropout.py \
              zoneout.py))
 

@@ -98,6 +98,12 @@ def results(p: Problem, lstm: Any, threads: int | None = None) -> list[Array]:
     return [y, h_n, c_n, tape.gates, tape.cells, *all_grads(grads)]
 
 
+def infer(p: Problem, lstm: Any, threads: int | None) -> list[Array]:
+    """What a call gives."""
+    y, (h_n, c_n) = lstm(p.x, p.states, lengths=p.lengths, threads=threads)
+    return [y, h_n, c_n]
+
+
 def assert_same(got: list[Array], want: list[Array], tolerance: float = 1e-5) -> None:
     """The same bits; where they are not promised, nearly the same numbers."""
     assert len(got) == len(want)
@@ -143,6 +149,9 @@ def bits_promised() -> bool:
     return os.environ.get("CYLSTM_GEMM") != "blas"
 
 
+own_products = pytest.mark.skipif(not bits_promised(), reason="a BLAS has threads of its own")
+
+
 def environment(**more: str) -> dict[str, str]:
     """The environment of a process that finds the modules that this one finds."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | more
@@ -160,6 +169,13 @@ def run_python(
         text=True,
         timeout=timeout,
     )
+
+
+def output(code: str, *arguments: str, **more: Any) -> str:
+    """What a script prints; it must end well and not complain."""
+    done = run_python("-c", code, *arguments, **more)
+    assert done.returncode == 0 and not done.stderr, (done.returncode, done.stdout, done.stderr)
+    return done.stdout.strip()
 
 
 def numerical_gradient(
