@@ -194,6 +194,7 @@ build/c-$(1)/%: tests/%.c tests/guarded.h $(C_SOURCES:src_c/%.c=build/c-$(1)/cor
 endef
 $(foreach kind,plain asan tsan neon,$(eval $(call PROGRAMS,$(kind))))
 $(foreach kind,plain asan neon,build/c-$(kind)/kernels): $(wildcard tests/kernels_*.[ch]) # one program
+$(foreach kind,plain asan neon,build/c-$(kind)/calls): $(wildcard tests/calls_*.[ch])
 .SECONDARY: # else make would delete the objects
 
 kernels: build/c-plain/kernels build/c-asan/kernels build/c-asan/calls
@@ -217,7 +218,7 @@ build/c-fuzz/core/%.o: src_c/%.c $(C_HEADERS)
 	@mkdir -p $(@D)
 	clang $(FUZZ_FLAGS) -c -o $@ $<
 
-build/c-fuzz/calls: tests/calls.c tests/guarded.h $(wildcard src_c/*.c) $(FUZZ_KERNELS)
+build/c-fuzz/calls: $(wildcard tests/calls*.[ch]) tests/guarded.h $(wildcard src_c/*.c) $(FUZZ_KERNELS)
 	clang $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	    -DCYLSTM_FUZZ -o $@ $(filter-out %.h,$^) -lm
 

@@ -1,6 +1,6 @@
 /* calls.c -- whole calls of the core, every array of which lies between guard pages (guarded.h).
  *
- *     cc -std=c11 -O1 -pthread -Isrc_c -o calls tests/calls.c <the core> -lm
+ *     cc -std=c11 -O1 -pthread -Isrc_c -o calls tests/calls*.c <the core> -lm
  *     ./calls [seed [trials]]
  *
  * Cells, sizes, strides, lengths, masks and formats of weights are drawn from a seed. Forward and
@@ -12,43 +12,9 @@
  * With CYLSTM_FUZZ this is a target of libFuzzer (`make fuzz`), whose bytes stand for the draws.
  */
 #define _DEFAULT_SOURCE
-#include "cylstm.h"
-#include "guarded.h"
-
-#include <math.h>
+#include "calls_check.h"
 
 enum { TRIALS = 300, MAX_BATCH = 9 };
-
-static size_t between(struct trial *t, size_t least, size_t most)
-{
-    return least + below(t, most - least + 1);
-}
-
-static void *noise(struct trial *t, const char *name, size_t count)
-{
-    void *array = guarded_reals(t, name, count);
-    for (size_t n = 0; n < count; n++) put(t, array, (ptrdiff_t)n, 0.5 * fraction(t));
-    return array;
-}
-
-/* Weights of one byte or two. */
-static void fill_compact(struct trial *t, size_t bytes, size_t count, char *to)
-{
-    for (size_t n = 0; bytes < sizeof(float) && n < count; n++) {
-        const float value = (float)(0.5 * fraction(t));
-        uint32_t bits;
-        memcpy(&bits, &value, sizeof bits);
-        bits = bytes == 1 ? (uint32_t)between(t, 0, 254) - 127 : bits >> 16;
-        memcpy(to + n * bytes, &bits, bytes); /* the low end, on the processors there are */
-    }
-}
-
-static void *output(struct trial *t, const char *name, size_t size)
-{
-    void *array = guarded(t, name, size);
-    block_of(t, array)->scratch = 1;
-    return array;
-}
 
 /* An array (T, B, width) whose rows may be apart. */
 struct rows {
@@ -317,21 +283,6 @@ static void check_gaps(struct trial *t, const char *name, const struct rows *r, 
         }
 }
 
-/* Of two results, NaN where nothing was written. */
-static void check_close(struct trial *t, const char *name, const void *got, const void *want,
-                        size_t count, double most)
-{
-    double largest = 0, error = 0;
-    for (size_t n = 0; n < count; n++) {
-        const double a = get(t, got, (ptrdiff_t)n), b = get(t, want, (ptrdiff_t)n);
-        if ((a != a) != (b != b)) fail(t, "%s[%zu] is %g, %g by the portable set", name, n, a, b);
-        if (fabs(b) > largest) largest = fabs(b);
-        if (fabs(a - b) > error) error = fabs(a - b);
-    }
-    if (error > most * largest)
-        fail(t, "%s is off by %g of %g from the portable set", name, error, largest);
-}
-
 /* Weights of which some are dropped, the same by one thread in place. */
 static void drop_weights(struct trial *t, struct problem *p, uint64_t key)
 {
@@ -380,15 +331,6 @@ static void check_calls(struct trial *t)
 
 /* --------------------------------------------------------------- weights of fewer bits */
 
-/* A format that this set can compute with. */
-static int draw_format(struct trial *t)
-{
-    if (t->kernels->bits == 64) return CYLSTM_AS_COMPUTED;
-    const int format = (int)below(t, CYLSTM_FORMATS);
-    return format == CYLSTM_BFLOAT16_PRODUCTS && !cylstm_find_bf16(t->kernels) ? CYLSTM_INT8
-                                                                               : format;
-}
-
 /* Where an activation lies between two codes, sets may round it to either. */
 static double most_apart(const struct trial *t, int format)
 {
@@ -408,13 +350,6 @@ static void run_forward(struct trial *t, struct problem *p, void *results[RESULT
                    output(t, "scratch", cylstm_forward_scratch(&p->ctx, &p->dims, &seq)));
 }
 
-static void be_portable(struct trial *t, struct cylstm_context *ctx)
-{
-    const int threads = ctx->threads;
-    cylstm_init_context(ctx, "scalar", t->kernels->bits);
-    ctx->threads = threads == 1 ? 2 : 1;
-}
-
 static void check_compact_calls(struct trial *t)
 {
     struct problem p = {0};
@@ -430,147 +365,6 @@ static void check_compact_calls(struct trial *t)
             check_close(t, names[n], got[n], portable[n], p.sizes[n] / real_size(t),
                         most_apart(t, format));
     check_gaps(t, "y", &p.y, got[Y]);
-    untouched(t);
-}
-
-/* The gradients of an affine map: by this set, and by the portable one. */
-static void check_linear_backward(struct trial *t, struct cylstm_context ctx,
-                                  const struct cylstm_linear *l, const void *x, const void *dy)
-{
-    const size_t size = real_size(t), inputs = l->rows * l->inputs,
-                 weights = l->inputs * l->outputs;
-    const int wants_dx = below(t, 4) != 0;
-    struct cylstm_linear_gradients grads[2];
-    for (int n = 0; n < 2; n++) {
-        grads[n] =
-            (struct cylstm_linear_gradients){.x = x,
-                                             .dy = dy,
-                                             .dx = wants_dx ? output(t, "dx", inputs * size) : NULL,
-                                             .dweight = output(t, "dweight", weights * size)};
-        cylstm_linear_backward(&ctx, l, &grads[n],
-                               output(t, "scratch", cylstm_linear_scratch(&ctx, l)));
-        be_portable(t, &ctx);
-    }
-    const double most = t->kernels->bits == 32 ? 1e-5 : 1e-12;
-    check_close(t, "dweight", grads[0].dweight, grads[1].dweight, weights, most);
-    if (wants_dx) check_close(t, "dx", grads[0].dx, grads[1].dx, inputs, most);
-}
-
-/* An affine map, the rows of which are the same by themselves. */
-static void check_linear(struct trial *t)
-{
-    const int format = draw_format(t);
-    const size_t I = below(t, 4) ? between(t, 1, 70) : between(t, 250, 530), O = between(t, 1, 90),
-                 N = between(t, 1, 20), row = below(t, N), size = real_size(t),
-                 bytes = format == CYLSTM_INT8 ? 1
-                         : format              ? 2
-                                               : size,
-                 scales = (I * O * bytes + size - 1) / size;
-    struct cylstm_context ctx;
-    cylstm_init_context(&ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
-    ctx.threads = (int)between(t, 1, 3);
-    snprintf(t->shape, sizeof t->shape, "%zu rows, %zu inputs, %zu outputs, format %d, %d threads",
-             N, I, O, format, ctx.threads);
-    char *raw = noise(t, "weight", scales + (format == CYLSTM_INT8 ? O : 0));
-    if (format) fill_compact(t, bytes, I * O, raw);
-    for (size_t n = 0; format == CYLSTM_INT8 && n < O; n++)
-        put(t, raw, (ptrdiff_t)(scales + n), (2 + fraction(t)) / 512);
-    const void *x = noise(t, "x", N * I), *bias = below(t, 3) ? noise(t, "bias", O) : NULL,
-               *dy = noise(t, "dy", N * O);
-    ready(t);
-    if (!format)
-        check_linear_backward(t, ctx, &(struct cylstm_linear){N, I, O, raw, format}, x, dy);
-    void *y[3];
-    for (int n = 0; n < 3; n++) { /* all rows; one of them; all by the portable set */
-        struct cylstm_linear l = {n == 1 ? 1 : N, I, O, raw, format};
-        if (n == 2) be_portable(t, &ctx);
-        if (format) {
-            void *packed = output(t, "packed", cylstm_linear_packed_size(&ctx, &l));
-            cylstm_pack_linear(&ctx, &l, raw, packed);
-            l.weight = packed;
-        }
-        y[n] = output(t, "y", l.rows * O * size);
-        cylstm_linear_forward(&ctx, &l, n == 1 ? real_at(t, x, (ptrdiff_t)(row * I)) : x, bias,
-                              y[n], output(t, "scratch", cylstm_linear_scratch(&ctx, &l)));
-    }
-    if (memcmp(y[1], real_at(t, y[0], (ptrdiff_t)(row * O)), O * size))
-        fail(t, "row %zu is another by itself", row);
-    check_close(t, "y", y[0], y[2], N * O, t->kernels->bits == 32 ? 1e-5 : 1e-12);
-    untouched(t);
-}
-
-/* ----------------------------------------------------------------- one real after another */
-
-enum { WEIGHTS_NOW, MEAN, SQUARE, AFTER };
-
-/* A step of an optimiser; what is remembered is in after[MEAN], and Adam's squares beside it. */
-static void step(const struct cylstm_context *ctx, const void *settings, int adam, size_t n,
-                 const void *const before[AFTER], const void *grads, void *after[AFTER])
-{
-    if (adam)
-        cylstm_adam_step(ctx, settings, n, before[WEIGHTS_NOW], grads, before[MEAN], before[SQUARE],
-                         after[WEIGHTS_NOW], after[MEAN], after[SQUARE]);
-    else
-        cylstm_sgd_step(ctx, settings, n, before[WEIGHTS_NOW], grads, before[MEAN],
-                        after[WEIGHTS_NOW], after[MEAN]);
-}
-
-/* An optimiser's step gives the same in place and apart, and nearly so by the portable set. */
-static void check_steps(struct trial *t)
-{
-    const size_t n = between(t, 1, 300), size = real_size(t);
-    const int adam = (int)below(t, 2), momentum = (int)below(t, 2);
-    const struct cylstm_adam adams = {.lr = 0.01,
-                                      .beta1 = 0.9,
-                                      .beta2 = 0.99,
-                                      .eps = 1e-3,
-                                      .weight_decay = below(t, 2) ? 0.1 : 0,
-                                      .decoupled = (int)below(t, 2),
-                                      .step = between(t, 1, 3)};
-    const struct cylstm_sgd sgds = {.lr = 0.01,
-                                    .momentum = momentum ? 0.9 : 0,
-                                    .dampening = momentum && below(t, 2) ? 0.2 : 0,
-                                    .weight_decay = below(t, 2) ? 0.1 : 0,
-                                    .nesterov = momentum && below(t, 2),
-                                    .step = between(t, 1, 3)};
-    const void *settings = adam ? (const void *)&adams : &sgds;
-    struct cylstm_context ctx;
-    cylstm_init_context(&ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
-    ctx.threads = (int)between(t, 1, 3);
-    snprintf(t->shape, sizeof t->shape, "%s, %zu weights, %d threads", adam ? "Adam" : "SGD", n,
-             ctx.threads);
-    const int kept = adam ? AFTER : momentum ? SQUARE : MEAN; /* arrays from step to step */
-    const void *grads = noise(t, "grads", n), *before[AFTER] = {NULL};
-    static const char *const called[AFTER] = {"weights", "mean", "square"};
-    for (int k = 0; k < kept; k++) {
-        void *array = noise(t, called[k], n);
-        for (size_t j = 0; k == SQUARE && j < n; j++)
-            put(t, array, (ptrdiff_t)j, fabs(get(t, array, (ptrdiff_t)j)));
-        before[k] = array;
-    }
-    void *apart[AFTER] = {NULL}, *in_place[AFTER] = {NULL}, *portable[AFTER] = {NULL};
-    ready(t);
-    for (int k = 0; k < kept; k++) {
-        apart[k] = output(t, called[k], n * size);
-        in_place[k] = output(t, called[k], n * size);
-        portable[k] = output(t, called[k], n * size);
-        memcpy(in_place[k], before[k], n * size);
-    }
-    step(&ctx, settings, adam, n, before, grads, apart);
-    step(&ctx, settings, adam, n, (const void *const *)in_place, grads, in_place);
-    be_portable(t, &ctx);
-    step(&ctx, settings, adam, n, before, grads, portable);
-    for (int k = 0; k < kept; k++) {
-        if (memcmp(apart[k], in_place[k], n * size)) fail(t, "%s differ in place", called[k]);
-        check_close(t, called[k], apart[k], portable[k], n, t->kernels->bits == 32 ? 1e-5 : 1e-12);
-    }
-    void *y[2] = {output(t, "y", n * size), output(t, "y", n * size)};
-    for (int k = 0; k < 2; k++) {
-        cylstm_apply_activation(t->kernels, k, before[WEIGHTS_NOW], y[0], n);
-        cylstm_apply_activation(ctx.kernels, k, before[WEIGHTS_NOW], y[1], n);
-        check_close(t, k ? "tanh" : "sigmoid", y[0], y[1], n,
-                    t->kernels->bits == 32 ? 1e-6 : 1e-14);
-    }
     untouched(t);
 }
 
