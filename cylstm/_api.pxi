@@ -17,7 +17,7 @@ cdef api void *cylstm_stream_enter(object stream, int version, int bits, Py_ssiz
         raise ValueError(f"the caller was compiled for version {version} of cylstm's C API, "
                          f"expected {CYLSTM_API_VERSION}: compile it again")
     if not isinstance(stream, Stream):
-        raise TypeError(f"stream is a {type(stream).__name__}, expected a cylstm stream")
+        raise TypeError(f"stream is {kind_of(stream)}, expected a cylstm stream")
     cdef Stream s = stream
     if (bits, rows, inputs, outputs) != (s.dims.c.bits, s.N, s.dims.inputs, s.dims.R):
         raise ValueError(f"the caller has float{bits} frames of {rows} x {inputs} -> "

@@ -30,18 +30,19 @@ cpdef cnp.ndarray as_floats(object value, str name, object dtype):
     if type(value) is cnp.ndarray:
         array, kind = value, "an array of"
     else:
-        kind = type(value).__name__
+        kind = kind_of(value)
         if is_masked(value):
-            raise TypeError(f"{name} is a {kind}, whose mask would be ignored; expected a "
-                            f"{expected} array, such as its filled(0)")
+            raise TypeError(f"{name} is {kind}, whose mask would be ignored; expected "
+                            f"{with_article(str(expected))} array, such as its filled(0)")
         if value is None:
-            raise TypeError(f"{name} is None (NoneType), expected a {expected} array")
+            raise TypeError(f"{name} is None (NoneType), expected "
+                            f"{with_article(str(expected))} array")
         try:
             array = np.asarray(value)  # of a subclass the buffer, whatever it says of itself
         except Exception as error:
-            raise TypeError(f"{name} is a {kind} that can't be read as a {expected} array: "
-                            f"{error}") from None
-        kind = "an array of" if isinstance(value, np.ndarray) else f"a {kind} that reads as"
+            raise TypeError(f"{name} is {kind} that can't be read as "
+                            f"{with_article(str(expected))} array: {error}") from None
+        kind = "an array of" if isinstance(value, np.ndarray) else f"{kind} that reads as"
     cdef int num = cnp.PyArray_TYPE(array)
     if (num not in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) if dtype is None
             else num != (<cnp.dtype?>dtype).type_num):
@@ -85,8 +86,9 @@ cdef cnp.ndarray _check_whole(object value, str name, Dims dims, tuple shape):
 cdef cnp.ndarray _check_out(object out, Dims dims, tuple shape):
     """An array that can be written to as it stands, or what is wrong with it."""
     if type(out) is not np.ndarray or out.dtype != dims.dtype or not out.dtype.isnative:
-        raise TypeError(f"out is a {type(out).__name__} of {getattr(out, 'dtype', 'no dtype')}, "
-                        f"expected a numpy.ndarray of {dims.dtype}")
+        raise TypeError(f"out is {kind_of(out)} of "
+                        f"{getattr(out, 'dtype', 'no dtype')}, expected a numpy.ndarray of "
+                        f"{dims.dtype}")
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, expected {shape}")
     if not out.flags.carray:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _core
+from ._core import kind_of
 
 MAX_SIZE = 2**31 - 1  # of every size: BLAS counts in C ints
 MAX_INT8 = 2**17  # products of 127 * 127 whose sum fits 32 bits: INT8_MOST_K of the core
@@ -133,7 +134,7 @@ def array(
 def mask(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return an array-like of bools, broadcast to this shape."""
     if _core.is_masked(value):
-        raise TypeError(f"{name} is a {type(value).__name__}, expected a plain array of bools")
+        raise TypeError(f"{name} is {kind_of(value)}, expected a plain array of bools")
     found = np.asarray(value)
     if found.dtype != np.bool_:
         raise TypeError(f"{name} is an array of {found.dtype}, expected bools")
@@ -149,7 +150,7 @@ def integers(name: str, value: Any, shape: tuple[int, ...] | None = None) -> NDA
     """Return an array-like of integers of this shape, if it is given, as an array."""
     if _core.is_masked(value):
         raise TypeError(
-            f"{name} is a {type(value).__name__}, whose mask would be ignored; expected integers"
+            f"{name} is {kind_of(value)}, whose mask would be ignored; expected integers"
         )
     found = np.asarray(value)
     if found.size == 0 and isinstance(value, (list, tuple)):

@@ -41,6 +41,23 @@ cdef extern from "<stdatomic.h>" nogil:
     void store_pointer "atomic_store_explicit" (atomic_uintptr_t *shared, uintptr_t value,
                                                 memory_order order)
 
+
+cpdef str with_article(str word):
+    """A name in an error message, of a type as a rule, behind "a" or "an", by how it is spoken."""
+    cdef str start = word.lower()
+    cdef bint vowel
+    if word[:2].isupper() or start[:2] == "nd":  # letter by letter: LSTM, ndarray
+        vowel = start.startswith(tuple("aefhilmnorsx"))
+    else:
+        vowel = start.startswith(tuple("aeiou")) and not start.startswith(("uint", "uni", "use"))
+    return ("an " if vowel else "a ") + word
+
+
+cpdef str kind_of(object value):
+    """What a value is that should be something else: "an int"."""
+    return with_article(type(value).__name__)
+
+
 # One extension, since each would link a core, and so a pool, of its own; in parts, each of which
 # uses what is above it.
 include "_kernels.pxi"

@@ -131,7 +131,8 @@ cdef class Dims:
         if not isinstance(value, (tuple, list)) or len(value) != 2:
             kind = type(value).__name__ + (f" of {len(value)}" if isinstance(value, (tuple, list))
                                            else "")
-            raise TypeError(f"{what} is a {kind}, expected a tuple ({names[0]}, {names[1]})")
+            raise TypeError(f"{what} is {with_article(kind)}, expected a tuple ({names[0]}, "
+                            f"{names[1]})")
         return [_check_whole(value[0], names[0], self, (*outer, self.R)),
                 _check_whole(value[1], names[1], self, (*outer, self.H))]
 

@@ -4,7 +4,7 @@
 cdef cnp.ndarray _flat_tangents(object dweights, Dims dims):
     """The tangents of all weights, one after another; zeros where a name is missing."""
     if not isinstance(dweights, Mapping):
-        raise TypeError(f"dweights is a {type(dweights).__name__}, expected a mapping of names to "
+        raise TypeError(f"dweights is {kind_of(dweights)}, expected a mapping of names to "
                         "arrays")
     cdef dict given = dict(dweights)
     cdef cnp.ndarray flat = np.zeros(dims.count, dims.dtype)
@@ -56,8 +56,8 @@ cdef tuple _jvp(Problem p, _c.cylstm_tape tape, double recurrent_dropout, dx, dh
     cdef cnp.ndarray dx_rows, dh_whole = None, dc_whole = None, flat = None
     cdef void *raw = NULL
     if dc_0 is not None and dims.cell.states == 1:
-        raise ValueError(f"dc_0 was given to the tape of a {dims.name}, which has no c; "
-                         "expected None")
+        raise ValueError(f"dc_0 was given to the tape of {with_article(dims.name)}, "
+                         "which has no c; expected None")
     d.dx = d.dh_0 = d.dc_0 = d.dweights = NULL
     d.dx_t = d.dx_b = 0
     if dx is not None:

@@ -266,8 +266,8 @@ cdef class Tape:
                              "dgates")
         for name, given in (("dc_n", dc_n), ("dcells", dcells)):
             if given is not None and dims.cell.states == 1:
-                raise ValueError(f"{name} was given to the tape of a {dims.name}, which has no c; "
-                                 "expected None")
+                raise ValueError(f"{name} was given to the tape of {with_article(dims.name)}, "
+                                 "which has no c; expected None")
         cdef tuple outer = p.state_outer()
         g.dy = g.dh_n = g.dc_n = g.dcells = g.dgates = g.dx = NULL
         g.k1, g.k2 = k1, k2

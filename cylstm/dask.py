@@ -16,6 +16,7 @@ import numpy as np
 from dask.delayed import Delayed
 
 from . import _checks
+from ._core import kind_of
 from .sequential import Sequential
 from .weights import Array
 
@@ -76,13 +77,13 @@ def predict(
     [(2, 4), (5, 4), (1, 4)]
     """
     if not isinstance(model, Sequential) and not hasattr(model, "stream"):
-        raise TypeError(
-            f"model is a {type(model).__name__}, expected an LSTM, GRU, RNN, Sequential"
-        )
+        raise TypeError(f"model is {kind_of(model)}, expected an LSTM, GRU, RNN, Sequential")
     _checks.integer("batch_size", batch_size)
     kind = type(collection).__name__
     if kind != "DataFrame" and any(name is not None for name in (by, order, columns)):
-        raise ValueError(f"by, order and columns are for dataframes, collection is a {kind}")
+        raise ValueError(
+            f"by, order and columns are for dataframes, collection is {kind_of(collection)}"
+        )
     held = _held(model)
     if kind == "Bag":
         return collection.map_partitions(_of_sequences, held, batch_size)
@@ -90,7 +91,9 @@ def predict(
         return _of_dask_array(model, held, collection)
     if kind == "DataFrame" and hasattr(collection, "map_partitions"):
         return _of_dask_frame(model, held, collection, by, order, columns, batch_size)
-    raise TypeError(f"collection is a {kind}, expected a Bag, Array or DataFrame of Dask")
+    raise TypeError(
+        f"collection is {kind_of(collection)}, expected a Bag, Array or DataFrame of Dask"
+    )
 
 
 def _held(model: Any) -> Delayed:

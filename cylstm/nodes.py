@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import steps
+from ._core import kind_of
 from .embedding import Embedding
 from .layers import GRU, LSTM, RNN
 from .linear import Linear
@@ -57,7 +58,7 @@ def nodes(layers: Iterable[Any]) -> Iterable[Node]:
         name, layer, *rest = entry if isinstance(entry, (tuple, list)) else (str(number), entry)
         if not isinstance(layer, (Module, Step)):
             raise TypeError(
-                f"step {name!r} is a {type(layer).__name__}, expected a module of cylstm or one "
+                f"step {name!r} is {kind_of(layer)}, expected a module of cylstm or one "
                 "of cylstm.steps"
             )
         if not isinstance(name, str) or not name or name in names:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _checks, _core
+from ._core import kind_of
 from .embedding import RowGrads
 from .frozen import frozen_names, runs
 from .module import Module
@@ -98,7 +99,7 @@ class Optimizer:
             if isinstance(module, Module):
                 module._refuse_training()
             else:
-                raise TypeError(f"expected modules with weights, got a {type(module).__name__}")
+                raise TypeError(f"expected modules with weights, got {kind_of(module)}")
         if not modules:
             raise ValueError("expected at least one module, got an empty list")
         if len({id(module) for module in modules}) < len(modules):

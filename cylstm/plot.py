@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _checks, _core
+from ._core import kind_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,7 +121,7 @@ def _select(
     """The gates (T, G, H) of a sequence, layer and direction, and its cells (T, H), or in their
     place the candidate of a GRU, the state of an RNN."""
     if not isinstance(tape, _core.Tape):
-        raise TypeError(f"tape is a {type(tape).__name__}, expected the tape of a recurrent layer")
+        raise TypeError(f"tape is {kind_of(tape)}, expected the tape of a recurrent layer")
     all_gates, cells = tape.gates, tape.cells
     if all_gates is None:
         raise ValueError("tape was made with checkpoint=True, expected one that keeps its gates")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from . import _checks
+from ._core import kind_of
 from .module import Module
 from .weights import BFLOAT16, Array, widened
 
@@ -116,12 +117,13 @@ def quantize(module: M, weights: str = "int8", *, arithmetic: str | None = None)
         return changed
     if (torch := sys.modules.get("torch")) and isinstance(module, torch.nn.Module):
         raise TypeError(
-            f"module is a {name} of torch, whose weights autograd trains: "
+            f"module is {kind_of(module)} of torch, whose weights autograd trains: "
             "quantize cylstm.from_torch(module), of the whole or layer by layer"
         )
     if not isinstance(module, Module) or not module._quantizes:
         raise TypeError(
-            f"module is a {name}, expected an LSTM, GRU, RNN, Linear, Sequential or OnnxModel"
+            f"module is {kind_of(module)}, expected an LSTM, GRU, RNN, Linear, Sequential or "
+            "OnnxModel"
         )
     _checks.choice("weights", weights, ("bfloat16", "int8"))
     if module._format is not None:
@@ -251,9 +253,9 @@ def compare(
     (20,)
     """
     if lengths is not None and not hasattr(module, "hidden_size"):
-        raise ValueError(f"lengths was given for a {type(module).__name__}, expected None")
+        raise ValueError(f"lengths was given for {kind_of(module)}, expected None")
     if output is not None and not hasattr(module, "run"):
-        raise ValueError(f"output was given for a {type(module).__name__}, expected None")
+        raise ValueError(f"output was given for {kind_of(module)}, expected None")
     want, got = (_by_step(each, x, lengths, output) for each in (module, other))
     if want.shape != got.shape:
         raise ValueError(f"outputs have shapes {want.shape} and {got.shape}, expected the same")

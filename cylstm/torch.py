@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import layers
+from ._core import kind_of, with_article
 from .module import Module
 from .torch_weights import Engine, Weight, array_of
 
@@ -363,7 +364,7 @@ def accelerate(model: torch.nn.Module, inplace: bool = False) -> Any:
     lstm  cylstm  LSTM(8, 16)
     """
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
+        raise TypeError(f"model is {kind_of(model)}, expected a torch.nn.Module")
     if not inplace:
         model = copy.deepcopy(model)
     for module in list(model.modules()):
@@ -382,7 +383,8 @@ def _reason(module: Any) -> str:
     kind = getattr(module, "original_name", type(module).__name__)
     if not isinstance(module, torch.nn.RNNBase):
         recurrent = any(kind == cell.__name__ for cell in _CELLS)
-        return f"a {type(module).__module__}.{type(module).__name__}" if recurrent else ""
+        name = f"{type(module).__module__}.{type(module).__name__}"
+        return with_article(name) if recurrent else ""
     if type(module) not in _OWN and type(module) not in _CELLS:
         return f"{kind} is a class of its own, which may compute something else"
     weights = module._flat_weights

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
+from ._core import kind_of
 
 Array = NDArray[Any]
 Spec = tuple[tuple[str, tuple[int, ...]], ...]  # (name, shape) of each array, in order
@@ -213,9 +214,9 @@ def mismatches(spec: Spec, mapping: Mapping[str, Any]) -> list[str]:
         if name in mapping:
             value = mapping[name]
             if not isinstance(value, np.ndarray):
-                wrong.append(f"{name} is a {type(value).__name__}, expected an array {shape}")
+                wrong.append(f"{name} is {kind_of(value)}, expected an array {shape}")
             elif _core.is_masked(value):
-                wrong.append(f"{name} is a {type(value).__name__}, whose mask would be ignored")
+                wrong.append(f"{name} is {kind_of(value)}, whose mask would be ignored")
             elif value.shape != shape:
                 wrong.append(f"{name} has shape {value.shape}, expected {shape}")
     return wrong

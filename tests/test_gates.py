@@ -185,6 +185,6 @@ def test_plot_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(lambda: draw(tape, units=[17]), "units is 17, expected 0 to 16")
     refused(lambda: draw(tape, units=[]), "units is empty")
     refused(lambda: draw(tape, labels="abcdefgh"), "labels has 8 entries, expected 1 to 7")
-    refused(lambda: draw(tape.y), "tape is a ndarray", error=TypeError)
+    refused(lambda: draw(tape.y), "tape is an ndarray", error=TypeError)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     refused(lambda: draw(tape), "pip install cylstm[plot]", error=ImportError)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cylstm
+from cylstm import _core
 from helpers import f32, refused, same_bits
 
 DTYPE_ERRORS = (TypeError, ValueError)
@@ -511,3 +512,22 @@ def test_a_refused_call_changes_nothing() -> None:
     with pytest.raises(ValueError):
         got.backward(dy[:1])
     assert same_bits(got.backward(dy).x, want.backward(dy).x)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "a NoneType"),
+        (1, "an int"),
+        ([], "a list"),
+        (object(), "an object"),
+        (np.zeros(1), "an ndarray"),
+        (np.uint8(1), "a uint8"),
+        (cylstm.LSTM(1, 1), "an LSTM"),
+        (cylstm.GRU(1, 1), "a GRU"),
+        (cylstm.RNN(1, 1), "an RNN"),
+        (cylstm.Embedding(1, 1), "an Embedding"),
+    ],
+)
+def test_what_a_wrong_value_is_called(value: Any, kind: str) -> None:
+    assert _core.kind_of(value) == kind

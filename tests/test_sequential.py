@@ -364,7 +364,7 @@ def test_bad_chains(layers: list[Any], message: str) -> None:
 
 
 def test_bad_layers_and_inputs() -> None:
-    with pytest.raises(TypeError, match="step '1' is a int, expected a module"):
+    with pytest.raises(TypeError, match="step '1' is an int, expected a module"):
         Sequential([Flatten(), 3])
     model = Sequential([("rnn", lstm(3, 4))], input_shape=(None, 3))
     with pytest.raises(ValueError, match=r"x has shape \(2, 5, 4\), expected \(B, T, 3\)"):

@@ -196,7 +196,10 @@ def _module(reader: Reader) -> Any:
     except ModuleNotFoundError as error:
         if error.name != f"{__name__}.{reader.module}":
             raise
-        raise ValueError(f"a {reader.name} file, which this version does not read") from error
+        from .._core import with_article
+
+        kind = with_article(reader.name)
+        raise ValueError(f"{kind} file, which this version does not read") from error
 
 
 def _own_options(read: Callable[..., Contents]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import steps
+from .._core import with_article
 from ..linear import Linear
 from ..module import Module
 from ..nodes import INPUT, MODULES
@@ -155,7 +156,7 @@ def _planned(plan: _Plan, layer: Layer, sources: list[str]) -> str:
         if layer.kind in NOT_THERE:
             return sources[0]
         if layer.kind not in _BY_TIME:
-            raise Unsupported(f"TimeDistributed of a {layer.kind}")
+            raise Unsupported(f"TimeDistributed of {with_article(layer.kind)}")
     if layer.kind not in _KINDS:
         raise Unsupported("no such step")
     if plan.masked[sources[0]] and layer.kind not in _MASKED:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core import with_article
 from ..tensors import shown
 from ..weights import Array
 from . import gates
@@ -138,14 +139,14 @@ def recurrent(layer: Layer, model: Model, chosen: Mapping[str, str]) -> Recurren
         kind = name.removesuffix("Cell")
         config = {**(cell.get("config") or {}), **_without(config, "cell")} if kind in CELLS else {}
         if kind not in CELLS:
-            problem = f"its cell is a {name}"
+            problem = f"its cell is {with_article(name)}"
             kind = "LSTM"
     if kind in CUDNN:
         cell, cudnn = CUDNN[kind], True
     else:
         cell, cudnn = CELLS.get(str(kind), "LSTM"), False
         if kind not in CELLS:
-            problem = f"its layer is a {kind}"
+            problem = f"its layer is {with_article(str(kind))}"
     options: dict[str, Any] = {"batch_first": True}
     if config.get("go_backwards") and directions == 1:
         options["reverse"] = True

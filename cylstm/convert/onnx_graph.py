@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._core import with_article
 from ..module import Module
 from ..weights import Array
 from . import onnx_ops
@@ -271,7 +272,8 @@ class _Plan:
             g for attribute, proto in subgraphs(node) for g in [graph.inner(node, attribute, proto)]
         ]
         if any(is_recurrent(n) for g in inner for _, n in g.nodes()):
-            raise ValueError(f"{path}: a recurrent layer inside a {node.op_type} is not supported")
+            around = with_article(node.op_type)
+            raise ValueError(f"{path}: a recurrent layer inside {around} is not supported")
         captured = {
             name
             for g in inner

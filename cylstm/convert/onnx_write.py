@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core import kind_of
 from ..activations import resolve
 from ..module import Module
 from ..weights import Array
@@ -30,7 +31,7 @@ def write(
     """Write a module as `to_onnx` says."""
     cell = type(module).__name__
     if cell not in BLOCKS:
-        raise TypeError(f"module is a {cell}, expected one of {', '.join(BLOCKS)}")
+        raise TypeError(f"module is {kind_of(module)}, expected one of {', '.join(BLOCKS)}")
     if opset < 14:
         raise ValueError(f"opset is {opset}, expected 14 or more")
     onnx = import_onnx()

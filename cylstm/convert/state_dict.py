@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core import with_article
 from ..weights import Array
 from .arrays import Unread
 from .found import Recurrent
@@ -209,9 +210,10 @@ def _layer(
     if cell == "?":
         problem = f"weight_hh has shape {states.shape}, expected 4, 3 or 1 times {H} rows"
     elif cell != hints.get("cell", cell):
-        problem = f"weights of shape {states.shape} in a {hints['cell']}"
+        problem = f"weights of shape {states.shape} in {with_article(hints['cell'])}"
     elif directions != hints.get("directions", directions):
-        problem = f"weights of {directions} directions in a {cell} of {hints['directions']}"
+        kind = with_article(cell)
+        problem = f"weights of {directions} directions in {kind} of {hints['directions']}"
     if cell == "RNN":
         options.setdefault("nonlinearity", nonlinearity)
         if options["nonlinearity"] is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core import kind_of
 from ..module import Module
 from ..weights import Array
 
@@ -150,7 +151,9 @@ def _arguments(module: Module, known: dict[str, str], whose: str) -> dict[str, A
     """The arguments of a module that another library's layer has as well, if these are all."""
     kind = type(module).__name__
     if not isinstance(module, Module) or kind not in known:
-        raise TypeError(f"{whose} has no layer for a {kind}, expected one of {', '.join(known)}")
+        raise TypeError(
+            f"{whose} has no layer for {kind_of(module)}, expected one of {', '.join(known)}"
+        )
     usual = {name: p.default for name, p in signature(type(module)).parameters.items()}
     unsaid = ("dtype", "forget_bias")  # nor is what weights were before they were loaded
     config = {name: value for name, value in module._config().items() if name not in unsaid}

@@ -46,7 +46,7 @@ def test_refused() -> None:
         (cylstm.LSTM(8, 9).stream(), ValueError, "expected float32, 1 x 8 -> 1 x 9"),
         (cylstm.LSTM(7, 8).stream(), ValueError, "expected float32, 1 x 7 -> 1 x 8"),
         (lstm.stream(batch_size=2), ValueError, "expected float32, 2 x 8 -> 2 x 8"),
-        (lstm, TypeError, "stream is a LSTM"),
+        (lstm, TypeError, "stream is an LSTM"),
         (None, TypeError, "stream is a NoneType"),
     ]
     for stream, error, message in refused:

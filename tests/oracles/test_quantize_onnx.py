@@ -131,9 +131,9 @@ def test_compare_of_graphs(tmp_path: Path) -> None:
         assert rel(found.by_step, np.sqrt(np.square(error).mean(axis=(1, 2)))) < 1e-12
     with pytest.raises(ValueError, match="output is 'y', expected one of z, h"):
         cylstm.compare(model, small, given, output="y")
-    with pytest.raises(ValueError, match="lengths was given for a OnnxModel, expected None"):
+    with pytest.raises(ValueError, match="lengths was given for an OnnxModel, expected None"):
         cylstm.compare(model, small, given, [5, 5, 5])
-    with pytest.raises(ValueError, match="output was given for a LSTM, expected None"):
+    with pytest.raises(ValueError, match="output was given for an LSTM, expected None"):
         cylstm.compare(model.layers["first"], small.layers["first"], given["x"], output="h")
 
 

@@ -78,7 +78,7 @@ def test_what_they_have_not_is_refused() -> None:
         cylstm.to_keras(cylstm.LSTM(5, 7, proj_size=3))
     writers: list[Any] = [cylstm.to_keras, cylstm.to_torch]
     for writer in writers:
-        with pytest.raises(TypeError, match="no layer for a int"):
+        with pytest.raises(TypeError, match="no layer for an int"):
             writer(3)
 
 
