@@ -20,7 +20,8 @@ static float round_row(const float *x, size_t n, uint8_t *codes)
     if (rest) {
         uint8_t last[(VL + BF16_GROUP) * CODE] = {0};
         v_store_bf16(last, v_load_n(x + whole, rest));
-        memcpy(codes + whole * CODE, last, (rest + BF16_GROUP - 1) / BF16_GROUP * BF16_GROUP * CODE);
+        memcpy(codes + whole * CODE, last,
+               (rest + BF16_GROUP - 1) / BF16_GROUP * BF16_GROUP * CODE);
     }
     return 1;
 }

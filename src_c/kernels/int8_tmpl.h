@@ -64,7 +64,8 @@ ALWAYS_INLINE int32_t group_of(const uint8_t *codes, size_t g)
 
 /* sums = before + one term, of R rows of a panel; a lone row as CHAINS chains over k. `before` may be `sums`. */
 ALWAYS_INLINE void int8_term(const struct cylstm_codes *c, const char *w, size_t groups, size_t row,
-                             const float *before, ptrdiff_t before_row, float *sums, const int R, const int CHAINS)
+                             const float *before, ptrdiff_t before_row, float *sums, const int R,
+                             const int CHAINS)
 {
     const ptrdiff_t vector = VL * sizeof(int32_t), line = PANEL_VECTORS * vector;
     const float *scale = (const float *)(w + (ptrdiff_t)groups * line);
