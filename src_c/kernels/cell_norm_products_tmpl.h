@@ -11,36 +11,21 @@
 
 static const double PRODUCTS_EPSILON = 1e-5;
 
-ALWAYS_INLINE void add_vectors(vf *sum, const real *s, size_t each, size_t gates, size_t n)
-{
-    UNROLL for (size_t g = 0; g < gates; g++) sum[g] = v_add(sum[g], v_load_n(s + g * each, n));
-}
-ALWAYS_INLINE void add_squares(vf *sum, const real *s, size_t each, size_t gates, vf mean, size_t n)
-{
-    UNROLL for (size_t g = 0; g < gates; g++)
-    {
-        vf d = v_sub(v_load_n(s + g * each, n), mean);
-        if (n < VL) d = v_mul(d, v_load_n(ONES, n));
-        sum[g] = v_fma(d, d, sum[g]);
-    }
-}
-
 /* The moments of `gates` rows of H, `each` apart, as one; what pads them counts for nothing. */
-ALWAYS_INLINE struct moments joint_moments(const real *s, size_t each, size_t H, size_t gates)
+ALWAYS_INLINE struct moments joint_moments(const real *s, size_t each, size_t H, const int gates)
 {
     const size_t whole = H / VL * VL;
-    const real count = (real)(gates * H);
+    const real count = (real)gates * (real)H;
     vf sum[GATES] = {v_zero(), v_zero(), v_zero(), v_zero()},
        square[GATES] = {v_zero(), v_zero(), v_zero(), v_zero()};
     for (size_t u = 0; u < whole; u += VL) add_vectors(sum, s + u, each, gates, VL);
     if (whole < H) add_vectors(sum, s + whole, each, gates, H - whole);
     const vf all = v_add(v_add(sum[0], sum[1]), v_add(sum[2], sum[3]));
-    const vf mean = v_set1(sum_of_lanes(all) / count);
-    for (size_t u = 0; u < whole; u += VL) add_squares(square, s + u, each, gates, mean, VL);
-    if (whole < H) add_squares(square, s + whole, each, gates, mean, H - whole);
+    const vf mean = v_set1(v_sum(all) / count), means[GATES] = {mean, mean, mean, mean};
+    for (size_t u = 0; u < whole; u += VL) add_squares(square, s + u, each, gates, means, VL);
+    if (whole < H) add_squares(square, s + whole, each, gates, means, H - whole);
     const vf squares = v_add(v_add(square[0], square[1]), v_add(square[2], square[3]));
-    const real variance = sum_of_lanes(squares) / count + (real)PRODUCTS_EPSILON;
-    return (struct moments){mean, v_div(v_set1(1), v_sqrt(v_set1(variance)))};
+    return (struct moments){mean, by_variance(v_sum(squares) / count, PRODUCTS_EPSILON)};
 }
 NEVER_INLINE struct moments moments_of_product(const real *s, size_t each, size_t H)
 {
@@ -51,23 +36,27 @@ NEVER_INLINE struct moments moments_of_cell(const real *c, size_t H)
     return joint_moments(c, 0, H, 1);
 }
 
-/* Pre-activations of a row, where the sums of x were; and all sums to the tape, if there is one. */
+/* A vector of pre-activations, where the sum of x was; and both sums to the tape, if there is one. */
+ALWAYS_INLINE void products_preact_of(const struct cylstm_cell *cell, const struct moments m[2],
+                                      real *x, real *tape, size_t at, size_t n)
+{
+    const size_t all = GATES * cell->H;
+    const vf of_x = v_load(x), of_h = v_load(x + GATES * padded_units(cell->H));
+    const vf a = v_fma(v_load_n((const real *)cell->norm_h + at, n), normal(&m[1], of_h),
+                       biases(cell, at, n));
+    v_store(x, v_fma(v_load_n((const real *)cell->norm + at, n), normal(&m[0], of_x), a));
+    if (!tape) return;
+    v_store_n(tape + at, of_x, n);
+    v_store_n(tape + all + at, of_h, n);
+}
 NEVER_INLINE void products_preact(const struct cylstm_cell *cell, const struct moments m[2],
                                   real *s, real *tape)
 {
-    const size_t H = cell->H, each = padded_units(H);
-    const real *weight_x = cell->norm, *weight_h = cell->norm_h;
-    for (size_t gate = 0; gate < GATES; gate++)
-        for (size_t u = 0; u < H; u += VL) {
-            const size_t at = gate * H + u, n = valid(u, H);
-            real *x = s + gate * each + u;
-            const vf of_x = v_load(x), of_h = v_load(x + GATES * each);
-            const vf a = v_fma(v_load_n(weight_h + at, n), normal(&m[1], of_h), biases(cell, at, n));
-            v_store(x, v_fma(v_load_n(weight_x + at, n), normal(&m[0], of_x), a));
-            if (!tape) continue;
-            v_store_n(tape + at, of_x, n);
-            v_store_n(tape + GATES * H + at, of_h, n);
-        }
+    const size_t H = cell->H, whole = H / VL * VL;
+    for (size_t gate = 0; gate < GATES; gate++, s += padded_units(H)) {
+        for (size_t u = 0; u < whole; u += VL) products_preact_of(cell, m, s + u, tape, gate * H + u, VL);
+        if (whole < H) products_preact_of(cell, m, s + whole, tape, gate * H + whole, H - whole);
+    }
 }
 
 /* What c is shown as, before its activation. */

@@ -20,48 +20,55 @@ static void norm_keep(const struct cylstm_cell *cell, size_t panel, size_t row, 
 {
     const real *sum = sums;
     const size_t u = panel * VL, each = padded_units(cell->H);
-    for (size_t k = row; k < row + rows; k++, sum += PANEL_VECTORS * VL)
-        for (size_t gate = 0; gate < GATES; gate++)
-            v_store(row_of(&cell->sums, k) + gate * each + u, v_load(sum + gate * VL));
-}
-
-ALWAYS_INLINE real sum_of_lanes(vf v)
-{
-    real lane[MAX_VL];
-    v_store(lane, v);
-    for (size_t half = VL / 2; half; half /= 2)
-        for (size_t l = 0; l < half; l++) lane[l] += lane[l + half];
-    return lane[0];
+    for (size_t k = row; k < row + rows; k++, sum += PANEL_VECTORS * VL) {
+        real *out = row_of(&cell->sums, k) + u;
+        UNROLL for (size_t gate = 0; gate < GATES; gate++)
+            v_store(out + gate * each, v_load(sum + gate * VL));
+    }
 }
 
 struct moments {
     vf mean, by; /* 1 / sqrt(variance + epsilon) */
 };
 
-/* Of H sums, padded with zeros or not, for each of some gates, `each` apart: side by side, since a sum
- * waits for the one before. */
-NEVER_INLINE void moments_of(const real *s, size_t each, size_t H, const int gates,
-                             struct moments *m)
+/* To sums of one vector of each gate, `each` apart; what pads it counts for nothing. */
+ALWAYS_INLINE void add_vectors(vf *sum, const real *s, size_t each, const int gates, size_t n)
 {
-    vf sum[GATES] = {v_zero(), v_zero(), v_zero(), v_zero()}, square[GATES];
-    for (size_t u = 0; u < H; u += VL) UNROLL for (int gate = 0; gate < gates; gate++)
-            sum[gate] = v_add(sum[gate], v_load_n(s + (size_t)gate * each + u, valid(u, H)));
-    for (int gate = 0; gate < gates; gate++) {
-        m[gate].mean = v_set1(sum_of_lanes(sum[gate]) / (real)H);
-        square[gate] = v_zero();
+    UNROLL for (int gate = 0; gate < gates; gate++)
+        sum[gate] = v_add(sum[gate], v_load_n(s + (size_t)gate * each, n));
+}
+ALWAYS_INLINE void add_squares(vf *sum, const real *s, size_t each, const int gates, const vf *mean,
+                               size_t n)
+{
+    UNROLL for (int gate = 0; gate < gates; gate++) {
+        vf d = v_sub(v_load_n(s + (size_t)gate * each, n), mean[gate]);
+        if (n < VL) d = v_mul(d, v_load_n(ONES, n));
+        sum[gate] = v_fma(d, d, sum[gate]);
     }
-    for (size_t u = 0; u < H; u += VL) {
-        const size_t n = valid(u, H);
-        const vf mask = v_load_n(ONES, n);
-        UNROLL for (int gate = 0; gate < gates; gate++) {
-            const vf d = v_sub(v_load_n(s + (size_t)gate * each + u, n), m[gate].mean);
-            square[gate] = v_fma(v_mul(d, mask), d, square[gate]);
-        }
-    }
-    for (int gate = 0; gate < gates; gate++) {
-        const real variance = sum_of_lanes(square[gate]) / (real)H + (real)NORM_EPSILON;
-        m[gate].by = v_div(v_set1(1), v_sqrt(v_set1(variance)));
-    }
+}
+ALWAYS_INLINE vf by_variance(real variance, const double epsilon)
+{
+    return v_div(v_set1(1), v_sqrt(v_set1(variance + (real)epsilon)));
+}
+
+/* Of H sums for each of some gates, `each` apart: side by side, since a sum waits for the one before. */
+ALWAYS_INLINE void moments_of(const real *s, size_t each, size_t H, const int gates,
+                              struct moments *m)
+{
+    const size_t whole = H / VL * VL;
+    vf sum[GATES], square[GATES], mean[GATES];
+    UNROLL for (int gate = 0; gate < gates; gate++) sum[gate] = square[gate] = v_zero();
+    for (size_t u = 0; u < whole; u += VL) add_vectors(sum, s + u, each, gates, VL);
+    if (whole < H) add_vectors(sum, s + whole, each, gates, H - whole);
+    UNROLL for (int gate = 0; gate < gates; gate++) mean[gate] = v_set1(v_sum(sum[gate]) / (real)H);
+    for (size_t u = 0; u < whole; u += VL) add_squares(square, s + u, each, gates, mean, VL);
+    if (whole < H) add_squares(square, s + whole, each, gates, mean, H - whole);
+    UNROLL for (int gate = 0; gate < gates; gate++)
+        m[gate] = (struct moments){mean[gate], by_variance(v_sum(square[gate]) / (real)H, NORM_EPSILON)};
+}
+NEVER_INLINE void moments_of_gates(const real *s, size_t each, size_t H, struct moments *m)
+{
+    moments_of(s, each, H, GATES, m);
 }
 
 ALWAYS_INLINE vf normal(const struct moments *m, vf s) { return v_mul(v_sub(s, m->mean), m->by); }
@@ -141,8 +148,8 @@ struct norm_back {
 };
 ALWAYS_INLINE void norm_average(struct norm_back *b, size_t count)
 {
-    b->dz = v_set1(sum_of_lanes(b->dz) / (real)count);
-    b->dz_z = v_set1(sum_of_lanes(b->dz_z) / (real)count);
+    b->dz = v_set1(v_sum(b->dz) / (real)count);
+    b->dz_z = v_set1(v_sum(b->dz_z) / (real)count);
 }
 ALWAYS_INLINE void take(struct norm_back *b, const real *weight, const real *s, const real *da,
                         real *dweight, size_t n)
@@ -194,7 +201,7 @@ static void norm_backward(const struct cylstm_cell *cell, size_t rows)
         real *dc_row = row_of(&cell->dc, k), *dgates = row_of(&cell->dgates, k);
         real *dnorm = row_of(&cell->dnorm, k);
         struct moments m[GATES];
-        moments_of(tape + GATES * H, H, H, GATES, m);
+        moments_of_gates(tape + GATES * H, H, H, m);
         for (size_t from = 0; from < H; from += STRETCH) {
             begin_stretch(&s, k, from, H);
             for (size_t v = 0, u = from; v < s.count; v++, u += VL)
@@ -272,7 +279,7 @@ static void norm_tangent(const struct cylstm_cell *cell, size_t rows)
         const real *c_prev_row = row_of(&cell->c_prev, k), *dc_row = row_of(&cell->tangent->c, k);
         struct norm_back b[GATES];
         struct moments m[GATES];
-        moments_of(tape + GATES * H, H, H, GATES, m);
+        moments_of_gates(tape + GATES * H, H, H, m);
         for (size_t gate = 0; gate < GATES; gate++)
             b[gate] = (struct norm_back){m[gate], v_zero(), v_zero()};
         for (size_t u = 0; u < H; u += VL) {

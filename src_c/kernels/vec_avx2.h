@@ -39,6 +39,11 @@ ALWAYS_INLINE vf v_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
 ALWAYS_INLINE vf v_copysign(vf x, vf s) {
     return _mm256_or_ps(v_abs(x), _mm256_and_ps(s, _mm256_set1_ps(-0.0f)));
 }
+ALWAYS_INLINE real v_sum(vf a) {
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
 ALWAYS_INLINE vf v_pow2(vf t) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23));
 }
@@ -116,6 +121,10 @@ ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm256_max_pd(a, b); }
 ALWAYS_INLINE vf v_abs(vf a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a); }
 ALWAYS_INLINE vf v_copysign(vf x, vf s) {
     return _mm256_or_pd(v_abs(x), _mm256_and_pd(s, _mm256_set1_pd(-0.0)));
+}
+ALWAYS_INLINE real v_sum(vf a) {
+    const __m128d b = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(b, _mm_unpackhi_pd(b, b)));
 }
 ALWAYS_INLINE vf v_pow2(vf t) {
     return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t), 52));

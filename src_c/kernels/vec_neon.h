@@ -27,6 +27,10 @@ ALWAYS_INLINE vf v_max(vf a, vf b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 
 ALWAYS_INLINE vf v_abs(vf a) { return vabsq_f32(a); }
 ALWAYS_INLINE vf v_copysign(vf x, vf s) { return vbslq_f32(vdupq_n_u32(0x80000000u), s, x); }
+ALWAYS_INLINE real v_sum(vf a) {
+    const float32x2_t b = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+    return vget_lane_f32(b, 0) + vget_lane_f32(b, 1);
+}
 ALWAYS_INLINE vf v_pow2(vf t) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(t), 23)); }
 ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
     *low = vzip1q_f32(a, b);
@@ -98,6 +102,7 @@ ALWAYS_INLINE vf v_max(vf a, vf b) { return vbslq_f64(vcgtq_f64(a, b), a, b); }
 
 ALWAYS_INLINE vf v_abs(vf a) { return vabsq_f64(a); }
 ALWAYS_INLINE vf v_copysign(vf x, vf s) { return vbslq_f64(vdupq_n_u64(UINT64_C(1) << 63), s, x); }
+ALWAYS_INLINE real v_sum(vf a) { return vgetq_lane_f64(a, 0) + vgetq_lane_f64(a, 1); }
 ALWAYS_INLINE vf v_pow2(vf t) { return vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(t), 52)); }
 ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
     *low = vzip1q_f64(a, b);

@@ -9,6 +9,7 @@
  *   v_fma, v_fnma         a * b + c and c - a * b, fused where the ISA has FMA
  *   v_keep                makes the compiler keep what it has loaded, instead of loading it for each use
  *   v_sqrt                of normal numbers
+ *   v_sum                 of all lanes: those of one half and the other, and so on
  *   v_min, v_max          the second operand where it is NaN
  *   v_copysign(x, s)      |x| with the sign of s
  *   v_zip(a, b, &l, &h)   a[0], b[0], a[1], b[1], ...: the first half to l, the second to h
@@ -98,6 +99,11 @@ ALWAYS_INLINE real root_of(real a) {
     return a > 0 && a - a == 0 ? y : a; /* 0, infinity, NaN: themselves */
 }
 ALWAYS_INLINE vf v_sqrt(vf a) { LANES(root_of(A)); }
+ALWAYS_INLINE real v_sum(vf a) {
+    for (size_t half = VL / 2; half; half /= 2)
+        for (size_t l = 0; l < half; l++) A += a.lane[l + half];
+    return a.lane[0];
+}
 ALWAYS_INLINE vf v_pow2(vf a) { LANES(real_of(bits_of(A) << MANTISSA_BITS)); }
 ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
     EACH_LANE low->lane[l] = (l % 2 ? b : a).lane[l / 2];

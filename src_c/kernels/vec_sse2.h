@@ -27,6 +27,10 @@ ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm_max_ps(a, b); }
 
 ALWAYS_INLINE vf v_abs(vf a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
 ALWAYS_INLINE vf v_copysign(vf x, vf s) { return _mm_or_ps(v_abs(x), _mm_and_ps(s, _mm_set1_ps(-0.0f))); }
+ALWAYS_INLINE real v_sum(vf a) {
+    const __m128 b = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
+}
 ALWAYS_INLINE vf v_pow2(vf t) { return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(t), 23)); }
 ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
     *low = _mm_unpacklo_ps(a, b);
@@ -84,6 +88,7 @@ ALWAYS_INLINE vf v_max(vf a, vf b) { return _mm_max_pd(a, b); }
 
 ALWAYS_INLINE vf v_abs(vf a) { return _mm_andnot_pd(_mm_set1_pd(-0.0), a); }
 ALWAYS_INLINE vf v_copysign(vf x, vf s) { return _mm_or_pd(v_abs(x), _mm_and_pd(s, _mm_set1_pd(-0.0))); }
+ALWAYS_INLINE real v_sum(vf a) { return _mm_cvtsd_f64(_mm_add_sd(a, _mm_unpackhi_pd(a, a))); }
 ALWAYS_INLINE vf v_pow2(vf t) { return _mm_castsi128_pd(_mm_slli_epi64(_mm_castpd_si128(t), 52)); }
 ALWAYS_INLINE void v_zip(vf a, vf b, vf *low, vf *high) {
     *low = _mm_unpacklo_pd(a, b);
