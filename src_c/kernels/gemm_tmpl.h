@@ -6,7 +6,9 @@
  */
 
 enum {
-    L2_BYTES = 384 << 10, /* what surely stays in the L2 cache of a core */
+    L1_BYTES = 16 << 10, /* what surely stays in the L1 cache of a core, */
+    L2_BYTES = 384 << 10, /* and in its L2 */
+    SHORT_PANEL_BYTES = 2 << 10,
     PAGE_BYTES = 4096,
     FETCH_AHEAD = 24 /* in k, some 80 ns */
 };
@@ -177,13 +179,18 @@ TILE_PAIR(tile_pair_4, 4, 0)
 TILE_PAIR(narrow_tile_pair_4, 4, 1)
 static tile_pair_fn *const tile_pairs[PANEL_VECTORS] = {tile_pair_1, tile_pair_2, tile_pair_3, tile_pair_4};
 
+/* A large result of sums: the gradient of a matrix. */
+static int is_large(const struct cylstm_product *p)
+{
+    return !p->finish && p->rows * p->columns * sizeof(real) > L2_BYTES;
+}
+
 /* Whether a tile meets memory that may lie beyond L2: what is added, a tape, a large result, or
  * columns of a matrix where the next k is a page on, which the hardware does not foresee. */
 static int needs_prefetch(const struct cylstm_product *p)
 {
     if (p->term[0].a_k * (ptrdiff_t)sizeof(real) >= PAGE_BYTES || p->addend.base) return 1;
-    return p->finish ? p->cell.tape.base != NULL
-                     : p->rows * p->columns * sizeof(real) > L2_BYTES;
+    return p->finish ? p->cell.tape.base != NULL : is_large(p);
 }
 
 /* Of a panel's vectors, those that hold columns, less one. */
@@ -260,10 +267,12 @@ static void row_product(const struct cylstm_product *p)
 }
 
 /* How many panels meet a tile's rows before the next rows come: one, which then stays in L1 or L2
- * while all rows pass. Rows that come from beyond L2 stay for as many panels as L2 holds. */
+ * while all rows pass. Rows that come from beyond L2 stay for as many panels as L2 holds; and where
+ * sums are so short that a large result is what takes the time, its rows are written whole. */
 static size_t panels_together(const struct cylstm_product *p)
 {
     const size_t K = p->term[0].K + p->term[1].K, panel = K * PANEL_VECTORS * VL * sizeof(real);
+    if (is_large(p) && panel && panel <= SHORT_PANEL_BYTES) return L1_BYTES / panel;
     if (p->rows * K * sizeof(real) <= L2_BYTES || panel > L2_BYTES) return 1;
     return L2_BYTES / panel;
 }

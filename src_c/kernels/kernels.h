@@ -33,9 +33,11 @@
 /* Ask for a cache line that will soon be read, or written. */
 #if defined(__GNUC__)
 #define FETCH(address) __builtin_prefetch(address, 0)
+#define FETCH_LATER(address) __builtin_prefetch(address, 0, 2) /* into L2 */
 #define FETCH_TO_WRITE(address) __builtin_prefetch(address, 1)
 #else
 #define FETCH(address) ((void)(address))
+#define FETCH_LATER(address) ((void)(address))
 #define FETCH_TO_WRITE(address) ((void)(address))
 #endif
 

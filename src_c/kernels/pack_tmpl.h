@@ -3,8 +3,6 @@
  * Both only move or add, lane by lane, so that every set packs the same numbers.
  */
 
-enum { REALS_AHEAD = 64 }; /* rows are too many for the hardware to follow */
-
 /* out[k][lane] = row[lane][k] for VL values of k. `whole`: all lanes hold a row and all k are there;
  * else lanes from n on are zero, and `count` values of k and `lanes` lanes are written.
  *
@@ -14,7 +12,8 @@ ALWAYS_INLINE void transpose_block(const real *rows, size_t stride, size_t n, si
                                    size_t lanes, real *out, size_t width, const int whole)
 {
     vf r[VL];
-    if (whole) UNROLL for (int l = 0; l < VL; l++) FETCH(rows + REALS_AHEAD + (size_t)l * stride);
+    /* rows are too many for the hardware to follow: the same place of the next panel's */
+    if (whole) UNROLL for (int l = 0; l < VL; l++) FETCH_LATER(rows + (size_t)(VL + l) * stride);
     UNROLL for (int l = 0; l < VL; l++)
         r[l] = whole ? v_load(rows + (size_t)l * stride)
                : (size_t)l < n ? v_load_n(rows + (size_t)l * stride, count)
