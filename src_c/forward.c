@@ -31,8 +31,8 @@ static void run_steps(struct forward *f, int caller, const struct forward_pass *
         const size_t n = end - r0;
         if (s == chunk.end && cylstm_is_merged(f, p, n, f->step_end - s)) {
             chunk = (struct cylstm_range){s, cylstm_chunk_end(f, n, s, f->step_end)};
-            cylstm_merge_inputs(f, caller, p, own, cylstm_list_rows(f, p, own, chunk, r0, r1), 1,
-                                0);
+            cylstm_merge_inputs(f, caller, p, own, own, cylstm_list_rows(f, p, own, chunk, r0, r1),
+                                1, 0);
             merged.row = 0;
         }
         const int is_merged = s < chunk.end;
@@ -107,7 +107,8 @@ static void run_units(void *arg, size_t share, int caller)
                  n = cylstm_active_rows(&f->order, f->order.B, s);
     const struct merged merged = merged_of_chunk(f);
     if (f->chunk_rows && s == f->chunk.begin)
-        cylstm_merge_inputs(f, caller, p, f->workspace, f->chunk_rows[1], shares, share);
+        cylstm_merge_inputs(f, caller, p, &f->workspace[share], f->workspace, f->chunk_rows[1],
+                            shares, share);
     cylstm_forward_step(f, caller, p, &f->workspace[share], s, 0, n,
                         cylstm_share(cylstm_step_panels(f, p).end, shares, share),
                         f->chunk_rows ? &merged : NULL);

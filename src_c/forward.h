@@ -85,9 +85,10 @@ size_t cylstm_chunk_end(const struct forward *f, size_t rows, size_t s, size_t e
 /* Where the rows [r0, r1) of the chunk's steps start in x, one after another. Returns how many. */
 size_t cylstm_list_rows(const struct forward *f, const struct forward_pass *p,
                         struct workspace *own, struct cylstm_range chunk, size_t r0, size_t r1);
-/* Merge them: the share's panels of them, into the workspace that lists the rows. */
+/* Merge them: the share's panels of them, into the workspace `in`, which lists the rows. */
 void cylstm_merge_inputs(struct forward *f, int caller, const struct forward_pass *p,
-                         const struct workspace *own, size_t rows, size_t shares, size_t share);
+                         const struct workspace *own, const struct workspace *in, size_t rows,
+                         size_t shares, size_t share);
 
 /* forward_states.c */
 

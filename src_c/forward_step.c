@@ -234,7 +234,8 @@ size_t cylstm_list_rows(const struct forward *f, const struct forward_pass *p,
 }
 
 void cylstm_merge_inputs(struct forward *f, int caller, const struct forward_pass *p,
-                         const struct workspace *own, size_t rows, size_t shares, size_t share)
+                         const struct workspace *own, const struct workspace *in, size_t rows,
+                         size_t shares, size_t share)
 {
     const struct cylstm_matrix *const matrices[] = {&p->l.w, &p->l.second};
     for (size_t n = 0; n < 2 && matrices[n]->columns; n++) {
@@ -242,8 +243,8 @@ void cylstm_merge_inputs(struct forward *f, int caller, const struct forward_pas
         const size_t panels = cylstm_panels_of(f->call.kernels, m->columns);
         struct cylstm_job job;
         cylstm_start_job(&job, &p->l, m, rows, cylstm_share(panels, shares, share));
-        job.product.term[0] = (struct cylstm_term){{p->x.base, own->offset, 0}, 1, p->l.I, NULL};
-        job.product.out = merged_rows(f, p, own, m, 0);
+        job.product.term[0] = (struct cylstm_term){{p->x.base, in->offset, 0}, 1, p->l.I, NULL};
+        job.product.out = merged_rows(f, p, in, m, 0);
         job.product.out_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
         run_job(f, caller, own, &job);
     }
