@@ -2,6 +2,7 @@
 
 
 cdef extern from "numpy/arrayobject.h":
+    Py_ssize_t PyArray_CountNonzero(cnp.ndarray array) except -1
     cnp.ndarray PyArray_View(cnp.ndarray array, void *descr, void *type)
 
 
@@ -115,12 +116,16 @@ cdef cnp.ndarray _check_steps(object value, str name, tuple shape, bint time_fir
     """A bool for every step of every sequence, as bytes (T, B) that nobody else can change."""
     if is_masked(value):
         raise TypeError(f"{name} is a MaskedArray, whose mask would be ignored; expected bools")
-    array = np.array(value, subok=False)
-    if array.dtype != np.bool_:
+    cdef cnp.ndarray array
+    array = <cnp.ndarray>value if type(value) is cnp.ndarray else np.array(value, subok=False)
+    if cnp.PyArray_TYPE(array) != cnp.NPY_BOOL:
         raise TypeError(f"{name} is {array.dtype}, expected bools of shape {shape}")
-    if array.shape != shape:
-        raise ValueError(f"{name} has shape {array.shape}, expected {shape}, a bool for every step")
-    return np.array(array if time_first else array.T, np.uint8, order="C")
+    cdef cnp.ndarray steps = np.array(array if time_first else array.T, np.uint8, order="C")
+    cdef tuple found = (<object>steps).shape
+    if found != (shape if time_first else shape[::-1]):
+        found = found if time_first else found[::-1]
+        raise ValueError(f"{name} has shape {found}, expected {shape}, a bool for every step")
+    return steps
 
 
 cpdef object check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batched):

@@ -102,10 +102,10 @@ cdef class Problem:
         if mask is None:
             return 0
         self.mask = _check_steps(mask, "mask", outer, time_first)
-        valid = self.mask.reshape(self.T, self.B)
+        valid = self.mask
         if self.lengths is not None:
-            valid = valid * (np.arange(self.T)[:, None] < self.lengths)
-        self.rows = float(np.count_nonzero(valid))
+            valid = valid.reshape(self.T, self.B) * (np.arange(self.T)[:, None] < self.lengths)
+        self.rows = PyArray_CountNonzero(valid)
         return 0
 
     cdef int replace_states(self, replaced) except -1:
