@@ -147,11 +147,12 @@ cpdef object check_lengths(object lengths, Py_ssize_t T, Py_ssize_t B, bint batc
         raise TypeError(f"lengths is {array.dtype}, expected integers from 0 to {T}")
     if array.shape != (B,):
         raise ValueError(f"lengths has shape {array.shape}, expected ({B},), one for each sequence")
-    if B == 0:
-        return np.zeros(0, np.uintp)
-    array = array.copy()  # before its values are checked
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high > T:
-        wrong = low if low < 0 else high
-        raise ValueError(f"lengths holds {wrong}, expected 0 to {T}, the number of steps")
-    return np.ascontiguousarray(array, dtype=np.uintp)
+    cdef cnp.ndarray sizes = np.array(array, np.uintp)  # in which less than 0 is very large
+    cdef const size_t *size = <const size_t *>cnp.PyArray_DATA(sizes)
+    cdef Py_ssize_t b
+    for b in range(B):
+        if size[b] > <size_t>T:
+            low, high = int(array.min()), int(array.max())
+            wrong = low if low < 0 else high
+            raise ValueError(f"lengths holds {wrong}, expected 0 to {T}, the number of steps")
+    return sizes
