@@ -54,7 +54,8 @@ NEVER_INLINE void products_preact(const struct cylstm_cell *cell, const struct m
 {
     const size_t H = cell->H, whole = H / VL * VL;
     for (size_t gate = 0; gate < GATES; gate++, s += padded_units(H)) {
-        for (size_t u = 0; u < whole; u += VL) products_preact_of(cell, m, s + u, tape, gate * H + u, VL);
+        for (size_t u = 0; u < whole; u += VL)
+            products_preact_of(cell, m, s + u, tape, gate * H + u, VL);
         if (whole < H) products_preact_of(cell, m, s + whole, tape, gate * H + whole, H - whole);
     }
 }
@@ -84,8 +85,7 @@ static void norm_products_forward(const struct cylstm_cell *cell, size_t rows)
         for (size_t u = 0; u < H; u += VL)
             v_store(s + u, products_shown(cell, &of_c, v_load(s + u), u, valid(u, H)));
         activate(&o->function[2], s, 0, 1, each / VL);
-        for (size_t u = 0; u < H; u += VL)
-            next_hidden(cell, k, v_load(s_o + u), v_load(s + u), u);
+        for (size_t u = 0; u < H; u += VL) next_hidden(cell, k, v_load(s_o + u), v_load(s + u), u);
     }
 }
 
@@ -118,7 +118,8 @@ static void norm_products_backward(const struct cylstm_cell *cell, size_t rows)
         for (size_t from = 0; from < H; from += STRETCH) {
             begin_stretch(&s, k, from, H);
             for (size_t v = 0, u = from; v < s.count; v++, u += VL)
-                v_store(s.dc + v * VL, v_add(v_load_n(dgates + u, valid(u, H)), v_load(dc_row + u)));
+                v_store(s.dc + v * VL,
+                        v_add(v_load_n(dgates + u, valid(u, H)), v_load(dc_row + u)));
             cell_back(cell, &s);
             store_gates(cell, &s, GATE_I, GATE_O, da);
         }

@@ -22,7 +22,7 @@ static void norm_keep(const struct cylstm_cell *cell, size_t panel, size_t row, 
     const size_t u = panel * VL, each = padded_units(cell->H);
     for (size_t k = row; k < row + rows; k++, sum += PANEL_VECTORS * VL) {
         real *out = row_of(&cell->sums, k) + u;
-        UNROLL for (size_t gate = 0; gate < GATES; gate++)
+    UNROLL for (size_t gate = 0; gate < GATES; gate++)
             v_store(out + gate * each, v_load(sum + gate * VL));
     }
 }

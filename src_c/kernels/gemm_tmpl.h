@@ -6,7 +6,7 @@
  */
 
 enum {
-    L1_BYTES = 16 << 10, /* what surely stays in the L1 cache of a core, */
+    L1_BYTES = 16 << 10,  /* what surely stays in the L1 cache of a core, */
     L2_BYTES = 384 << 10, /* and in its L2 */
     SHORT_PANEL_BYTES = 2 << 10,
     PAGE_BYTES = 4096,
