@@ -240,7 +240,7 @@ soak: $(STAMPS)/cylstm $(STAMPS)/group-test
 	$(PY) tests/soak.py $(MINUTES)
 
 tsan: build/c-tsan/threads
-	build/c-tsan/threads
+	build/c-tsan/threads helped
 
 ulp: build/c-plain/ulp
 	build/c-plain/ulp $(ARGS)
