@@ -148,14 +148,15 @@ asan: $(STAMPS)/cylstm $(STAMPS)/group-test build/asan/stamp
 	../../$(PY) -c 'import cylstm; assert "build/asan/lib" in cylstm.__file__' && \
 	../../$(PY) -m pytest -p no:cacheprovider tests -m "not timing" --ignore=tests/oracles $(ANY_BUILD)
 
-build/asan/stamp: $(SOURCES) $(wildcard cylstm/*.py) setup.py $(STAMPS)/cylstm
+build/asan/stamp: $(SOURCES) $(wildcard cylstm/*.py cylstm/*/*.py) setup.py $(STAMPS)/cylstm
 	rm -rf build/asan/lib
 	CYLSTM_CFLAGS="$(ASAN_CFLAGS)" $(PY) setup.py -q build --build-temp build/asan/temp --build-lib build/asan/lib
 	@touch $@
 
 # --- the light suite on a build that counts which lines run
 # Cython's plugin looks for its C file and its sources beside the extension. Not optimised: gcc 12
-# at -O1 makes counting AVX-512 kernels that lose pointers.
+# at -O1 makes counting AVX-512 kernels that lose pointers. Threads lose counts of one another, so that
+# gcov finds branches taken fewer than 0 times; whether a line ran is not in doubt.
 
 COVERAGE_CFLAGS := -O0 -g1 --coverage -fprofile-update=single
 C_FLOOR         := 95
@@ -167,7 +168,7 @@ coverage: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-coverage build/c
 	cd build/coverage && export PYTHONPATH="$$PWD" && ../../$(PY) -m coverage run -m pytest -p no:cacheprovider \
 	    tests -m "not timing" --ignore=tests/oracles $(ANY_BUILD)
 	$(PY) -m gcovr --root . --object-directory build/coverage/temp --filter src_c/ --txt-metric line \
-	    --fail-under-line $(C_FLOOR)
+	    --gcov-ignore-parse-errors negative_hits.warn_once_per_file --fail-under-line $(C_FLOOR)
 	cd build/coverage && ../../$(PY) -m coverage report --fail-under=$(PYTHON_FLOOR)
 
 build/coverage/stamp: $(SOURCES) $(wildcard cylstm/*.py cylstm/*/*.py) setup.py $(STAMPS)/cylstm

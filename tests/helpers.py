@@ -30,6 +30,9 @@ TOLERANCES = {"float32": (5e-6, 2e-5), "float64": (1e-12, 1e-10)}
 ISAS: list[str] = list(cylstm.show_config()["isa_available"])
 EACH_ISA = [ISAS[0], *(pytest.param(isa, marks=pytest.mark.slow) for isa in ISAS[1:])]
 
+# For tests that set a trace function: coverage's, which it replaces, would see no more of the run.
+no_tracer = pytest.mark.skipif(sys.gettrace() is not None, reason="another tracer is at work")
+
 several_cpus = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
     reason="a helper needs a core of its own",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import cylstm
-from helpers import Array, run_python, same_bits
+from helpers import Array, no_tracer, run_python, same_bits
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +70,7 @@ def release(lstm: cylstm.LSTM) -> None:
     lstm.release()
 
 
+@no_tracer
 @pytest.mark.parametrize("work", [load, step, release])
 def test_an_exception_at_any_step_leaves_whole_weights(work: Callable[[Any], None]) -> None:
     """The old ones or the new, and what was taken before stays as it was, whatever comes next."""
@@ -146,6 +147,7 @@ print(count)
     assert int(done.stdout) >= 20
 
 
+@no_tracer  # in which the exceptions of handlers may be lost, while more signals come
 @posix
 def test_a_second_signal_raises_the_users_exception_too() -> None:
     """And never a SystemError, though the first one is still on its way out of a long product."""

@@ -21,7 +21,7 @@ import cylstm
 from cylstm import LSTM, Linear
 from cylstm.optim import SGD, Adam, Optimizer, clip_grad_norm
 from cylstm.weights import WeightGrads
-from helpers import Array, same_bits
+from helpers import Array, no_tracer, same_bits
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +78,7 @@ def make(cls: Any = Adam, hidden: int = 5, **options: Any) -> tuple[list[Any], O
     return modules, cls(modules, lr=0.01, **options)
 
 
+@no_tracer
 @pytest.mark.parametrize("cls, options", [(Adam, {}), (SGD, {"momentum": 0.9})])
 @pytest.mark.parametrize("steps_before", [0, 1])
 def test_a_step_interrupted_at_every_bytecode(cls: Any, options: Any, steps_before: int) -> None:
@@ -108,6 +109,7 @@ def test_a_step_interrupted_at_every_bytecode(cls: Any, options: Any, steps_befo
     assert outcomes["old"] > 300 and outcomes["new"] > 0  # it is interrupted before and after
 
 
+@no_tracer
 def test_a_load_of_state_interrupted_at_every_bytecode() -> None:
     modules, optimizer = make()
     optimizer.step(draw_grads(modules, 0))
@@ -127,6 +129,7 @@ def test_a_load_of_state_interrupted_at_every_bytecode() -> None:
     assert n > 300 and same_bits(everything(modules, optimizer)[:-2], loaded[:-2])
 
 
+@no_tracer
 def test_clipping_interrupted_at_every_bytecode() -> None:
     rng = np.random.default_rng(0)
 
