@@ -74,7 +74,8 @@ def contents(model: Model, chosen: Mapping[str, str]) -> Contents:
     layers = stacked(model, found)
     whole = None
     around = ", ".join(f"{layer.name} ({layer.kind})" for layer in others)
-    if model.exact and (others or len(layers) != 1 or layers[0].problem):
+    again = model.problem or any(layer.nodes > 1 for layer in model.layers)
+    if model.exact and (others or again or len(layers) != 1 or layers[0].problem):
         built, wrong = keras_layers.plan(model, found)
         whole = built
         if wrong:
@@ -98,7 +99,10 @@ def from_keras(live: Any) -> Any:
         _attach_live(graph, live)
         model = _model("a live Keras model", version, graph)
     else:
-        layer = Layer(live.name, type(live).__name__, live.get_config(), [], live.get_weights())
+        kind = type(live).__name__
+        if type(live).__module__.partition(".")[0] not in keras_config.KERAS:
+            kind = f"{type(live).__module__}.{kind}"
+        layer = Layer(live.name, kind, live.get_config(), [], live.get_weights())
         model = Model("a live Keras layer", version, [layer], True, [live.name])
     held = contents(model, {})
     return held.whole() if held.whole is not None else build(held.find(None))

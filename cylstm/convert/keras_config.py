@@ -15,6 +15,10 @@ from ..tensors import shown
 from .keras_recurrent import Graph, Layer
 
 MODELS = frozenset({"Sequential", "Functional", "Model"})
+KERAS = frozenset({"keras", "keras_core", "tf_keras", "tensorflow"})  # where its own classes are
+OPERATIONS = frozenset(
+    {"Add", "Multiply", "Maximum"}
+)  # of tensors alone, as the layers of the name
 MAX_DEPTH = 16  # models within models
 
 
@@ -40,9 +44,14 @@ def parsed(described: Mapping[str, Any], depth: int = 0) -> Graph:
         graph.outputs = [graph.layers[-1].name] if graph.layers else []
         return graph
     try:
-        graph.inputs, graph.outputs = (_ends(config, end) for end in ("input", "output"))
-    except (KeyError, TypeError, IndexError):
+        (graph.inputs, _), (graph.outputs, indices) = (
+            _ends(config, end) for end in ("input", "output")
+        )
+    except (KeyError, TypeError, IndexError, ValueError):
         graph.problem = "its inputs or outputs can't be read"
+        return graph
+    if len(indices) == 1 and indices != [0]:
+        graph.problem = f"its output is a state of {graph.outputs[0]}"
     return graph
 
 
@@ -50,17 +59,34 @@ def _layer(entry: Mapping[str, Any], number: int, depth: int) -> Layer:
     inner = entry.get("config")
     config = inner if isinstance(inner, dict) else {}
     name = entry.get("name") or config.get("name") or f"layer_{number}"
-    kind = str(entry.get("class_name"))
+    kind = _kind(entry)
+    for within in ("layer", "backward_layer", "cell"):  # of Bidirectional, RNN and such
+        if isinstance(part := config.get(within), dict) and _kind(part) != part.get("class_name"):
+            kind = f"{kind} of {_kind(part)}"
     layer = Layer(str(name), kind, config)
     if kind in MODELS and (isinstance(inner, list) or "layers" in config):
         layer.inside = parsed(entry, depth + 1)
     return layer
 
 
-def _ends(config: Any, which: str) -> list[str]:
+def _kind(entry: Mapping[str, Any]) -> str:
+    """A layer's class, told from one of the same name that is not of Keras' layers."""
+    kind, registered = str(entry.get("class_name")), entry.get("registered_name")
+    module = entry.get("module")
+    if isinstance(registered, str) and ">" in registered and ">" not in kind:
+        return registered
+    if isinstance(module, str):
+        parts = module.split(".")
+        if parts[0] not in KERAS or ("ops" in parts and kind not in OPERATIONS):
+            return f"{module}.{kind}"
+    return kind
+
+
+def _ends(config: Any, which: str) -> tuple[list[str], list[int]]:
+    """The layers at an end of a model, and which output of each it is."""
     ends = config[f"{which}_layers"]
     ends = [ends] if ends and isinstance(ends[0], str) else ends
-    return [str(end[0]) for end in ends]
+    return [str(end[0]) for end in ends], [int(end[2]) for end in ends]
 
 
 def _sources(nodes: list[Any]) -> tuple[list[str], int]:
@@ -72,7 +98,9 @@ def _sources(nodes: list[Any]) -> tuple[list[str], int]:
         found = list(_histories(node.get("args")))
         kwargs = node.get("kwargs") or {}
         said = [x for v in kwargs.values() for x in (v if isinstance(v, list) else [v])]
-        if any(value not in (None, False) for value in said):  # training=True, a tensor, ...
+        if any(
+            value is not None and value is not False for value in said
+        ):  # training=True, a tensor, ...
             raise KeyError("arguments of a call")
     else:
         found = [(str(entry[0]), int(entry[2])) for entry in node]
@@ -95,6 +123,8 @@ def _histories(value: Any, depth: int = 0) -> Iterable[tuple[str, int]]:
     if isinstance(value, list):
         for item in value:
             yield from _histories(item, depth + 1)
+    elif value is not None and value is not False:  # x * 2 has its 2 here
+        raise KeyError("arguments of a call")
 
 
 def flat(graph: Graph) -> Graph:

@@ -363,6 +363,8 @@ def _masking(plan: _Plan, layer: Layer, sources: list[str]) -> str:
 
 def _merge(how: str) -> Callable[..., str]:
     def add(plan: _Plan, layer: Layer, sources: list[str]) -> str:
+        if len(sources) < 2:  # keras.ops.average is of the same name
+            raise Unsupported("of one input")
         axis = layer.config.get("axis", -1)
         rank = plan.rank[sources[0]]
         if how == "concatenate" and axis != -1 and (rank is None or axis != rank - 1):

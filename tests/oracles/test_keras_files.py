@@ -384,6 +384,53 @@ def test_parts_of_nested_models(tmp_path: Path) -> None:
     np.testing.assert_allclose(alone(x)[0], want, rtol=0, atol=1e-5)
 
 
+@keras.saving.register_keras_serializable("ours")
+class LSTM(layers.LSTM):  # type: ignore[misc]
+    """Of another meaning than Keras' own."""
+
+    def call(
+        self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False
+    ) -> Any:
+        return super().call(2 * sequences, initial_state, mask, training)
+
+
+def _shared(x: Any) -> Any:
+    layer = layers.LSTM(3, return_sequences=True)
+    return layer(layer(x))
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (_shared, "used more than once"),
+        (lambda x: layers.LSTM(3)(x * 2), "connected in a way"),
+        (lambda x: layers.LSTM(3)(x) * 2, "connected in a way"),
+        (lambda x: keras.ops.maximum(layers.LSTM(3)(x), 0.0), "connected in a way"),
+        (lambda x: keras.ops.average(layers.LSTM(3, return_sequences=True)(x), 1), "verage"),
+        (lambda x: layers.LSTM(3, return_state=True)(x)[2], "its output is a state"),
+        (lambda x: layers.LSTM(3, return_state=True)(layers.Dense(2)(x))[2], "is a state"),
+        (lambda x: layers.LSTM(3)(x, training=True), "connected in a way"),
+        (lambda x: LSTM(3)(x), "ours>LSTM"),
+        (lambda x: layers.Bidirectional(LSTM(3))(x), "ours>LSTM"),
+    ],
+    ids="shared times timed max mean c c-of-more training ours both-ways".split(),
+)
+def test_what_only_looks_like_layers_is_refused(
+    build: Any, why: str, way: Any, tmp_path: Path
+) -> None:
+    x = keras.Input((5, 3))
+    with pytest.raises(ValueError, match=why):
+        way(keras.Model(x, build(x)), tmp_path)
+
+
+def test_a_live_layer_of_another_class_is_refused() -> None:
+    layer = LSTM(3)
+    layer.build((None, 5, 3))
+    with pytest.raises(ValueError, match="no recurrent layer|no such step"):
+        from_keras(layer)
+
+
 def test_a_model_used_twice_is_refused(tmp_path: Path) -> None:
     tower = keras.Sequential([keras.Input((6, 3)), layers.LSTM(3, return_sequences=True)])
     tower.name = "tower"
