@@ -99,7 +99,7 @@ ALWAYS_INLINE vf v_is_positive(vf x)
 }
 
 /* e^x - 1 of x <= 0, by t = tanh(x / 2): 2 t / (1 - t). */
-ALWAYS_INLINE vf v_expm1_negative(vf x)
+NEVER_INLINE vf v_expm1_negative(vf x)
 {
     const struct ratio t = tanh_ratio(v_mul(x, v_set1((real)0.5)));
     return v_div(v_add(t.over, t.over), v_sub(t.under, t.over));
