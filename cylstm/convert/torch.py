@@ -28,14 +28,17 @@ from .arrays import NUMPY, STORAGES, PickledArray, Storage, Unread, item_type
 from .found import Contents, Recurrent
 from .source import Source
 from .torch_quantized import QUANTIZED, packed_arrays, unpacked
+from .torch_script import Code
 from .unpickle import PLAIN, Name, Stub, unpickle
 
 MAX_PICKLE = 64 * 2**20  # bytes of data.pkl, which holds names and no values
 MAX_DEPTH = 64  # modules within modules
 MAX_NAME = 500  # characters of a tensor's name, which all that is below a module begins with
+OWN_HOOKS = ("WeightNorm", "SpectralNorm")  # torch's; what they make of weights is checked
 MAGIC = 0x1950A86A20F9469CFC6C
 MAGIC_BYTES = MAGIC.to_bytes(10, "little")
 MAKERS = {**PLAIN, **QUANTIZED, **NUMPY}
+Attributes = Callable[[Name], Mapping[str, Any]]
 LOAD_FROM_BYTES = Name("torch.storage", "_load_from_bytes")
 
 
@@ -47,14 +50,15 @@ def read(
     `nonlinearity`, "tanh" or "relu", is that of an RNN, which a state_dict does not tell.
     `directions`, 1 or 2, are those of quantised layers, where their state_dict does not tell.
     """
+    attributes: Attributes | None = None
     if source.zip is not None:
-        form, value = _read_archive(source)
+        form, value, attributes = _read_archive(source)
     elif MAGIC_BYTES in source.head[:64]:
         form, value = "before 1.6", _read_row_of_pickles(source.file, source.size)
     else:
         source.file.seek(0)
         form, value = "pickle", unpickle(source.file, MAKERS | {LOAD_FROM_BYTES: _load_from_bytes})
-    arrays, hints = named_arrays(value)
+    arrays, hints = named_arrays(value, attributes)
     if directions not in (None, 1, 2):
         raise ValueError(f"directions is {directions!r}, expected 1 or 2")
     return _contents(f"PyTorch, {form}", arrays, hints, source.size, nonlinearity, directions)
@@ -80,8 +84,8 @@ def _contents(
 # --- zip
 
 
-def _read_archive(source: Source) -> tuple[str, Any]:
-    """Return "zip" or "TorchScript" and the value."""
+def _read_archive(source: Source) -> tuple[str, Any, Attributes | None]:
+    """Return "zip" or "TorchScript", the value, and what code says of its classes."""
     pickles = [name for name in source.names if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         raise ValueError(f"{len(pickles)} members are named data.pkl, expected one")
@@ -100,7 +104,8 @@ def _read_archive(source: Source) -> tuple[str, Any]:
         return Storage(dtype, count, read, "<" if order == b"little" else ">", key)
 
     content = source.member(f"{root}data.pkl", MAX_PICKLE)
-    return form, unpickle(io.BytesIO(content), MAKERS, persistent)
+    attributes = Code(source, root).of if form == "TorchScript" else None
+    return form, unpickle(io.BytesIO(content), MAKERS, persistent), attributes
 
 
 def _stored(source: Source, name: str, size: int) -> bytes:
@@ -194,8 +199,12 @@ def _read_row_of_pickles(file: BinaryIO, size: int) -> Any:
 # --- from values to names
 
 
-def named_arrays(value: Any) -> tuple[dict[str, Unread], dict[str, dict[str, Any]]]:
+def named_arrays(
+    value: Any, attributes: Attributes | None = None
+) -> tuple[dict[str, Unread], dict[str, dict[str, Any]]]:
     """Return the arrays within a value by dotted names, and what it says of recurrent modules.
+
+    `attributes` are those of a class, where the file has them with it and not with each module.
 
     Names are those of a state_dict, where modules are pickled whole too; keys of dicts around it
     come before them.
@@ -218,7 +227,7 @@ def named_arrays(value: Any) -> tuple[dict[str, Unread], dict[str, dict[str, Any
         packed = packed_arrays(value)
         for name, item in _children(value) if packed is None else packed.items():
             walk(f"{prefix}.{name}" if prefix and name else f"{prefix}{name}", item, depth + 1)
-        if isinstance(value, Stub) and (hint := _hint(value)):
+        if isinstance(value, Stub) and (hint := _hint(value, attributes)):
             hints[prefix] = hint
 
     walk("", value, 0)
@@ -245,9 +254,12 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
                 yield name, item
 
 
-def _hint(module: Stub) -> dict[str, Any] | None:
+def _hint(module: Stub, attributes: Attributes | None) -> dict[str, Any] | None:
     """Return what the attributes of a pickled nn.LSTM, GRU or RNN say beside its weights."""
-    return hint(module.state.get) if isinstance(module.state, dict) else None
+    state = module.state if isinstance(module.state, dict) else {}
+    if attributes is not None and isinstance(module.of, Name):
+        state = {**state, **attributes(module.of)}
+    return hint(state.get)
 
 
 def hint(attribute: Callable[[str], Any]) -> dict[str, Any] | None:
@@ -272,17 +284,34 @@ def hint(attribute: Callable[[str], Any]) -> dict[str, Any] | None:
 
 def from_live(module: Any, nonlinearity: str | None = None) -> Contents:
     """Return what a live torch.nn.Module holds."""
-    hints = {}
+    hints, problems = {}, {}
     for path, part in module.named_modules():
         if found := hint(partial(_attribute, part)):
             hints[path] = found
+        if why := _other_than_torch(part):
+            problems[path] = why
     arrays: dict[str, Unread] = {}
     for name, value in module.state_dict().items():
         packed = packed_arrays(value)
         parts = {name: value} if packed is None else {f"{name}.{k}": v for k, v in packed.items()}
         arrays |= {name: _live(part) for name, part in parts.items() if hasattr(part, "detach")}
     form = f"PyTorch module {type(module).__name__}"
-    return _contents(form, arrays, hints, None, nonlinearity)
+    contents = _contents(form, arrays, hints, None, nonlinearity)
+    layers = tuple(replace(x, problem=x.problem or problems.get(x.path)) for x in contents.layers)
+    return replace(contents, layers=layers)
+
+
+def _other_than_torch(module: Any) -> str | None:
+    """Why a live layer of torch's may give something else than its weights say, or None."""
+    if not any(cls.__name__ in ("RNNBase", "RNNCellBase") for cls in type(module).__mro__):
+        return None
+    forward = getattr(module.forward, "__module__", None) or ""
+    if forward.partition(".")[0] not in ("torch", "cylstm"):
+        return f"{type(module).__name__} has a forward of its own, which may give something else"
+    before = [type(hook).__name__ for hook in module._forward_pre_hooks.values()]
+    if module._forward_hooks or any(name not in OWN_HOOKS for name in before):
+        return "has a hook, which may change what it gives"
+    return None
 
 
 def _attribute(module: Any, name: str) -> Any:

@@ -215,6 +215,67 @@ def test_torchscript(how: str, tmp_path: Path) -> None:
     assert all(same_bits(ours.state_dict()[name], state[name].numpy()) for name in state)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("how", ["script", "trace"])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_torchscript_says_the_arguments(
+    kind: str, batch_first: bool, how: str, tmp_path: Path
+) -> None:
+    """Of two classes of one name, in whose code they are."""
+    more = {"nonlinearity": "relu"} if kind == "RNN" else {}
+    cls = getattr(torch.nn, kind)
+
+    class Model(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = cls(
+                3, 5, 2, bidirectional=True, dropout=0.5, batch_first=batch_first, **more
+            )
+            self.two = cls(3, 4, batch_first=not batch_first)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.one(x)[0], self.two(x)[0]
+
+    model = Model().eval()
+    x = torch.randn(3, 4, 3)
+    scripted = torch.jit.script(model) if how == "script" else torch.jit.trace(model, x)
+    torch.jit.save(scripted, tmp_path / "a")
+    for name, theirs in zip(("one", "two"), model(x)):
+        ours = cylstm.load(tmp_path / "a", name)
+        assert ours.batch_first is getattr(model, name).batch_first
+        assert ours.dropout == getattr(model, name).dropout
+        assert abs(ours(x.numpy())[0] - theirs.detach().numpy()).max() < 1e-6
+
+
+class Doubled(torch.nn.LSTM):  # type: ignore[misc]
+    def forward(self, x: torch.Tensor, hx: Any = None) -> Any:
+        return super().forward(2 * x, hx)
+
+
+class DoubledCell(torch.nn.GRUCell):  # type: ignore[misc]
+    def forward(self, x: torch.Tensor, hx: Any = None) -> Any:
+        return super().forward(2 * x, hx)
+
+
+def test_live_layers_that_give_something_else_are_refused() -> None:
+    hooked = torch.nn.LSTM(3, 5)
+    hooked.register_forward_hook(lambda module, x, y: (2 * y[0], y[1]))
+    before = torch.nn.GRU(3, 5)
+    before.register_forward_pre_hook(lambda module, x: (2 * x[0],))
+    for module in (hooked, before):
+        with pytest.raises(ValueError, match="has a hook"):
+            cylstm.from_torch(module)
+    for module in (Doubled(3, 5), DoubledCell(3, 5)):
+        with pytest.raises(ValueError, match="a forward of its own"):
+            cylstm.from_torch(torch.nn.ModuleDict({"rnn": module}))
+
+    class Same(torch.nn.LSTM):  # type: ignore[misc]
+        pass
+
+    assert cylstm.from_torch(Same(3, 5)).hidden_size == 5
+
+
 def test_the_file_of_another_byte_order(tmp_path: Path) -> None:
     """As torch reads one, too."""
     from pickled import TorchFile
