@@ -261,7 +261,12 @@ class _Plan:
         constants = [graph.constant(name) if name else ABSENT for name in node.input]
         made = None
         if is_standard(node) and sum(bool(name) for name in node.output) == 1:
-            made = onnx_ops.make(node.op_type, self.file.opsets[""], attributes(node), constants)
+            said = attributes(node)
+            try:
+                made = onnx_ops.make(node.op_type, self.file.opsets[""], said, constants)
+            except (KeyError, IndexError, TypeError) as error:  # what the operator must have
+                path = graph.path_of(node)
+                raise ValueError(f"{path}: a broken {node.op_type}: {error}") from None
         if made is not None:
             function, taken = made
             target = self.define(graph, node.output[0])

@@ -42,7 +42,10 @@ def port_of(info: onnx.ValueInfoProto) -> Port:
     if not info.type.HasField("tensor_type"):
         return Port(info.name, None, None)
     tensor = info.type.tensor_type
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    except KeyError:
+        raise ValueError(f"{info.name} is of type {tensor.elem_type}, which is none") from None
     if not tensor.HasField("shape"):
         return Port(info.name, dtype, None)
     sizes = (d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)

@@ -51,6 +51,23 @@ def test_truncated(tmp_path: Path) -> None:
         refuse(whole[:length], tmp_path, "bad.onnx")
 
 
+def test_broken_nodes_and_ports(tmp_path: Path) -> None:
+    """In a graph that is no layer: an attribute or an input is missing, a type is none."""
+    for node, message in (
+        (helper.make_node("Cast", ["Y"], ["Z"], name="n"), "n: a broken Cast: 'to'"),
+        (helper.make_node("Pow", ["Y"], ["Z"], name="n"), "n: a broken Pow"),
+    ):
+        broken = model()
+        broken.graph.node.append(node)
+        broken.graph.output[0].name = "Z"
+        refuse(broken, tmp_path, message)
+    broken = model()
+    broken.graph.node.append(helper.make_node("Relu", ["Y"], ["Z"]))
+    broken.graph.output[0].name = "Z"
+    broken.graph.output[0].type.tensor_type.elem_type = 99
+    refuse(broken, tmp_path, "Z is of type 99")
+
+
 def test_flipped_bytes(tmp_path: Path) -> None:
     """Whatever a damaged file says: a ValueError, or a model; nothing else."""
     whole = model().SerializeToString()
