@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
+import numpy as np
+
 from ..module import Module
 from ..nodes import MODULES
 from ..weights import Array
@@ -118,7 +120,8 @@ def build(layer: Recurrent, **chosen: Any) -> Module:
     chosen : arguments of the module's constructor that go before what the file says
         dtype is float64 where the file has an array in float64, else float32.
 
-    Raises ValueError for what the file has and the module has not, TypeError for unknown options.
+    Raises ValueError for what the file has and the module has not, and for weights that are NaN, of
+    a training that failed; TypeError for unknown options.
     """
     if obstacle := layer.obstacle():
         raise ValueError(f"{layer.path or layer.cell}: {obstacle}")
@@ -126,6 +129,10 @@ def build(layer: Recurrent, **chosen: Any) -> Module:
     if unknown := [name for name in chosen if name not in _arguments(layer.cell)]:
         raise UnknownOption(f"unexpected option {', '.join(unknown)}: {layer.cell} has none")
     arrays = layer.read()
+    for name, array in arrays.items():
+        if (wrong := np.isnan(array)).any():
+            at = np.argwhere(wrong)[0].tolist()
+            raise ValueError(f"{layer.path or layer.cell}: {name} is NaN at {at}")
     wide = any(array.dtype.itemsize > 4 for array in arrays.values())
     config = {"dtype": "float64" if wide else "float32", **layer.config(), **chosen}
     return cls._from(config, arrays)

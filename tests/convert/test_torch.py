@@ -517,3 +517,16 @@ def test_a_pickle_within_a_pickle_within(path: Path) -> None:
     path.write_bytes(dumped(Call("torch.storage", "_load_from_bytes", content)))
     with pytest.raises(ValueError, match="no recurrent layer"):
         cylstm.load(path)
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_weights_that_are_nan_are_refused(write: Callable[..., None], tmp_path: Path) -> None:
+    """By name and place. Infinities are loaded: a bias may be one on purpose."""
+    path, state = tmp_path / "model", {name: array.copy() for name, array in STATE.items()}
+    state["bias_hh_l1"][2] = -np.inf
+    write(path, state)
+    assert same_bits(cylstm.load(path).state_dict()["bias_hh_l1"], state["bias_hh_l1"])
+    state["weight_hh_l1_reverse"][7, 3] = np.nan
+    write(path, state)
+    with pytest.raises(ValueError, match=r"weight_hh_l1_reverse is NaN at \[7, 3\]"):
+        cylstm.load(path)
