@@ -1,4 +1,4 @@
-/* Op table, portable C11: four lanes in plain loops, for compilers to turn into vectors.
+/* Op table, portable C11: 16 bytes of lanes in plain loops, for compilers to turn into vectors.
  *
  * Contract of every vec_*.h. REAL_BITS (32 or 64) is set, kernels.h and the ISA's intrinsics are
  * included and its target region is open. The file defines real, VL (lanes), TILE_ROWS (rows of a
@@ -31,17 +31,18 @@
  * Here v_fma is not fused: libm's fma() is slow in software on CPUs without the instruction. */
 #include <string.h>
 
-#define VL 4
 #define TILE_ROWS 2
 #define NARROW_ROWS 2
 #define BF16_ROWS 2
 
 #if REAL_BITS == 32
+#define VL 4
 typedef float real;
 typedef uint32_t real_bits;
 #define V_ROUND (0x1.8p23f + 127)
 #define MANTISSA_BITS 23
 #else
+#define VL 2
 typedef double real;
 typedef uint64_t real_bits;
 #define V_ROUND (0x1.8p52 + 1023)
