@@ -254,14 +254,20 @@ def gradient_norms(cell: str) -> list[float]:
 
 # --- all of it
 
-# Sequences that the LSTM of 1997 took, one at a time, as its tables are cited; not checked here.
+# Of Hochreiter and Schmidhuber's tables 7 and 9: sequences until it was solved, one at a time, and
+# wrong ones of a test of 2560; means of 10 networks (of 20 for the order of 2).
 PAPER = {
-    ("adding", 100): 74_000,
-    ("adding", 500): 209_000,
-    ("adding", 1000): 853_000,
-    ("temporal order of 2", 100): 31_390,
-    ("temporal order of 3", 100): 571_100,
+    ("adding", 100): (74_000, 1),
+    ("adding", 500): (209_000, 0),
+    ("adding", 1000): (853_000, 1),
+    ("temporal order of 2", 100): (31_390, 1),
+    ("temporal order of 3", 100): (571_100, 2),
 }
+# Of table 2 of Gers et al.; solved is a million symbols without an error.
+PAPER_STRINGS = (
+    "In 2000, of 100 networks each: 18 with a forget gate solve it (62 with a learning rate "
+    "that falls), none without"
+)
 FORGETTING = {"no forget gate": False, "forget gate": True}
 COLOURS = {"RNN": "#d99a1c", "GRU": "#2a7f9e", "LSTM": "#c8325a"}
 
@@ -367,7 +373,9 @@ def run_all(
 
 
 def report(results: dict[Key, list[Result]], recalls: dict[str, list[Recall]]) -> None:
-    print("\n| task | T | network | solved | sequences | wrong in the test | 1997 (not checked) |")
+    print(
+        "\n| task | T | network | solved | sequences | wrong in the test | 1997: sequences, wrong |"
+    )
     print("|---|--:|---|--:|--:|--:|--:|")
     for (name, T, cell), found in results.items():
         if not found:
@@ -378,13 +386,14 @@ def report(results: dict[Key, list[Result]], recalls: dict[str, list[Recall]]) -
         print(
             f"| {name} | {T} | {cell} | {len(solved)} of {len(found)} "
             f"| {f'{int(np.mean(solved)):,}' if solved else '-'} | {wrong:.1f} % "
-            f"| {f'{paper:,}' if paper else '-'} |"
+            f"| {f'{paper[0]:,}, {100 * paper[1] / TEST:.2f} %' if paper else '-'} |"
         )
     print("\nContinual Reber strings: repeated symbols predicted, in eighths of 40,000 symbols")
     for name, runs in recalls.items():
         for run in runs:
             shares = " ".join(f"{100 * share:3.0f} %" for share in run.predicted)
             print(f"{name:>15}: {shares}   largest |c| at the end {run.largest:,.0f}")
+    print(PAPER_STRINGS)
 
 
 def main() -> None:
