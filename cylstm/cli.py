@@ -17,12 +17,15 @@ from .cli_data import (
     as_laid_out,
     bar,
     batch_first,
+    count,
     difference,
     duration,
     input,
     load,
+    named_shape,
     needed,
     output,
+    positive,
     predict,
     random_input,
     tell,
@@ -62,11 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.function(given)
         return code
+    except BrokenPipeError:  # `cylstm inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Refused, ValueError, TypeError, OSError, ImportError) as error:
-        if isinstance(error, BrokenPipeError):  # `cylstm inspect ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         print(f"cylstm {given.command}: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:  # of zipfile, torch, ONNX Runtime, ...; 1 means a failed check
+        text = " ".join(str(error).split())
+        print(f"cylstm {given.command}: {type(error).__name__}: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"cylstm {given.command}: interrupted", file=sys.stderr)
@@ -110,11 +117,12 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     def shape(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--steps", type=int, default=100, help="T of a random input")
-        sub.add_argument("--batch", type=int, default=1, help="B of a random input")
+        sub.add_argument("--steps", type=count, default=100, help="T of a random input")
+        sub.add_argument("--batch", type=count, default=1, help="B of a random input")
         sub.add_argument("--seed", type=int, default=0, help="of a random input")
         sub.add_argument(
             "--shape",
+            type=named_shape,
             metavar="NAME=N,N,...",
             action="append",
             default=[],
@@ -144,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     model(sub)
     sub.add_argument("input", help=".npy, .npz or .csv")
     sub.add_argument("-o", "--output", required=True, help=".npy, .npz or .csv, for y")
-    sub.add_argument("--batch-size", type=int, help="sequences at a time")
+    sub.add_argument("--batch-size", type=count, help="sequences at a time")
     sub.add_argument("--quiet", action="store_true", help="no progress")
     sub = command(
         "check",
@@ -161,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("bench", _bench, "time a model here, beside what is installed")
     model(sub)
     sub.add_argument("--threads", type=int, help="of a call; default: as many as info says")
-    sub.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
+    sub.add_argument("--seconds", type=positive, default=1.0, help="for each measurement")
     shape(sub)
     return parser
 
@@ -248,7 +256,10 @@ def _check(given: argparse.Namespace) -> int:
         worst = {}
         inputs = {"random": random_input(given, model)}
         if given.input:
-            inputs[given.input] = input(given.input, model)[0]
+            x, lengths, _ = input(given.input, model)
+            if lengths is not None:
+                raise Refused(f"{given.input} has lengths, but check runs whole sequences")
+            inputs[given.input] = x
         for name, x in inputs.items():
             worst[name] = difference(name, predict(model, x), peer(x))
     passed = all(difference <= given.tolerance for difference in worst.values())  # nan: no

@@ -22,6 +22,33 @@ class Refused(Exception):
     """What the user has to be told, in one line."""
 
 
+def positive(text: str, kind: Callable[[str], Any] = float) -> Any:
+    """A number above 0, for argparse."""
+    number = kind(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}, expected more than 0")
+    return number
+
+
+def count(text: str) -> Any:
+    return positive(text, int)
+
+
+def named_shape(text: str) -> tuple[str, list[int]]:
+    name, _, sizes = text.partition("=")
+    return name, [count(size) for size in sizes.split(",")]
+
+
+def read_arrays(name: str, **how: Any) -> Any:
+    """What NumPy reads of a file, or an error that names it."""
+    try:
+        return np.load(name, **how)
+    except OSError:
+        raise
+    except Exception as error:
+        raise Refused(f"{name}: {error}") from None
+
+
 def difference(name: str, ours: Array, theirs: Any) -> float:
     theirs = np.asarray(theirs)
     if ours.shape != theirs.shape:
@@ -90,6 +117,8 @@ def width(model: Any) -> tuple[str, int | None]:
 
 
 def random_input(given: argparse.Namespace, model: Any) -> Array:
+    if given.shape:
+        raise Refused("--shape is for ONNX graphs, expected --steps and --batch")
     rng = np.random.default_rng(given.seed)
     kind, size = width(model)
     if size is None:
@@ -104,7 +133,7 @@ def input(name: str, model: Any) -> tuple[Array, Array | None, bool]:
     """x with a batch axis, lengths, and whether it was one sequence."""
     lengths = None
     if name.endswith(".npz"):
-        with np.load(name) as held:
+        with read_arrays(name) as held:
             if "x" not in held and len(held.files) != 1:
                 raise Refused(
                     f"{name} holds {', '.join(held.files)}, expected x, and lengths if any"
@@ -112,11 +141,13 @@ def input(name: str, model: Any) -> tuple[Array, Array | None, bool]:
             x = held["x" if "x" in held else held.files[0]]
             lengths = held["lengths"] if "lengths" in held else None
     elif name.endswith(".npy"):
-        x = np.load(name, mmap_mode="r")
+        x = read_arrays(name, mmap_mode="c")  # writable, which torch asks for
     elif name.endswith(".csv"):
         x = read_csv(name)
     else:
         raise Refused(f"{name}: expected .npy, .npz or .csv")
+    if x.dtype.kind not in "biuf":
+        raise Refused(f"{name} holds {x.dtype}, expected numbers")
     kind, _ = width(model)
     single = x.ndim == (1 if kind == "ids" else 2) and kind != "rows"
     x = x[None] if single else x

@@ -17,6 +17,7 @@ from .cli_data import (
     duration,
     needed,
     output,
+    read_arrays,
     tell,
     timed,
     version_of,
@@ -73,10 +74,10 @@ def bench_graph(given: argparse.Namespace, model: OnnxModel) -> int:
 def graph_file(name: str, model: OnnxModel) -> dict[str, Array]:
     """A file's arrays by the names of the graph's inputs."""
     if name.endswith(".npz"):
-        with np.load(name) as held:
+        with read_arrays(name) as held:
             arrays = dict(held)
     elif name.endswith(".npy") and len(model.inputs) == 1:
-        arrays = {model.inputs[0].name: np.load(name)}
+        arrays = {model.inputs[0].name: read_arrays(name)}
     else:
         names = ", ".join(port.name for port in model.inputs)
         raise Refused(f"{name}: expected .npz, with {names}")
@@ -89,18 +90,20 @@ def graph_file(name: str, model: OnnxModel) -> dict[str, Array]:
 
 def random_graph(given: argparse.Namespace, model: OnnxModel) -> dict[str, Array]:
     rng = np.random.default_rng(given.seed)
-    shapes = dict(text.partition("=")[::2] for text in given.shape)
-    inputs = {}
+    shapes, names = dict(given.shape), [port.name for port in model.inputs]
+    if unknown := [name for name in shapes if name not in names]:
+        raise Refused(f"--shape of {unknown[0]!r}, expected one of {', '.join(names)}")
+    inputs: dict[str, Array] = {}
     for port in model.inputs:
         if port.dtype is None or (port.shape is None and port.name not in shapes):
             raise Refused(f"the shape of input {port.name!r} is not known; say --shape or --input")
         if port.dtype.kind != "f":
             raise Refused(f"input {port.name!r} is of {port.dtype}: give arrays by --input")
         if port.name in shapes:
-            shape = [int(n) for n in shapes[port.name].split(",")]
+            shape = shapes[port.name]
         else:
             shape = [given.batch if n is None else n for n in port.shape or ()]
-        inputs[port.name] = rng.standard_normal(shape).astype(port.dtype)
+        inputs[port.name] = np.asarray(rng.standard_normal(shape), port.dtype)
     return inputs
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cylstm
+import cylstm.cli_data
 from cylstm.cli import main
 from cylstm.steps import FinalState
 from helpers import run_python
@@ -169,6 +170,11 @@ def test_check(lstm: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any) 
         (["convert", "{lstm}", "x.npz", "--option", "a=1"], "unexpected option a"),
         (["run", "{lstm}", "{csv}", "-o", "y.npy"], "no table of numbers"),
         (["run", "{lstm}", "x.txt", "-o", "y.npy"], "expected .npy, .npz or .csv"),
+        (["run", "{lstm}", "{complex}", "-o", "y.npy"], "holds complex128, expected numbers"),
+        (["run", "{lstm}", "{empty}", "-o", "y.npy"], "empty.npy: No data"),
+        (["check", "{lstm}", "--against", "torch", "--input", "{lengths}"], "has lengths"),
+        (["check", "{lstm}", "--against", "torch", "--input", "{odd}"], "KeyError: 'two\\nlines'"),
+        (["bench", "{lstm}", "--shape", "x=1,2"], "expected --steps and --batch"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -178,9 +184,41 @@ def test_what_is_wrong_is_one_line(
     model: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: Any,
 ) -> None:
+    def peer(given: Any, model: Any) -> Any:
+        def run(x: Any) -> Any:
+            if len(x) == 5:
+                raise KeyError("two\nlines")  # as it may come from elsewhere
+            return cylstm.cli_data.predict(model, x)
+
+        return run
+
+    monkeypatch.setattr("cylstm.cli.PEERS", {"torch": peer})
     (tmp_path / "x.csv").write_text("1,2\n3\n")
-    names = {"lstm": lstm[0], "model": model[0], "csv": tmp_path / "x.csv"}
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.save(tmp_path / "complex.npy", np.ones((2, 3), complex))
+    np.save(tmp_path / "odd.npy", np.ones((5, 2, 3)))
+    np.savez(tmp_path / "lengths.npz", x=frames(2, 4, 3), lengths=[4, 1])
+    files = ("x.csv", "empty.npy", "complex.npy", "odd.npy", "lengths.npz")
+    names = {name.partition(".")[0]: tmp_path / name for name in files}
+    names |= {"lstm": lstm[0], "model": model[0], "csv": tmp_path / "x.csv"}
     assert main([argument.format(**names) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "m", "x.npy", "-o", "y.npy", "--batch-size", "0"],
+        ["check", "m", "--against", "torch", "--steps", "0"],
+        ["check", "m", "--against", "torch", "--batch", "-1"],
+        ["bench", "m", "--seconds", "nan"],
+        ["bench", "m", "--shape", "x=2,three"],
+    ],
+)
+def test_what_no_number_can_be(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    assert done.value.code == 2 and f"argument {arguments[-2]}: " in capsys.readouterr().err

@@ -50,18 +50,23 @@ def read(
     `nonlinearity`, "tanh" or "relu", is that of an RNN, which a state_dict does not tell.
     `directions`, 1 or 2, are those of quantised layers, where their state_dict does not tell.
     """
-    attributes: Attributes | None = None
+    code: Code | None = None
     if source.zip is not None:
-        form, value, attributes = _read_archive(source)
+        form, value, code = _read_archive(source)
     elif MAGIC_BYTES in source.head[:64]:
         form, value = "before 1.6", _read_row_of_pickles(source.file, source.size)
     else:
         source.file.seek(0)
         form, value = "pickle", unpickle(source.file, MAKERS | {LOAD_FROM_BYTES: _load_from_bytes})
-    arrays, hints = named_arrays(value, attributes)
+    arrays, hints = named_arrays(value, code.of if code else None)
     if directions not in (None, 1, 2):
         raise ValueError(f"directions is {directions!r}, expected 1 or 2")
-    return _contents(f"PyTorch, {form}", arrays, hints, source.size, nonlinearity, directions)
+    found = _contents(f"PyTorch, {form}", arrays, hints, source.size, nonlinearity, directions)
+    if code and not found.layers:
+        why = "frozen, its weights are constants of the code: save it without torch.jit.freeze"
+        cells = code.frozen().items()
+        return replace(found, layers=tuple(Recurrent(a, b, 0, 0, problem=why) for a, b in cells))
+    return found
 
 
 def _contents(
@@ -84,8 +89,8 @@ def _contents(
 # --- zip
 
 
-def _read_archive(source: Source) -> tuple[str, Any, Attributes | None]:
-    """Return "zip" or "TorchScript", the value, and what code says of its classes."""
+def _read_archive(source: Source) -> tuple[str, Any, Code | None]:
+    """Return "zip" or "TorchScript", the value, and the code of its classes."""
     pickles = [name for name in source.names if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         raise ValueError(f"{len(pickles)} members are named data.pkl, expected one")
@@ -104,8 +109,8 @@ def _read_archive(source: Source) -> tuple[str, Any, Attributes | None]:
         return Storage(dtype, count, read, "<" if order == b"little" else ">", key)
 
     content = source.member(f"{root}data.pkl", MAX_PICKLE)
-    attributes = Code(source, root).of if form == "TorchScript" else None
-    return form, unpickle(io.BytesIO(content), MAKERS, persistent), attributes
+    code = Code(source, root) if form == "TorchScript" else None
+    return form, unpickle(io.BytesIO(content), MAKERS, persistent), code
 
 
 def _stored(source: Source, name: str, size: int) -> bytes:

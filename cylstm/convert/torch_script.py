@@ -16,7 +16,7 @@ from typing import Any
 from .source import Source
 from .unpickle import Name
 
-MAX_CODE = 16 * 2**20  # bytes of one file
+MAX_CODE = 16 * 2**20  # bytes, of all files
 CONSTANT = re.compile(r"^  (\w+) : Final\[\w+\] = (.{1,40})$", re.MULTILINE)
 # has_biases, num_layers, dropout, train, bidirectional, batch_first
 CALL = re.compile(
@@ -24,6 +24,7 @@ CALL = re.compile(
     r"(?:True|False), \d+, ([-+.e\d]{1,30}), \w+, (True|False), (True|False)\)$",
     re.MULTILINE,
 )
+FROZEN = re.compile(r"= torch\.(lstm|gru|rnn)(?:_tanh|_relu)?(?:_cell)?\(")
 BOOLS = {"True": True, "False": False}
 
 
@@ -33,6 +34,7 @@ class Code:
     def __init__(self, source: Source, root: str) -> None:
         self.source = source
         self.root = root
+        self.left = MAX_CODE
         self.files: dict[str, dict[str, str]] = {}  # a module's classes, and their text
 
     def of(self, name: Name) -> dict[str, Any]:
@@ -51,12 +53,26 @@ class Code:
             }
         return found
 
+    def frozen(self) -> dict[str, str]:
+        """Return {module: cell} of code that calls recurrent layers with constants for weights."""
+        start = f"{self.root}code/"
+        found = {}
+        for member in self.source.names:
+            if member.startswith(start) and member.endswith(".py"):
+                name = member[len(start) : -3].replace("/", ".")
+                text = "".join(self._classes(name).values())
+                if "CONSTANTS." in text and (call := FROZEN.search(text)):
+                    found[name] = call[1].upper()
+        return found
+
     def _classes(self, module: str) -> dict[str, str]:
         if module not in self.files:
             member = f"{self.root}code/{module.replace('.', '/')}.py"
             text = ""
             if member in self.source.names:
-                text = self.source.member(member, MAX_CODE).decode(errors="replace")
+                content = self.source.member(member, self.left)
+                self.left -= len(content)
+                text = content.decode(errors="replace")
             parts = re.split(r"^class (\w+)\(Module\):$", text, flags=re.MULTILINE)
             self.files[module] = dict(zip(parts[1::2], parts[2::2]))
         return self.files[module]

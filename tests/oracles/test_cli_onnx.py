@@ -89,6 +89,7 @@ def test_bench(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "in.npz", "-o", "y.npy"], "expected .npz, for z, h_n, c_n"),
         (["run", "short.npz", "-o", "y.npz"], "input 'h_0' is missing"),
         (["check", "--against", "onnxruntime", "--shape", "x=5,2,4"], "x has shape"),
+        (["check", "--against", "onnxruntime", "--shape", "q=5"], "'q', expected one of x, h_0"),
     ],
 )
 def test_what_is_wrong_is_one_line(

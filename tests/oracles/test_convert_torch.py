@@ -248,6 +248,17 @@ def test_torchscript_says_the_arguments(
         assert abs(ours(x.numpy())[0] - theirs.detach().numpy()).max() < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["LSTM", "RNN", "GRUCell"])
+def test_a_frozen_archive_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), getattr(torch.nn, kind)(3, 5)).eval()
+    torch.jit.save(torch.jit.freeze(torch.jit.script(model)), tmp_path / "a")
+    (layer,) = cylstm.inspect(tmp_path / "a").layers
+    assert layer.cell == kind.removesuffix("Cell")
+    with pytest.raises(ValueError, match=r"frozen, .* without torch\.jit\.freeze"):
+        cylstm.load(tmp_path / "a")
+
+
 class Doubled(torch.nn.LSTM):  # type: ignore[misc]
     def forward(self, x: torch.Tensor, hx: Any = None) -> Any:
         return super().forward(2 * x, hx)
