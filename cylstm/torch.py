@@ -2,8 +2,8 @@
 
 They are torch's own classes with another `forward`: constructor, parameters, state dicts, hooks,
 packed sequences and autograd are as before, and `isinstance(m, torch.nn.LSTM)` holds. What cylstm
-does not compute (other devices and dtypes, autocast, tracing, torch.compile, torch.func) is left to
-torch. Needs torch; `import cylstm` does not import this module.
+does not compute (other devices and dtypes, autocast, tracing, torch.compile, torch.func, forward
+mode) is left to torch. Needs torch; `import cylstm` does not import this module.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -30,6 +31,8 @@ __all__ = ["GRU", "LSTM", "RNN", "Report", "accelerate", "report"]
 
 _DTYPES = (torch.float32, torch.float64)
 _MOST_THREADS = 256  # of a call of cylstm
+# Whether the backward pass that runs may come again (torch says so under this name since 2.1).
+_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 _log = logging.getLogger("cylstm")
 
 
@@ -61,7 +64,14 @@ def _back(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     if all(d is None for d in gradients):
         return (None,) * len(ctx.needs_input_grad)
     given = [None if d is None else d.numpy() for d in gradients]
-    grads = ctx.tape.backward(*given, need_x=needed[0], threads=_threads())
+    if (tape := ctx.tape) is None:
+        raise RuntimeError(
+            "Trying to backward through the graph a second time, whose tape is gone: say "
+            "retain_graph=True the first time"
+        )
+    if not _keeps_graph():
+        ctx.tape = None  # as torch frees what it has saved; the graph itself may live on
+    grads = tape.backward(*given, need_x=needed[0], threads=_threads())
     states = (grads.h_0, grads.c_0)[: len(given) - 1]
     arrays = (grads.x, *states, *grads.weights.values())
     found = [torch.from_numpy(a) if n else None for a, n in zip(arrays, needed)]
@@ -90,6 +100,7 @@ def _left_to_torch() -> bool:
         or torch.jit.is_tracing()
         or torch.is_autocast_enabled("cpu")
         or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
     )
 
 
@@ -247,8 +258,9 @@ class LSTM(_Recurrent, torch.nn.LSTM):  # type: ignore[misc]
     of a call, `lengths`. Threads are as many as `torch.get_num_threads()` says. Dropout between
     layers follows torch's seed, with other masks than torch's. Differentiable once.
 
-    A call takes over weights that changed since the last one. What is written to a parameter's
-    memory by NumPy (`p.detach().numpy()[...] = 0`) goes unseen, as it does in autograd.
+    A call takes over weights that changed since the last one. What writes to a parameter's memory
+    past autograd (`p.detach().numpy()[...] = 0`, DLPack, `torch.distributed.all_reduce(p)`) goes
+    unseen by both; `torch.autograd.graph.increment_version(p)` tells them.
 
     Examples
     --------

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .module import Module
 
@@ -56,6 +57,18 @@ class Weight(torch.nn.Parameter):  # type: ignore[misc]
             return method(argument)
         finally:
             self.taken = taken
+
+
+def _tell(optimizer: Any, args: Any, kwargs: Any) -> None:
+    """After a step of any optimiser: torch's fused ones change parameters and not `_version`."""
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            for weight in group["params"]:
+                if type(weight) is Weight:
+                    torch.autograd.graph.increment_version(weight)
+
+
+register_optimizer_step_post_hook(_tell)
 
 
 class Engine:

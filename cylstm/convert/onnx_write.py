@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _checks
 from .._core import kind_of
 from ..activations import resolve
 from ..module import Module
@@ -32,9 +33,8 @@ def write(
     cell = type(module).__name__
     if cell not in BLOCKS:
         raise TypeError(f"module is {kind_of(module)}, expected one of {', '.join(BLOCKS)}")
-    if opset < 14:
-        raise ValueError(f"opset is {opset}, expected 14 or more")
     onnx = import_onnx()
+    _checks.integer("opset", opset, 14, onnx.defs.onnx_opset_version())
     model = onnx.helper.make_model(
         _Writer(module, cell, states, lengths).graph(),
         opset_imports=[onnx.helper.make_opsetid("", opset)],

@@ -158,6 +158,6 @@ def _arguments(module: Module, known: dict[str, str], whose: str) -> dict[str, A
     unsaid = ("dtype", "forget_bias")  # nor is what weights were before they were loaded
     config = {name: value for name, value in module._config().items() if name not in unsaid}
     names = known[kind].split()
-    if other := [f"{n}={v!r}" for n, v in config.items() if n not in names and v != usual[n]]:
+    if other := [f"{n}={v!r}" for n, v in config.items() if n not in names and v != usual.get(n)]:
         raise ValueError(f"{whose}'s layer has no {', '.join(other)}")
     return {name: value for name, value in config.items() if name in names}

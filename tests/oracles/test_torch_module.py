@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
@@ -253,6 +254,24 @@ def test_a_taken_data_stays_watched() -> None:
     follows(ours, theirs, lambda m: held[id(m)].mul_(2))
 
 
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "SGD", "Adagrad"])
+def test_a_fused_step_is_seen(kind: str) -> None:
+    """torch's fused steps leave `_version` as it is."""
+    ours, theirs = pair(CASES[2])
+    optimizers = {
+        id(m): getattr(torch.optim, kind)(m.parameters(), lr=0.1, fused=True)
+        for m in (ours, theirs)
+    }
+
+    def step(module: Any) -> None:
+        with torch.enable_grad():
+            module(torch.ones(5, 2, 3, dtype=torch.float64))[0].sum().backward()
+        optimizers[id(module)].step()
+
+    for _ in range(2):
+        follows(ours, theirs, step)
+
+
 def test_weights_shared_with_other_processes_are_watched() -> None:
     ours, theirs = pair(CASES[2])
     for m in (ours, theirs):
@@ -355,6 +374,29 @@ def test_twice_differentiated_is_an_error() -> None:
     (dx,) = torch.autograd.grad(ours(x)[0].square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         dx.sum().backward()
+
+
+def test_a_graph_is_gone_through_once_unless_it_is_kept() -> None:
+    """And what is left of it then holds no tape."""
+    ours, _ = pair(CASES[0])
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    y = ours(x)[0]
+    first, again = (torch.autograd.grad(y.sum(), x, retain_graph=n < 1)[0] for n in range(2))
+    assert torch.equal(first, again)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(y.sum(), x)
+    assert y.grad_fn.tape is None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, for itself
+@pytest.mark.parametrize("grad", [True, False])
+def test_forward_mode_is_torchs(grad: bool) -> None:
+    ours, theirs = pair(CASES[4])
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    with forward_ad.dual_level(), torch.set_grad_enabled(grad):
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        got, want = (forward_ad.unpack_dual(m(dual)[0]).tangent for m in (ours, theirs))
+        torch.testing.assert_close(got, want)
 
 
 def test_dropout_follows_torchs_seed() -> None:

@@ -80,6 +80,9 @@ def test_what_they_have_not_is_refused() -> None:
     for writer in writers:
         with pytest.raises(TypeError, match="no layer for an int"):
             writer(3)
+        for module in (cylstm.GRU(5, 7, seed=0), cylstm.Linear(5, 3, seed=0)):
+            with pytest.raises(ValueError, match="layer has no weights='int8'"):
+                writer(cylstm.quantize(module, "int8"))
 
 
 def test_check_against_torch_and_keras(tmp_path: Path, capsys: Any) -> None:
