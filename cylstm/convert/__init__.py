@@ -182,10 +182,10 @@ def from_torch(module: Any, inside: str | None = None, **options: Any) -> Any:
     """
     from .found import build
     from .torch import from_live
-    from .torch_layers import from_sequential
+    from .torch_layers import from_sequential, kind_of_layer
 
     contents = from_live(module)
-    if inside is None and type(module).__name__ == "Sequential" and len(module) > 1:
+    if inside is None and kind_of_layer(module) == "Sequential" and len(module) > 1:
         return from_sequential(module, [layer.path for layer in contents.layers], **options)
     return build(contents.find(inside), **options)
 

@@ -29,21 +29,24 @@ def from_sequential(model: Any, paths: list[str], **options: Any) -> Sequential:
     """
     no_options(options)
     children = [(name, layer) for name, layer in _flattened(model) if _acts(layer)]
-    rows = all(_kind(layer) in _ROWS for _, layer in children)
+    rows = all(kind_of_layer(layer) in _ROWS for _, layer in children) and any(
+        kind_of_layer(layer) == "BatchNorm1d" or getattr(layer, "dim", None) == 1
+        for _, layer in children
+    )
     plan = _Plan(rows)
     wrong = [
-        f"{name or 'top'} ({_kind(layer)}): has a hook, which may change what it gives"
+        f"{name or 'top'} ({kind_of_layer(layer)}): has a hook, which may change what it gives"
         for name, layer in model.named_modules()
         if layer._forward_hooks or layer._forward_pre_hooks
     ]
     for number, (name, layer) in enumerate(children):
         try:
-            if _kind(layer) in _RECURRENT and number < len(children) - 1:
+            if kind_of_layer(layer) in _RECURRENT and number < len(children) - 1:
                 raise ValueError("gives a tuple to the layer behind it")
             plan.add(name, layer)
         except (KeyError, ValueError) as error:
             why = "no such step" if isinstance(error, KeyError) else str(error)
-            wrong.append(f"{name} ({_kind(layer)}): {why}")
+            wrong.append(f"{name} ({kind_of_layer(layer)}): {why}")
     if wrong:
         raise ValueError(unsupported(wrong, paths))
     plan.arrange("output", False)
@@ -53,16 +56,16 @@ def from_sequential(model: Any, paths: list[str], **options: Any) -> Sequential:
 
 
 def _input_shape(first: Any, rows: bool) -> tuple[int | None, ...] | None:
-    """Without the batch, where the first layer says it."""
-    if _kind(first) == "Conv1d":
+    """Without the batch: (C, T), or rows, where axes were taken to be theirs."""
+    if kind_of_layer(first) == "Conv1d":
         return first.in_channels, None
-    return (first.in_features,) if rows and _kind(first) == "Linear" else None
+    return (getattr(first, "in_features", None),) if rows else None
 
 
 def _flattened(model: Any) -> Iterator[tuple[str, Any]]:
     """The layers of a Sequential and of those in it, by their names in the state_dict."""
     for name, layer in model.named_children():
-        if _kind(layer) == "Sequential":
+        if kind_of_layer(layer) == "Sequential":
             yield from ((f"{name}.{inner}", part) for inner, part in _flattened(layer))
         else:
             yield name, layer
@@ -74,7 +77,7 @@ class _Plan:
     Attributes
     ----------
     rows : bool
-        Everything is (B, F).
+        Everything is (B, F), and means something else where it is not.
     transposed : bool
         What is (B, C, T) in torch is (B, T, C) here.
     pooled : bool
@@ -88,7 +91,7 @@ class _Plan:
         self.pooled = False
 
     def add(self, name: str, layer: Any) -> None:
-        kind = _kind(layer)
+        kind = kind_of_layer(layer)
         if kind in _OVER_TIME and not self.rows:
             self.arrange(name, True)
         elif kind == "Flatten" and self.pooled:
@@ -118,7 +121,7 @@ class _Plan:
             self.transposed = over_time
 
 
-def _kind(layer: Any) -> str:
+def kind_of_layer(layer: Any) -> str:
     """The name of a class of torch's own; another class may compute anything."""
     own = type(layer).__module__.startswith(("torch.nn.", "cylstm.torch"))
     return type(layer).__name__ if own else f"{type(layer).__module__}.{type(layer).__name__}"
@@ -126,7 +129,7 @@ def _kind(layer: Any) -> str:
 
 def _acts(layer: Any) -> bool:
     """Whether a layer does anything at inference."""
-    return _kind(layer) not in _NOT_THERE
+    return kind_of_layer(layer) not in _NOT_THERE
 
 
 # ------------------------------------------------------------------------------- layers
@@ -137,7 +140,7 @@ def _arrays(layer: Any) -> dict[str, Array]:
 
 
 def _module(layer: Any) -> Module:
-    cls = MODULES[_kind(layer)]
+    cls = MODULES[kind_of_layer(layer)]
     if getattr(layer, "max_norm", None) is not None:
         raise ValueError("max_norm")
     if getattr(layer, "batch_first", True) is False:
@@ -192,7 +195,7 @@ def _convolution(layer: Any) -> Step:
 def _pool(layer: Any) -> Step:
     if layer.ceil_mode:
         raise ValueError("ceil_mode")
-    largest = _kind(layer) == "MaxPool1d"
+    largest = kind_of_layer(layer) == "MaxPool1d"
     if largest and (layer.return_indices or _one(layer.dilation) != 1):
         raise ValueError("return_indices or dilation")
     return steps.Pool(
@@ -214,7 +217,7 @@ def _global_pool(kind: str) -> Callable[[Any], Step]:
 
 
 def _softmax(layer: Any) -> Step:
-    return steps.Activation(_SOFTMAX[_kind(layer)])
+    return steps.Activation(_SOFTMAX[kind_of_layer(layer)])
 
 
 def _flatten(layer: Any) -> Step:

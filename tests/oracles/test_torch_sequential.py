@@ -43,6 +43,16 @@ def test_rows() -> None:
         from_torch(model)(np.zeros((5, 6, 7), np.float32))
 
 
+def test_axes_that_rows_have_not() -> None:
+    """Softmax over axis 1 is that over features of rows, and of (B, T, F) it is not."""
+    for layers in ([nn.LayerNorm(7), nn.Softmax(1)], [nn.Tanh(), nn.BatchNorm1d(7)]):
+        model = nn.Sequential(*layers).eval()
+        agrees(model, torch.randn(5, 7))
+        with pytest.raises(ValueError, match=r"x has shape \(5, 7, 7\)"):
+            from_torch(model)(np.zeros((5, 7, 7), np.float32))
+    agrees(nn.Sequential(nn.Linear(7, 3), nn.LayerNorm(3), nn.Softmax(-1)), torch.randn(5, 6, 7))
+
+
 @pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
 def test_ids_to_a_recurrent_layer(cell: str) -> None:
     torch.manual_seed(0)
