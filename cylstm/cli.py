@@ -204,8 +204,9 @@ def _inspect(given: argparse.Namespace) -> int:
         }
         for layer in contents.layers
     ]
-    told = {"format": contents.format, "layers": layers, "around": contents.around}
-    tell(given, {**told, "whole": contents.whole is not None}, repr(contents))
+    told: dict[str, Any] = {"format": contents.format, "layers": layers, "around": contents.around}
+    told["whole"] = contents.whole is not None and contents.problem is None
+    tell(given, {**told, "problem": contents.problem}, repr(contents))
     return 0
 
 

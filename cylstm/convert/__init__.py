@@ -113,7 +113,8 @@ def inspect(path: str | os.PathLike[str]) -> Contents:
     """Return what a model file holds, without loading it: its recurrent layers, and what is around.
 
     The result prints as a table: each layer's path in the file, its cell and sizes, the options it
-    needs, and whether it loads. `.layers` has the same as objects.
+    needs, and whether it loads; then whether the file does as a whole. `.layers` and `.problem`
+    have the same as objects.
 
     Raises ValueError, OSError and ImportError as `load` does.
 
@@ -124,8 +125,15 @@ def inspect(path: str | os.PathLike[str]) -> Contents:
     >>> layer.cell, layer.hidden_size
     ('GRU', 16)
     """
+    from dataclasses import replace
+
     with _opened(path) as (source, reader):
         contents: Contents = _module(reader).read(source)
+        if contents.unsure and contents.whole is not None:
+            try:
+                contents.whole()
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:
+                return replace(contents, problem=str(error))
         return contents
 
 

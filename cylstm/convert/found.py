@@ -152,12 +152,18 @@ class Contents:
     whole : function or None
         Returns what the file holds as a whole, given the constructor's arguments that the user
         chose; None where nothing but its recurrent layers can be had.
+    problem : str or None
+        Why `whole` raises: what the file has that cylstm has not.
+    unsure : bool
+        Whether only a call of `whole` tells, which `inspect` makes then.
     """
 
     format: str
     layers: tuple[Recurrent, ...]
     around: str = ""
     whole: Callable[..., Any] | None = None
+    problem: str | None = None
+    unsure: bool = False
 
     def find(self, inside: str | None) -> Recurrent:
         """Return the layer of this path, or the only one that ends so, or the only one at all."""
@@ -205,6 +211,9 @@ class Contents:
         lines = [self.format, *_table(rows if self.layers else [("no recurrent layers",)])]
         if self.around:
             lines.append(f"also: {self.around}")
+        if self.whole is not None:
+            why = f"does not load: {self.problem}" if self.problem else "loads"
+            lines.append(f"as a whole: {why}")
         return "\n".join(lines)
 
 

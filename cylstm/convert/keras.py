@@ -72,16 +72,17 @@ def contents(model: Model, chosen: Mapping[str, str]) -> Contents:
     }
     others = [x for x in model.layers if x.kind not in RECURRENT | NOT_THERE]
     layers = stacked(model, found)
-    whole = None
+    whole, problem = None, None
     around = ", ".join(f"{layer.name} ({layer.kind})" for layer in others)
     again = model.problem or any(layer.nodes > 1 for layer in model.layers)
     if model.exact and (others or again or len(layers) != 1 or layers[0].problem):
         built, wrong = keras_layers.plan(model, found)
         whole = built
         if wrong:
-            around += f"; not as a whole: {'; '.join(wrong)}"
+            problem = "; ".join(wrong)
             whole = keras_layers.refusal(wrong, [layer.path for layer in layers])
-    return Contents(f"{model.form}, version {model.version}", tuple(layers), around, whole)
+    form = f"{model.form}, version {model.version}"
+    return Contents(form, tuple(layers), around, whole, problem)
 
 
 def from_keras(live: Any) -> Any:

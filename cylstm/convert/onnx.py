@@ -50,4 +50,5 @@ def read(source: Source, *, graph: bool = False, dequantize: bool = False) -> Co
         tuple(layers),
         f"{around}, in NumPy" if around else "",
         whole,
+        unsure=stack is None or graph,
     )

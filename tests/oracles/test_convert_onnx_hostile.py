@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from conformance import one_node
-from cylstm import load
+from cylstm import inspect, load
 from helpers import Array
 
 X = np.ones((3, 2, 5), np.float32)
@@ -153,6 +153,9 @@ def test_unknown_operator(tmp_path: Path) -> None:
     found.opset_import.append(helper.make_opsetid("acme", 1))
     found.graph.output[0].name = "Z"
     refuse(found, tmp_path, "the onnx package can't run acme.Frobnicate")
+    contents = inspect(tmp_path / "bad.onnx")
+    assert contents.layers and "can't run acme.Frobnicate" in (contents.problem or "")
+    assert "\nas a whole: does not load: Frobnicate" in repr(contents)
 
 
 def test_path_that_is_not_there(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from keras import layers
 
 import cylstm
 from cylstm import from_keras
+from cylstm.cli import main
 from helpers import seeds
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -501,10 +502,13 @@ def test_what_is_unsupported_is_listed(part: Any, why: str, tmp_path: Path) -> N
         cylstm.load(tmp_path / "m.keras")
 
 
-def test_a_whole_model_is_not_taken_apart_unasked(tmp_path: Path) -> None:
+def test_a_whole_model_is_not_taken_apart_unasked(tmp_path: Path, capsys: Any) -> None:
     parts = [layers.LSTM(3, return_sequences=True, name="rnn"), layers.PReLU()]
     model = randomised(keras.Sequential([keras.Input((12, 3)), *parts]))
     model.save(tmp_path / "m.keras")
+    assert "\nas a whole: does not load: p_re_lu" in repr(cylstm.inspect(tmp_path / "m.keras"))
+    assert main(["inspect", str(tmp_path / "m.keras"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["whole"] is False
     with pytest.raises(ValueError, match=r"PReLU.*load\(path, inside\) has its 'rnn' alone"):
         cylstm.load(tmp_path / "m.keras")
     x = floats(2, 12, 3)
