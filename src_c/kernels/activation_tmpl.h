@@ -141,23 +141,27 @@ ALWAYS_INLINE vf usual_slope(const int usual, vf y)
         return; \
     } while (0)
 
-/* Those that call others, and need more of a stack, are apart from the two that are in every cell. */
+/* The others, as a function of v: F(type, expression); the last is the ELU. */
+#define OTHER_FUNCTIONS(F) \
+    F(FUNCTION_RELU, v_max(zero, v)) \
+    F(FUNCTION_HARD_SIGMOID, v_max(zero, v_min(one, v_fma(a, v, b)))) \
+    F(FUNCTION_SOFTSIGN, v_div(v, v_add(one, v_abs(v)))) \
+    F(FUNCTION_SOFTPLUS, v_softplus(v)) \
+    F(FUNCTION_AFFINE, v_fma(a, v, b)) \
+    F(FUNCTION_LEAKY_RELU, v_fma(a, v_min(zero, v), v_max(zero, v))) \
+    F(FUNCTION_THRESHOLDED_RELU, v_mul(v_is_positive(v_sub(v, a)), v_max(a, v))) \
+    F(FUNCTION_SCALED_TANH, v_mul(a, v_tanh(v_mul(b, v)))) \
+    F(FUNCTION_ELU, v_fma(a, v_expm1_negative(v_min(zero, v)), v_max(zero, v)))
+
+/* They call others, and need more of a stack: they are apart from the two that are in every cell. */
 NEVER_INLINE void activate_otherwise(const struct cylstm_function *f, real *x, size_t stride,
                                      size_t rows, size_t count)
 {
     const vf a = v_set1((real)f->alpha), b = v_set1((real)f->beta), zero = v_zero();
     const vf one = v_set1(1);
-    switch (f->type) {
-    case FUNCTION_RELU: IN_PLACE(v_max(zero, v));
-    case FUNCTION_HARD_SIGMOID: IN_PLACE(v_max(zero, v_min(one, v_fma(a, v, b))));
-    case FUNCTION_SOFTSIGN: IN_PLACE(v_div(v, v_add(one, v_abs(v))));
-    case FUNCTION_SOFTPLUS: IN_PLACE(v_softplus(v));
-    case FUNCTION_AFFINE: IN_PLACE(v_fma(a, v, b));
-    case FUNCTION_LEAKY_RELU: IN_PLACE(v_fma(a, v_min(zero, v), v_max(zero, v)));
-    case FUNCTION_THRESHOLDED_RELU: IN_PLACE(v_mul(v_is_positive(v_sub(v, a)), v_max(a, v)));
-    case FUNCTION_SCALED_TANH: IN_PLACE(v_mul(a, v_tanh(v_mul(b, v))));
-    default: IN_PLACE(v_fma(a, v_expm1_negative(v_min(zero, v)), v_max(zero, v))); /* ELU */
-    }
+#define CASE(type, expression) case type: IN_PLACE(expression);
+    switch (f->type) { OTHER_FUNCTIONS(CASE) }
+#undef CASE
 }
 NEVER_INLINE void activate(const struct cylstm_function *f, real *x, size_t stride, size_t rows,
                            size_t count)
@@ -167,6 +171,20 @@ NEVER_INLINE void activate(const struct cylstm_function *f, real *x, size_t stri
     case FUNCTION_TANH: IN_PLACE(usual_function(FUNCTION_TANH, v));
     default: activate_otherwise(f, x, stride, rows, count);
     }
+}
+
+/* Of one vector. */
+NEVER_INLINE vf v_activate(const struct cylstm_function *f, vf v)
+{
+    const vf a = v_set1((real)f->alpha), b = v_set1((real)f->beta), zero = v_zero();
+    const vf one = v_set1(1);
+#define CASE(type, expression) case type: return expression;
+    switch (f->type) {
+    case FUNCTION_SIGMOID: return v_sigmoid(v);
+    default: return v_tanh(v);
+    OTHER_FUNCTIONS(CASE)
+    }
+#undef CASE
 }
 
 /* Their derivatives, of their results. */
@@ -270,21 +288,27 @@ NEVER_INLINE void differentiate_gates(const struct cylstm_options *o, int functi
     v_store(x, v); \
     call; \
     return v_load(x)
-NEVER_INLINE vf v_activate(const struct cylstm_function *f, vf v)
-{
-    OF_ONE_VECTOR(activate(f, x, 0, 1, 1));
-}
 NEVER_INLINE vf v_slope(const struct cylstm_function *f, vf v)
 {
     OF_ONE_VECTOR(differentiate(f, x, 0, 1, 1));
 }
 NEVER_INLINE vf v_gate(const struct cylstm_options *o, int function, vf v)
 {
-    OF_ONE_VECTOR(activate_gates(o, function, x, 0, 1, 1));
+    return v_activate(&o->function[function], o->clip != 0 ? v_clip(v, o->clip) : v);
 }
 NEVER_INLINE vf v_gate_slope(const struct cylstm_options *o, int function, vf v)
 {
     OF_ONE_VECTOR(differentiate_gates(o, function, x, 0, 1, 1));
+}
+
+/* The same, but for a cell's usual function, which stays in registers. */
+ALWAYS_INLINE vf v_activate_here(const struct cylstm_function *f, const int usual, vf v)
+{
+    return f->type == usual ? usual_function(usual, v) : v_activate(f, v);
+}
+ALWAYS_INLINE vf v_gate_here(const struct cylstm_options *o, int function, const int usual, vf v)
+{
+    return v_activate_here(&o->function[function], usual, o->clip != 0 ? v_clip(v, o->clip) : v);
 }
 
 static void sigmoid_array(const void *in, void *out, size_t n)

@@ -52,15 +52,13 @@ ALWAYS_INLINE vf peephole_o(const struct cylstm_cell *cell, size_t u, size_t n)
     return peephole(cell, cell->options->coupled ? 1 : 2, u, n);
 }
 
-/* A vector of c_t, of i, f and g, `each` reals apart. */
-ALWAYS_INLINE vf next_cell(const struct cylstm_cell *cell, size_t k, const real *y, size_t each,
-                           size_t u)
+/* A vector of c_t. A gate that is coupled may be anything. */
+ALWAYS_INLINE vf next_cell(const struct cylstm_cell *cell, size_t k, vf i, vf f, vf g, size_t u)
 {
     const struct cylstm_options *o = cell->options;
     const size_t H = cell->H, n = valid(u, H);
     real *c_row = row_of(&cell->c, k) + u;
-    const vf one = v_set1(1), g = v_load(y + 2 * each);
-    vf i = v_load(y), f = v_load(y + each);
+    const vf one = v_set1(1);
     if (o->coupled == COUPLED_F) f = v_sub(one, i);
     if (o->coupled == COUPLED_I) i = v_sub(one, f);
     vf c = v_fma(f, v_load(c_row), v_mul(i, g));
@@ -77,6 +75,13 @@ ALWAYS_INLINE vf next_cell(const struct cylstm_cell *cell, size_t k, const real 
     return c;
 }
 
+/* The same, of gates `each` reals apart. */
+ALWAYS_INLINE vf next_cell_at(const struct cylstm_cell *cell, size_t k, const real *y, size_t each,
+                              size_t u)
+{
+    return next_cell(cell, k, v_load(y), v_load(y + each), v_load(y + GATE_G * each), u);
+}
+
 /* And of h_t = o * shown. */
 ALWAYS_INLINE void next_hidden(const struct cylstm_cell *cell, size_t k, vf o, vf shown, size_t u)
 {
@@ -88,6 +93,36 @@ ALWAYS_INLINE void next_hidden(const struct cylstm_cell *cell, size_t k, vf o, v
     if (cell->tape.base) v_store_n(row_of(&cell->tape, k) + GATE_O * cell->H + u, o, n);
 }
 
+/* The same of pre-activations, in registers: one row would wait for what goes through memory. */
+ALWAYS_INLINE vf cell_of(const struct cylstm_cell *cell, size_t k, vf a_i, vf a_f, vf a_g, size_t u)
+{
+    const struct cylstm_options *o = cell->options;
+    const vf g = v_gate_here(o, 1, FUNCTION_TANH, a_g); /* first: it may be a call */
+    const vf i = o->coupled == COUPLED_I ? v_zero() : v_gate_here(o, 0, FUNCTION_SIGMOID, a_i);
+    const vf f = o->coupled == COUPLED_F ? v_zero() : v_gate_here(o, 0, FUNCTION_SIGMOID, a_f);
+    return next_cell(cell, k, i, f, g, u);
+}
+ALWAYS_INLINE void hidden_of(const struct cylstm_cell *cell, size_t k, vf a_o, vf c, size_t u)
+{
+    const struct cylstm_options *o = cell->options;
+    const vf shown = v_activate_here(&o->function[2], FUNCTION_TANH, c);
+    next_hidden(cell, k, v_gate_here(o, 0, FUNCTION_SIGMOID, a_o), shown, u);
+}
+ALWAYS_INLINE void lstm_forward_row(const struct cylstm_cell *cell, size_t u, size_t k,
+                                    const real *a)
+{
+    const size_t n = valid(u, cell->H);
+    vf a_i = v_load(a), a_f = v_load(a + VL), a_o = v_load(a + GATE_O * VL);
+    if (cell->peep) {
+        const vf c_prev = v_load(row_of(&cell->c, k) + u);
+        a_i = v_fma(peephole_i(cell, u, n), c_prev, a_i);
+        a_f = v_fma(peephole_f(cell, u, n), c_prev, a_f);
+    }
+    const vf c = cell_of(cell, k, a_i, a_f, v_load(a + GATE_G * VL), u);
+    if (cell->peep) a_o = v_fma(peephole_o(cell, u, n), c, a_o);
+    hidden_of(cell, k, a_o, c, u);
+}
+
 /* One panel: preact (rows, 4, VL); overwritten. */
 static void lstm_forward_any(const struct cylstm_cell *cell, size_t panel, size_t row, size_t rows,
                              void *sums)
@@ -95,6 +130,10 @@ static void lstm_forward_any(const struct cylstm_cell *cell, size_t panel, size_
     const struct cylstm_options *o = cell->options;
     real *const preact = sums;
     const size_t u = panel * VL, n = valid(u, cell->H), width = PANEL_VECTORS * VL;
+    if (rows == 1) {
+        lstm_forward_row(cell, u, row, preact);
+        return;
+    }
     for (size_t k = 0; k < rows && cell->peep; k++) {
         real *a = preact + k * width;
         const vf c_prev = v_load(row_of(&cell->c, row + k) + u);
@@ -110,7 +149,7 @@ static void lstm_forward_any(const struct cylstm_cell *cell, size_t panel, size_
     activate_here(&o->function[1], FUNCTION_TANH, preact + GATE_G * VL, width, rows, 1);
     for (size_t k = 0; k < rows; k++) {
         real *a = preact + k * width, *a_o = a + GATE_O * VL;
-        const vf c = next_cell(cell, row + k, a, VL, u);
+        const vf c = next_cell_at(cell, row + k, a, VL, u);
         v_store(a, c);
         if (cell->peep) v_store(a_o, v_fma(peephole_o(cell, u, n), c, v_load(a_o)));
     }

@@ -36,33 +36,24 @@ NEVER_INLINE struct moments moments_of_cell(const real *c, size_t H)
     return joint_moments(c, 0, H, 1);
 }
 
-/* A vector of pre-activations, where the sum of x was; and both sums to the tape, if there is one. */
-ALWAYS_INLINE void products_preact_of(const struct cylstm_cell *cell, const struct moments m[2],
-                                      real *x, real *tape, size_t at, size_t n)
+/* A vector of pre-activations of a gate; and both sums to the tape, if there is one. */
+ALWAYS_INLINE vf products_preact(const struct cylstm_cell *cell, const struct moments m[2],
+                                 size_t gate, const real *s, real *tape, size_t u, size_t n)
 {
-    const size_t all = GATES * cell->H;
-    const vf of_x = v_load(x), of_h = v_load(x + GATES * padded_units(cell->H));
-    const vf a = v_fma(v_load_n((const real *)cell->norm_h + at, n), normal(&m[1], of_h),
-                       biases(cell, at, n));
-    v_store(x, v_fma(v_load_n((const real *)cell->norm + at, n), normal(&m[0], of_x), a));
-    if (!tape) return;
-    v_store_n(tape + at, of_x, n);
-    v_store_n(tape + all + at, of_h, n);
-}
-NEVER_INLINE void products_preact(const struct cylstm_cell *cell, const struct moments m[2],
-                                  real *s, real *tape)
-{
-    const size_t H = cell->H, whole = H / VL * VL;
-    for (size_t gate = 0; gate < GATES; gate++, s += padded_units(H)) {
-        for (size_t u = 0; u < whole; u += VL)
-            products_preact_of(cell, m, s + u, tape, gate * H + u, VL);
-        if (whole < H) products_preact_of(cell, m, s + whole, tape, gate * H + whole, H - whole);
+    const size_t H = cell->H, all = GATES * H, each = padded_units(H), at = gate * H + u;
+    const vf of_x = v_load(s + gate * each + u), of_h = v_load(s + (GATES + gate) * each + u);
+    if (tape) {
+        v_store_n(tape + at, of_x, n);
+        v_store_n(tape + all + at, of_h, n);
     }
+    return v_fma(v_load_n((const real *)cell->norm + at, n), normal(&m[0], of_x),
+                 v_fma(v_load_n((const real *)cell->norm_h + at, n), normal(&m[1], of_h),
+                       biases(cell, at, n)));
 }
 
 /* What c is shown as, before its activation. */
-NEVER_INLINE vf products_shown(const struct cylstm_cell *cell, const struct moments *m, vf c,
-                               size_t u, size_t n)
+ALWAYS_INLINE vf products_shown(const struct cylstm_cell *cell, const struct moments *m, vf c,
+                                size_t u, size_t n)
 {
     return v_fma(v_load_n((const real *)cell->norm_c + u, n), normal(m, c),
                  v_load_n((const real *)cell->bias_c + u, n));
@@ -75,17 +66,23 @@ static void norm_products_forward(const struct cylstm_cell *cell, size_t rows)
     const size_t H = cell->H, each = padded_units(H);
     for (size_t k = 0; k < rows; k++) {
         real *s = row_of(&cell->sums, k), *s_o = s + GATE_O * each;
+        real *tape = cell->tape.base ? row_of(&cell->tape, k) + GATES * H : NULL;
         const struct moments m[2] = {moments_of_product(s, each, H),
                                      moments_of_product(s + GATES * each, each, H)};
-        products_preact(cell, m, s, cell->tape.base ? row_of(&cell->tape, k) + GATES * H : NULL);
-        activate_row(o, s, each / VL);
-        activate_gates(o, 0, s_o, 0, 1, each / VL);
-        for (size_t u = 0; u < H; u += VL) v_store(s + u, next_cell(cell, k, s + u, each, u));
+        for (size_t u = 0; u < H; u += VL) {
+            const size_t n = valid(u, H);
+            vf a[GATES];
+    UNROLL for (size_t gate = 0; gate < GATES; gate++)
+                a[gate] = products_preact(cell, m, gate, s, tape, u, n);
+            v_store(s_o + u, v_gate_here(o, 0, FUNCTION_SIGMOID, a[GATE_O]));
+            v_store(s + u, cell_of(cell, k, a[GATE_I], a[GATE_F], a[GATE_G], u));
+        }
         const struct moments of_c = moments_of_cell(s, H);
-        for (size_t u = 0; u < H; u += VL)
-            v_store(s + u, products_shown(cell, &of_c, v_load(s + u), u, valid(u, H)));
-        activate(&o->function[2], s, 0, 1, each / VL);
-        for (size_t u = 0; u < H; u += VL) next_hidden(cell, k, v_load(s_o + u), v_load(s + u), u);
+        for (size_t u = 0; u < H; u += VL) {
+            const vf shown = products_shown(cell, &of_c, v_load(s + u), u, valid(u, H));
+            next_hidden(cell, k, v_load(s_o + u),
+                        v_activate_here(&o->function[2], FUNCTION_TANH, shown), u);
+        }
     }
 }
 

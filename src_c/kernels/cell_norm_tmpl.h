@@ -81,35 +81,21 @@ ALWAYS_INLINE vf biases(const struct cylstm_cell *cell, size_t at, size_t n)
                  v_load_n((const real *)cell->b_hh + at, n));
 }
 
-/* i, f and g of a row's pre-activations, which follow one another, each `count` vectors. A gate that is
- * coupled waits for next_cell. */
-ALWAYS_INLINE void activate_row(const struct cylstm_options *o, real *a, size_t count)
+/* A vector of a gate's pre-activations, of its sums `s`, which go to the tape, if there is one. A gate
+ * that is coupled has none. */
+ALWAYS_INLINE vf norm_preact(const struct cylstm_cell *cell, size_t gate, const struct moments *m,
+                             vf s, real *tape, size_t u, size_t n)
 {
-    if (o->coupled)
-        activate_gates(o, 0, a + (o->coupled == COUPLED_I) * count * VL, 0, 1, count);
-    else
-        activate_gates(o, 0, a, 0, 1, 2 * count);
-    activate_gates(o, 1, a + GATE_G * count * VL, 0, 1, count);
-}
-
-/* A gate of a row: its sums to the tape, if there is one, and in their place its pre-activations. */
-NEVER_INLINE void norm_gate(const struct cylstm_cell *cell, size_t gate, const struct moments *m,
-                            real *s, real *tape)
-{
-    const size_t H = cell->H, own = own_place(cell->options, gate, H);
-    for (size_t u = 0; u < H && tape; u += VL) v_store_n(tape + u, v_load(s + u), valid(u, H));
-    if (!is_computed(cell->options, gate)) return;
-    for (size_t u = 0; u < H; u += VL) {
-        const size_t n = valid(u, H);
-        v_store(s + u, v_fma(v_load_n((const real *)cell->norm + own + u, n),
-                             normal(m, v_load(s + u)), biases(cell, own + u, n)));
-    }
+    const size_t own = own_place(cell->options, gate, cell->H) + u;
+    if (tape) v_store_n(tape + gate * cell->H + u, s, n);
+    if (!is_computed(cell->options, gate)) return v_zero();
+    return v_fma(v_load_n((const real *)cell->norm + own, n), normal(&m[gate], s),
+                 biases(cell, own, n));
 }
 
 /* Whole rows, of which `sums` holds what the product kept; overwritten. */
 static void norm_forward(const struct cylstm_cell *cell, size_t rows)
 {
-    const struct cylstm_options *o = cell->options;
     const size_t H = cell->H, each = padded_units(H);
     for (size_t k = 0; k < rows; k++) {
         real *s = row_of(&cell->sums, k), *s_o = s + GATE_O * each;
@@ -121,22 +107,23 @@ static void norm_forward(const struct cylstm_cell *cell, size_t rows)
             v_store(s + each + u, v_fma(peephole_f(cell, u, n), c_prev, v_load(s + each + u)));
         }
         struct moments m[GATES];
-        moments_of(s, each, H, GATE_O, m);
-        for (size_t gate = 0; gate < GATE_O; gate++)
-            norm_gate(cell, gate, &m[gate], s + gate * each, tape ? tape + gate * H : NULL);
-        activate_row(o, s, each / VL);
+        moments_of_gates(s, each, H, m);
         for (size_t u = 0; u < H; u += VL) {
-            const vf c = next_cell(cell, k, s + u, each, u);
-            v_store(s + u, c);
+            const size_t n = valid(u, H);
+            vf a[GATE_O];
+            UNROLL for (size_t gate = 0; gate < GATE_O; gate++)
+                a[gate] = norm_preact(cell, gate, m, v_load(s + gate * each + u), tape, u, n);
+            const vf c = cell_of(cell, k, a[GATE_I], a[GATE_F], a[GATE_G], u), of_o = v_load(s_o + u);
             if (cell->peep)
-                v_store(s_o + u, v_fma(peephole_o(cell, u, valid(u, H)), c, v_load(s_o + u)));
+                v_store(s_o + u, v_fma(peephole_o(cell, u, n), c, of_o));
+            else
+                hidden_of(cell, k, norm_preact(cell, GATE_O, m, of_o, tape, u, n), c, u);
         }
+        if (!cell->peep) continue;
         moments_of(s_o, each, H, 1, m + GATE_O);
-        norm_gate(cell, GATE_O, &m[GATE_O], s_o, tape ? tape + GATE_O * H : NULL);
-        activate_gates(o, 0, s_o, 0, 1, each / VL);
-        activate(&o->function[2], s, 0, 1, each / VL);
         for (size_t u = 0; u < H; u += VL)
-            next_hidden(cell, k, v_load(s_o + u), v_load(s + u), u);
+            hidden_of(cell, k, norm_preact(cell, GATE_O, m, v_load(s_o + u), tape, u, valid(u, H)),
+                      v_load(row_of(&cell->c, k) + u), u);
     }
 }
 
