@@ -184,6 +184,6 @@ def forward(Packed packed not None, x, states, lengths, threads, bint batch_firs
     cdef int n = _threads(threads)
     p.check(packed, x, states, lengths, batch_first, mask, reset, hold_output)
     p.allocate(out)
-    packed.spares.release_tape()
+    packed.spares.release_training()
     p.run(n)
     return p.y, _as_state(p.states_n)

@@ -27,6 +27,7 @@ cdef enum:  # of memory that a module keeps to use again
     FORWARD
     BACKWARD
     TAPE
+    GRADIENTS
     KINDS
 
 
@@ -53,10 +54,12 @@ cdef class Spares:
         """Keep it, or nothing where it is NULL, and release what was kept."""
         free(<void *>exchange_pointer(&self.piece[kind], <uintptr_t>piece))
 
-    cdef inline void release_tape(self) noexcept:
-        """What inference does, for which tapes are of no use."""
+    cdef inline void release_training(self) noexcept:
+        """What inference does, for which tapes and gradients are of no use."""
         if self.piece[TAPE] != 0:
             self.keep(TAPE, NULL)
+        if self.piece[GRADIENTS] != 0:
+            self.keep(GRADIENTS, NULL)
 
     def release(self):
         """Return all of it to the system."""

@@ -145,7 +145,7 @@ cdef class Stream:
         cdef const void *packed
         self.take()
         try:
-            self.packed.spares.release_tape()
+            self.packed.spares.release_training()
             self.dims.fill_context(&ctx, threads, False)
             packed = self.panels
             if release:

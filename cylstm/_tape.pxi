@@ -291,7 +291,11 @@ cdef class Tape:
             g.dgates = cnp.PyArray_DATA(dgates_whole)
         cdef list dstates = dims.new_states(outer)
         cdef Py_ssize_t count = dims.count
-        dweights = dims.empty((p.B * count if each else count,))
+        if each:
+            dweights = dims.empty((p.B * count,))
+        else:
+            dweights = Memory(p.packed.raw.size, p.packed.spares,
+                              GRADIENTS).array((count,), dims.typenum)
         if with_x:
             dx = dims.empty(p.outer(dims.inputs))
             g.dx = cnp.PyArray_DATA(dx)
