@@ -105,39 +105,18 @@ static void surround(const struct forward *f, const struct forward_pass *p, size
     g->cell.zoneout = zoneout;
 }
 
-/* Merged sums of x alone, to which a step has nothing to add. */
-static void keep_merged(const struct forward *f, const struct forward_pass *p,
-                        struct cylstm_rows sums, size_t n, struct cylstm_range panels,
-                        const struct merged *merged)
-{
-    const struct cylstm_cell cell = {.H = p->l.H, .sums = sums};
-    const struct cylstm_rows from = merged_rows(f, p, merged->in, &p->l.w, merged->row);
-    cylstm_cell_fn *const keep = f->call.kernels->cell[CYLSTM_KEEP_MATH][0].forward;
-    const size_t width = cylstm_panel_width(f->call.kernels);
-    for (size_t panel = panels.begin; panel < panels.end; panel++)
-        for (size_t row = 0; row < n; row++)
-            keep(&cell, panel, row, 1,
-                 cylstm_at(from.base, f->call.real_size,
-                           (ptrdiff_t)(row * (size_t)from.stride + panel * width)));
-}
-
 /* The sums of a cell that waits for whole rows, or those of x and those of h. */
 static void keep_sums(struct forward *f, int caller, const struct forward_pass *p,
                       const struct workspace *own, struct cylstm_rows h, size_t s, size_t r0,
                       size_t n, struct cylstm_range panels, const struct merged *merged)
 {
     struct cylstm_rows sums = sums_rows(f, p, r0);
-    const int apart = p->l.kind->apart;
-    for (int part = 0; part <= apart; part++) {
+    for (int part = 0; part <= p->l.kind->apart; part++) {
         struct cylstm_job job;
-        if (apart && !part && merged) {
-            keep_merged(f, p, sums, n, panels, merged);
-        } else {
-            start_gates(&job, f, p, &p->l.w, h, s, r0, n, panels, part ? NULL : merged);
-            if (apart) job.product.term[!part].K = 0;
-            job.product.cell.sums = sums;
-            run_job(f, caller, own, &job);
-        }
+        start_gates(&job, f, p, &p->l.w, h, s, r0, n, panels, part ? NULL : merged);
+        if (p->l.kind->apart) job.product.term[!part].K = 0;
+        job.product.cell.sums = sums;
+        run_job(f, caller, own, &job);
         sums.base = cylstm_at(sums.base, f->call.real_size,
                               (ptrdiff_t)cylstm_sums_width(f->call.kernels, &p->l));
     }

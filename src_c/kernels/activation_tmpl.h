@@ -141,7 +141,7 @@ ALWAYS_INLINE vf usual_slope(const int usual, vf y)
         return; \
     } while (0)
 
-/* The others, as a function of v: F(type, expression); the last is the ELU. */
+/* The others, each an expression of v, alpha and beta: F(type, expression). */
 #define OTHER_FUNCTIONS(F) \
     F(FUNCTION_RELU, v_max(zero, v)) \
     F(FUNCTION_HARD_SIGMOID, v_max(zero, v_min(one, v_fma(a, v, b)))) \
@@ -248,16 +248,10 @@ NEVER_INLINE void clip_rows(real *x, double limit, size_t stride, size_t rows, s
 {
     IN_PLACE(v_clip(v, limit));
 }
-ALWAYS_INLINE void activate_gates(const struct cylstm_options *o, int function, real *x,
-                                  size_t stride, size_t rows, size_t count)
-{
-    if (o->clip != 0) clip_rows(x, o->clip, stride, rows, count);
-    activate(&o->function[function], x, stride, rows, count);
-}
 
 static const real SIGNS[MAX_VL] = {-1, 1};
 
-/* And their derivatives, of their results, at most PANEL_VECTORS vectors in a row. An activation may
+/* Derivatives of activations behind one, of their results, at most PANEL_VECTORS in a row. One may
  * fall; and below a threshold, where its slope is 0 anyway, one is 0, not what it is at either end. */
 NEVER_INLINE void differentiate_gates(const struct cylstm_options *o, int function, real *y,
                                       size_t stride, size_t rows, size_t count)
