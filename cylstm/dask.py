@@ -130,7 +130,8 @@ def _of_sequences(sequences: Any, model: Any, batch_size: int) -> list[Array]:
         shapes = {arrays[k].shape[1:] for k in some}
         if len(shapes) > 1:
             raise ValueError(f"sequences have features of shapes {shapes}, expected one")
-        x = np.zeros((len(some), lengths[-1], *shapes.pop()), arrays[some[0]].dtype)
+        dtype = np.result_type(*(arrays[k].dtype for k in some))
+        x = np.zeros((len(some), lengths[-1], *shapes.pop()), dtype)
         for row, k in enumerate(some):
             x[row, : lengths[row]] = arrays[k]
         y = _run(model, x, lengths)
@@ -219,6 +220,8 @@ def _of_frame(
     if by is None:
         groups = {None: np.arange(len(table))} if len(table) else {}
     else:
+        if table[by].isna().any():
+            raise ValueError(f"column {by} has missing values, expected the sequence of each row")
         groups = table.groupby(by, sort=False).indices
     outputs = _of_sequences([x[rows] for rows in groups.values()], model, batch_size)
     if over_time:

@@ -147,6 +147,13 @@ def test_what_is_wrong_is_said() -> None:
         predict(LSTM, frame, by="b")
     with pytest.raises(ValueError, match="a sequence has shape"):
         predict(LSTM, dask.bag.from_sequence([floats(2, 3, 1)])).compute()
+    table = pd.DataFrame({"name": ["p", None, "q"], "a": 1.0, "b": 1.0, "c": 1.0})
+    frame = dask.dataframe.from_pandas(table, npartitions=1)
+    with pytest.raises(ValueError, match="column name has missing values"):
+        predict(STEPS, frame, by="name").compute()
+    mixed = [rng.integers(0, 11, 3), np.full(3, 1.5)]  # which would have been ids of 1
+    with pytest.raises(TypeError, match="float64"):
+        predict(IDS, dask.bag.from_sequence(mixed, npartitions=1)).compute()
 
 
 # ------------------------------------------------------------------------------- a cluster
