@@ -118,6 +118,8 @@ def tensor(
             f"storage of {storage.count} elements"
         )
     kind = storage.dtype
+    # The last of `rest` says of a view of a conjugate that its values are the negatives.
+    negative = any(isinstance(one, dict) and one.get("neg") for one in rest)
 
     def read() -> Array:
         held = item_type(kind)
@@ -127,9 +129,10 @@ def tensor(
             return np.zeros(shape, np.float32 if kind == "bfloat16" else held)
         view = np.lib.stride_tricks.as_strided(items[offset:], shape, steps)
         array = np.ascontiguousarray(view, held).reshape(shape)
-        return widened(array) if kind == "bfloat16" else array
+        array = widened(array) if kind == "bfloat16" else array
+        return -array if negative else array
 
-    place = (storage.key, offset, shape, strides) if storage.key else None
+    place = (storage.key, offset, shape, strides, negative) if storage.key else None
     return Unread(shape, kind, read, place)
 
 
@@ -145,7 +148,18 @@ def tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> 
         raise ValueError("a tensor without a storage")
     width = item_type(dtype).itemsize if dtype else 1
     typed = Storage(dtype, storage.count // width, storage.read, storage.order, storage.key)
-    return tensor(typed, offset, size, stride)
+    return tensor(typed, offset, size, stride, *rest)
+
+
+def sparse(layout: Any, data: Any, *rest: Any) -> Any:
+    """A tensor that is refused by its name."""
+    _, _, size, *_ = data
+    return Unread(sizes(size, "a tensor's size"), "sparse", _of_unknown_type)
+
+
+def without_values(dtype: Any, size: Any, *rest: Any) -> Any:
+    """A tensor on torch's device "meta"; likewise."""
+    return Unread(sizes(size, "a tensor's size"), "without values", _of_unknown_type)
 
 
 def parameter(data: Any, *rest: Any) -> Any:
@@ -161,6 +175,8 @@ TORCH: Makers = {
     Name("torch._utils", "_rebuild_tensor"): tensor,
     Name("torch._utils", "_rebuild_tensor_v2"): tensor,
     Name("torch._utils", "_rebuild_tensor_v3"): tensor_v3,
+    Name("torch._utils", "_rebuild_sparse_tensor"): sparse,
+    Name("torch._utils", "_rebuild_meta_tensor_no_storage"): without_values,
     Name("torch._utils", "_rebuild_parameter"): parameter,
     Name("torch._utils", "_rebuild_parameter_with_state"): parameter,
     Name("torch.nn.parameter", "Parameter"): parameter,

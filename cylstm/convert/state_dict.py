@@ -27,7 +27,7 @@ NORMED = re.compile(
     r"(?P<name>\w+?)_(?P<part>[gv])|parametrizations\.(?P<new>\w+)\.original(?P<number>[01])"
 )
 CHANGED = re.compile(rf"(parametrizations\.)?{OWN_NAME.pattern}\W")  # as by a spectral norm
-LIKE_OWN = re.compile(r"(weight|bias)_\w+")
+LIKE_OWN = re.compile(r"(weight|bias)(_\w+)?")
 NORM = re.compile(r"norm|ln(?![a-z])", re.IGNORECASE)
 SHORT = re.compile(r"(?:(?P<prefix>.*)_)?(?P<kind>[wb])_(?P<of>ih|hh)")  # enc_w_ih, b_hh
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -61,7 +61,7 @@ def layers(
             groups.setdefault(prefix, {})[name] = array
         else:
             others[prefix] = others.get(prefix, 0) + 1
-    strangers = _strangers(groups, arrays)
+    strangers = _strangers(groups, arrays, hints)
     found = tuple(
         _layer(prefix, groups[prefix], hints.get(prefix, {}), size, nonlinearity, strangers[prefix])
         for prefix in _distinct(groups, hints)
@@ -84,25 +84,30 @@ def _distinct(
 
 
 def _strangers(
-    groups: Mapping[str, Mapping[str, Unread]], arrays: Mapping[str, Unread]
+    groups: Mapping[str, Mapping[str, Unread]],
+    arrays: Mapping[str, Unread],
+    hints: Mapping[str, Any],
 ) -> dict[str, list[str]]:
     """For each prefix, arrays of its module that no recurrent layer of PyTorch's has.
 
     With those it may be a cell of another kind. At the top of a file stands what belongs to the
-    whole model too: of that, only names like a layer's count, and norms beside a cell.
+    whole model too, and in a pickled module any attribute: of that, only names like a layer's
+    count, and norms beside a cell.
     """
     own = {prefix: {array.place for array in group.values()} for prefix, group in groups.items()}
     found: dict[str, list[str]] = {prefix: [] for prefix in groups}
     for full, array in arrays.items():
         module, name = _split(full)
-        like = bool(LIKE_OWN.fullmatch(name)) and not OWN_NAME.match(name)
+        own_name = OWN_NAME.match(name) or CHANGED.match(name)
+        like = LIKE_OWN.fullmatch(name) and not own_name
         prefix = module
         while True:
             if prefix in groups and (array.place is None or array.place not in own[prefix]):
                 inside = full[len(prefix) + 1 :] if prefix else full
                 norm = "weight_ih" in groups[prefix] and NORM.search(inside.partition(".")[0])
                 below = module not in groups if prefix else bool(norm)
-                if like if module == prefix else below:
+                beside = like or (prefix and prefix not in hints and not own_name)
+                if beside if module == prefix else below:
                     found[prefix].append(inside)
             if not prefix:
                 break

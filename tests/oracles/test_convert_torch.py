@@ -287,6 +287,39 @@ def test_live_layers_that_give_something_else_are_refused() -> None:
     assert cylstm.from_torch(Same(3, 5)).hidden_size == 5
 
 
+def test_a_view_of_a_conjugate_has_other_signs(tmp_path: Path) -> None:
+    state = torch.nn.LSTM(3, 5).state_dict()
+    views = {name: torch.complex(-a, -a).conj().imag for name, a in state.items()}
+    assert all(view.is_neg() for view in views.values())
+    torch.save(views, tmp_path / "a")
+    ours = cylstm.load(tmp_path / "a").state_dict()
+    assert all(same_bits(ours[name], state[name].numpy()) for name in state)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "without values"])
+def test_tensors_without_plain_values_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    state = torch.nn.LSTM(3, 5).state_dict()
+    made = {n: a.to_sparse() if kind == "sparse" else a.to("meta") for n, a in state.items()}
+    torch.save(made, tmp_path / "a")
+    with pytest.raises(ValueError, match=f"LSTM: weight_ih_l0 is {kind}, expected a float"):
+        cylstm.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["bias", "scale", "h_0"])
+def test_a_cell_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
+    """One with an array that no cell of torch's has."""
+    cell = torch.nn.ParameterDict(
+        {"weight_ih": torch.ones(12, 3), "weight_hh": torch.ones(12, 3), name: torch.ones(12)}
+    )
+    torch.save({f"cell.{n}": a for n, a in cell.items()}, tmp_path / "a")
+    with pytest.raises(ValueError, match=f"cell: beside a layer's weights it has {name}, and"):
+        cylstm.load(tmp_path / "a")
+    if name == "bias":
+        torch.save(dict(cell.items()), tmp_path / "a")
+        with pytest.raises(ValueError, match="LSTM: beside a layer's weights it has bias, and"):
+            cylstm.load(tmp_path / "a")
+
+
 def test_the_file_of_another_byte_order(tmp_path: Path) -> None:
     """As torch reads one, too."""
     from pickled import TorchFile
