@@ -119,6 +119,7 @@ class Dataset:
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
         self.shape: tuple[int, ...] = tuple(_safely(lambda: dataset.shape) or ())
+        self.dtype = _safely(lambda: dataset.dtype.newbyteorder("="))
 
     @property
     def name(self) -> str:

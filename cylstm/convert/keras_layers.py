@@ -84,7 +84,9 @@ def plan(
         return None, wrong
 
     def whole(**options: Any) -> Sequential:
-        dtype = np.dtype(options.pop("dtype", "float32"))
+        kinds = [weight.dtype for layer in model.layers for weight in layer.weights]
+        usual = "float64" if np.dtype("float64") in kinds else "float32"
+        dtype = np.dtype(options.pop("dtype", usual))
         no_options(options)
         layers = [(name, make(dtype), sources) for name, make, sources in plan.steps]
         return Sequential(layers, input_shape=_free(_input_shape(inputs[0]) if inputs else None))

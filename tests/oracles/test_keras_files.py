@@ -472,6 +472,15 @@ def test_ids(mask_zero: bool, tmp_path: Path) -> None:
         agrees(model, way(model, tmp_path), ids)
 
 
+def test_a_whole_model_in_float64(tmp_path: Path) -> None:
+    parts = [layers.LSTM(5, dtype="float64"), layers.Dense(2, dtype="float64")]
+    model = randomised(keras.Sequential([keras.Input((8, 4), dtype="float64"), *parts]))
+    for way in WAYS.values():
+        ours: Any = way(model, tmp_path)
+        assert ours.dtype == np.float64
+        agrees(model, ours, rng.standard_normal((3, 8, 4)))
+
+
 # ------------------------------------------------------------------- refusals
 
 
