@@ -67,6 +67,10 @@ def nodes(layers: Iterable[Any]) -> Iterable[Node]:
         sources = (sources,) if isinstance(sources, str) else tuple(sources)
         if unknown := [source for source in sources if source not in names]:
             raise ValueError(f"step {name!r} takes {', '.join(map(repr, unknown))}, not known yet")
+        if len(sources) != 1 and not (sources and isinstance(layer, Merge)):
+            raise ValueError(
+                f"step {name!r}: {len(sources)} inputs, of which only steps.Merge takes several"
+            )
         module = inner(layer)
         if is_recurrent(module) and not module.batch_first:
             raise ValueError(f"step {name!r} is not batch-first, expected batch_first=True")
@@ -122,12 +126,10 @@ def run(
     layer: Module | Step, given: list[tuple[Array, Valid | None]], threads: int | None
 ) -> tuple[Array, Valid | None]:
     """What a layer makes of its inputs, and which steps of it are valid."""
-    (x, valid), *others = given
+    x, valid = given[0]
     if isinstance(layer, Merge):
         masks = [v for _, v in given if v is not None]
         return layer(*[x for x, _ in given]), masks[0] if masks else None
-    if others:
-        raise ValueError(f"{len(given)} inputs, of which only steps.Merge takes more than one")
     if isinstance(layer, Mask):
         mask = layer.valid(x) if valid is None else layer.valid(x) & valid.mask
         return layer(x), Valid(mask, True)

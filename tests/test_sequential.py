@@ -347,6 +347,8 @@ def test_table() -> None:
         ([("a", Flatten()), ("a", Flatten())], "'a' is taken"),
         ([("input", Flatten())], "'input' is taken"),
         ([("a", Flatten(), "b")], "'a' takes 'b', not known yet"),
+        ([("a", Flatten(), ["input", "input"])], "step 'a': 2 inputs, of which only steps.Merge"),
+        ([("a", Merge("add"), [])], "step 'a': 0 inputs"),
         ([LSTM(3, 4)], "step '0' is not batch-first"),
         ([lstm(3, 4), lstm(3, 4)], "step '1': 4 features come in, expected 3"),
         ([FinalState(lstm(3, 4)), lstm(4, 4)], "step '1': its input is .* expected .B, T, F."),
@@ -380,6 +382,12 @@ def test_bad_layers_and_inputs() -> None:
     for wrong in (data(3, 2), data(0, 2, 3)):
         with pytest.raises(ValueError, match="weight has shape"):
             Conv1d(wrong)
+    for step in (Conv1d(data(3, 2, 2)), Pool("max", 2)):
+        with pytest.raises(ValueError, match=r"step '0': its input has shape \(5, 2\), expected"):
+            Sequential([step])(data(5, 2))
+    with pytest.raises(ValueError, match="step '0': its input has 3 features, expected 2"):
+        Sequential([Conv1d(data(3, 2, 2))])(data(1, 5, 3))
+    assert Sequential([Conv1d(data(3, 2, 2))]).predict(data(0, 5, 2)).shape == (0, 4, 3)
     with pytest.raises(ValueError, match="expected one size"):
         BatchNorm(data(3), data(4))
 

@@ -46,6 +46,8 @@ class _Window(Step):
 
     def _views(self, x: Array, fill: float) -> list[Array]:
         """`size` views (B, T', F) of the padded x: what each place of the window sees."""
+        if x.ndim != 3:
+            raise ValueError(f"its input has shape {x.shape}, expected (B, T, F)")
         left, right = self._pads(x.shape[1])
         if left or right:
             x = np.pad(x, ((0, 0), (left, right), (0, 0)), constant_values=fill)
@@ -109,12 +111,16 @@ class Conv1d(_Window):
 
     def __call__(self, x: Array) -> Array:
         views = self._views(x, 0)
-        B, n, _ = views[0].shape
+        B, n, depth = views[0].shape
+        if depth != self._depth * self.groups:
+            raise ValueError(
+                f"its input has {depth} features, expected {self._depth * self.groups}"
+            )
         y = np.zeros((self.groups, B * n, self._kernel.shape[-1]), x.dtype)
         for view, kernel in zip(views, self._kernel):
             rows = view.reshape(B * n, self.groups, self._depth)
             y += rows.transpose(1, 0, 2) @ kernel
-        flat = y.transpose(1, 0, 2).reshape(B, n, -1)
+        flat = y.transpose(1, 0, 2).reshape(B, n, len(self._arrays["weight"]))
         return flat + self._arrays["bias"] if "bias" in self._arrays else flat
 
     def sizes(self, shape: Shape) -> Shape:
