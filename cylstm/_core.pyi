@@ -43,38 +43,48 @@ def linear_forward(x: _Array, weight: _Array, bias: _Array | None, threads: int)
 def linear_backward(
     x: _Array, dy: _Array, weight: _Array, dweight: _Array, need_x: bool, threads: int
 ) -> _Array | None: ...
-def adam_step(
-    old: _Array,
-    grad: _Array,
-    new: _Array,
-    mean: _Array,
-    square: _Array,
-    new_mean: _Array,
-    new_square: _Array,
+
+class Rule: ...
+
+class AdamRule(Rule):
+    def __new__(
+        cls,
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+        step: int,
+    ) -> Self: ...
+
+class SGDRule(Rule):
+    def __new__(
+        cls,
+        *,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        weight_decay: float,
+        nesterov: bool,
+        step: int,
+    ) -> Self: ...
+
+class Kept:
+    def __new__(cls, arrays: tuple[_Array, ...]) -> Self: ...
+    def get(self) -> tuple[_Array, ...]: ...
+    def copy(self) -> list[_Array]: ...
+
+def step(
+    rule: Rule,
+    parts: list[tuple[_Array, ...]],
+    tables: list[tuple[_Array, _Array, _Array]],
     threads: int,
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    step: int,
-) -> None: ...
-def sgd_step(
-    old: _Array,
-    grad: _Array,
-    new: _Array,
-    buffer: _Array | None,
-    new_buffer: _Array | None,
-    threads: int,
-    *,
-    lr: float,
-    momentum: float,
-    dampening: float,
-    weight_decay: float,
-    nesterov: bool,
-    step: int,
-) -> None: ...
+    kept: Kept,
+    currents: list[Current],
+    after: list[Any],
+    before: list[Any],
+) -> bool: ...
 
 class Current:
     def __new__(cls, now: Any) -> Self: ...
@@ -134,9 +144,8 @@ class Packed:
         dims: Dims,
         flat: _Array,
         spares: Spares | None,
-        before: Packed | None = None,
-        threads: int = 1,
     ) -> Self: ...
+    def follow(self, before: Packed, threads: int) -> None: ...
     @property
     def dims(self) -> Dims: ...
     @property

@@ -11,6 +11,7 @@ from cpython.pycapsule cimport PyCapsule_GetName, PyCapsule_GetPointer
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport SIZE_MAX, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 cimport numpy as cnp
 
 from cylstm cimport _c
@@ -19,6 +20,7 @@ import operator
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -36,6 +38,7 @@ cdef extern from "<stdatomic.h>" nogil:
     ctypedef int memory_order
     const memory_order memory_order_relaxed, memory_order_release
     int exchange "atomic_exchange" (atomic_int *shared, int value)
+    int add "atomic_fetch_add" (atomic_int *shared, int value)
     uintptr_t exchange_pointer "atomic_exchange" (atomic_uintptr_t *shared, uintptr_t value)
     void store "atomic_store_explicit" (atomic_int *shared, int value, memory_order order)
     void store_pointer "atomic_store_explicit" (atomic_uintptr_t *shared, uintptr_t value,

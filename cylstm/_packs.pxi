@@ -28,16 +28,17 @@ cdef class Packed:
     cdef Spares spares
     cdef Pack forward, backward
 
-    def __cinit__(self, Dims dims not None, cnp.ndarray flat not None, Spares spares,
-                  Packed before=None, int threads=1):
-        """Take `flat`, of `aligned_empty`, which changes no more. If the block `before` this one
-        was packed for calls, so is this at once: no call waits."""
+    def __cinit__(self, Dims dims not None, cnp.ndarray flat not None, Spares spares):
+        """Take `flat`, of `aligned_empty`, which changes no more once anything is read."""
         if flat.dtype != dims.dtype or flat.shape[0] != <Py_ssize_t>dims.count:
             raise ValueError(f"flat holds {flat.size} {flat.dtype}, expected all weights, "
                              f"{dims.dtype}")
         self.dims, self.raw, self.spares = dims, cnp.get_array_base(flat), spares
         self.forward, self.backward = Pack(FORWARD), Pack(BACKWARD)
-        if before is not None and before.forward.made != 0:
+
+    def follow(self, Packed before not None, int threads):
+        """If the block before this one was packed for calls, so is this at once: no call waits."""
+        if before.forward.made != 0:
             self.read(self.forward, threads)
 
     def without_backward(self):

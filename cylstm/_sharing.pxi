@@ -47,21 +47,12 @@ cdef class Current:
         return self.get()
 
 
-def replace(list currents not None, list after not None, list before=None):
-    """Set each of `currents` to its value of `after`: all, or none where one is no longer that of
-    `before`. Return whether they were set.
-
-    Neither a signal handler nor another thread of Python comes in between: readers need no lock.
-    """
+cdef bint _exchange(list currents, list after, list before, list released):
+    """Set all of `currents`, or none where one is no longer what it was `before`. What they were
+    goes to `released`, for whatever its end runs has to wait until all is done."""
     cdef Current current
     cdef object value
     cdef Py_ssize_t k, n = len(currents)
-    if len(after) != n or (before is not None and len(before) != n):
-        raise ValueError("expected lists of one length")
-    cdef list released = [None] * n  # whatever their end runs, runs when all is done
-    for current in currents:
-        if current is None:
-            raise TypeError("expected objects of type Current")
     with _replacing:
         if before is not None:
             for k in range(n):
@@ -73,3 +64,24 @@ def replace(list currents not None, list after not None, list before=None):
             with cython.critical_section(current):
                 released[k], current.now = current.now, value
     return True
+
+
+cdef Py_ssize_t _check_currents(list currents, list after, list before) except -1:
+    cdef Current current
+    cdef Py_ssize_t n = len(currents)
+    if len(after) != n or (before is not None and len(before) != n):
+        raise ValueError("expected lists of one length")
+    for current in currents:
+        if current is None:
+            raise TypeError("expected objects of type Current")
+    return n
+
+
+def replace(list currents not None, list after not None, list before=None):
+    """Set each of `currents` to its value of `after`: all, or none where one is no longer that of
+    `before`. Return whether they were set.
+
+    Neither a signal handler nor another thread of Python comes in between: readers need no lock.
+    """
+    cdef list released = [None] * _check_currents(currents, after, before)
+    return _exchange(currents, after, before, released)

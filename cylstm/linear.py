@@ -182,7 +182,7 @@ class Linear(Module):
     def _draw(self, flat: Array, seed: Any) -> None:
         uniform(flat, 1 / sqrt(self.in_features), seed)
 
-    def _pack(self, flat: Array, before: Weights | None, threads: int) -> Any:
+    def _pack(self, flat: Array, threads: int) -> Any:
         form = format_of(self._arguments)
         if form is None:
             return None

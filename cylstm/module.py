@@ -103,9 +103,12 @@ class Module:
         """Fill the first weights."""
         raise NotImplementedError
 
-    def _pack(self, flat: Array, before: Weights | None, threads: int) -> Any:
-        """Return what kernels read of `flat`, which follows on `before`."""
+    def _pack(self, flat: Array, threads: int) -> Any:
+        """Return what kernels read of `flat`."""
         return None
+
+    def _follow(self, weights: Weights, before: Weights, threads: int) -> None:
+        """Make of `weights` at once what was made of those `before`."""
 
     # Making a module, and another of it.
 
@@ -201,12 +204,22 @@ class Module:
 
         It may fail, at any point, and changes nothing.
         """
-        size = size_of(self._spec, self.dtype, self._stored)
-        flat = _core.aligned_empty(size, self.dtype, self._spares)
+        flat = self._empty()
         fill(flat)
+        weights = self._block(flat, threads)
+        if hasattr(self, "_current"):
+            self._follow(weights, self._weights, threads)
+        return weights
+
+    def _empty(self) -> Array:
+        """Return memory for a block."""
+        size = size_of(self._spec, self.dtype, self._stored)
+        return _core.aligned_empty(size, self.dtype, self._spares)
+
+    def _block(self, flat: Array, threads: int = 1) -> Weights:
+        """Return the block in `flat`, which nobody writes any more once it is installed."""
         flat.flags.writeable = False
-        before = self._weights if hasattr(self, "_current") else None
-        return Weights(self._spec, flat, self._pack(flat, before, threads), self._stored)
+        return Weights(self._spec, flat, self._pack(flat, threads), self._stored)
 
     def _commit(self, weights: Weights) -> None:
         """Install a block that `_prepare` gave: one assignment, which cannot fail.

@@ -1,7 +1,7 @@
 """Optimisers: SGD, Adam and AdamW, with PyTorch's equations; clipping by the global norm.
 
-To add an optimiser, give a subclass of `Optimizer` its three methods, and the core its arithmetic
-where NumPy is too slow.
+To add an optimiser, give a subclass of `Optimizer` its three methods, and the core its arithmetic,
+as a `Rule`.
 
 Equations: the documentation of torch.optim.SGD, Adam (Kingma and Ba, 2015, algorithm 1) and AdamW
 (Loshchilov and Hutter, 2019, algorithm 2).
@@ -18,7 +18,7 @@ import numpy as np
 from . import _checks, _core
 from .embedding import RowGrads
 from .module import Module
-from .optimizer import Hyper, Optimizer, Part, as_list
+from .optimizer import Hyper, Optimizer, as_list
 from .weights import Array, WeightGrads
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm"]
@@ -88,10 +88,8 @@ class SGD(Optimizer):
     def _kinds(hyper: Hyper) -> tuple[str, ...]:
         return ("momentum_buffer",) if hyper["momentum"] else ()
 
-    def _advance(self, hyper: Hyper, step: int, part: Part, threads: int) -> None:
-        old, grads, new = part.weights, part.grads, part.new_weights
-        buffer, new_buffer = (part.kept[0], part.new_kept[0]) if len(part.kept) else (None, None)
-        _core.sgd_step(old, grads, new, buffer, new_buffer, threads, **hyper, step=step)
+    def _rule(self, hyper: Hyper, step: int) -> _core.Rule:
+        return _core.SGDRule(**hyper, step=step)
 
 
 class Adam(Optimizer):
@@ -158,20 +156,8 @@ class Adam(Optimizer):
     def _kinds(hyper: Hyper) -> tuple[str, ...]:
         return "exp_avg", "exp_avg_sq"
 
-    def _advance(self, hyper: Hyper, step: int, part: Part, threads: int) -> None:
-        _core.adam_step(
-            part.weights,
-            part.grads,
-            part.new_weights,
-            part.kept[0],
-            part.kept[1],
-            part.new_kept[0],
-            part.new_kept[1],
-            threads,
-            **hyper,
-            decoupled=self._decoupled,
-            step=step,
-        )
+    def _rule(self, hyper: Hyper, step: int) -> _core.Rule:
+        return _core.AdamRule(**hyper, decoupled=self._decoupled, step=step)
 
 
 class AdamW(Adam):

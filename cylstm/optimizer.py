@@ -1,13 +1,14 @@
 """The part that all optimisers share: modules, gradients, state, and steps that are whole.
 
-A step prepares the new weights of all modules and what the optimiser remembers of them, and then
-installs both together: it is whole or has not happened, whatever interrupts it.
+A step prepares all that may fail. Then, with nothing of Python in between, it writes the new
+weights of all modules to blocks of their own, what the optimiser keeps of them in its place, and
+installs the blocks: it is whole or has not happened, whatever interrupts it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,44 +27,41 @@ Hyper = dict[str, Any]
 
 
 class Progress:
-    """How far an optimiser is. Never changed, as the weights are not: a step makes another.
+    """How far an optimiser is. A step makes another, of the same `kept`.
 
     Attributes
     ----------
     step : steps done
-    kept : per module an array (kinds, n), of every weight; empty before the first step
+    kept : per module an array (kinds, n), of every weight; none before the first step
     """
 
     __slots__ = ("kept", "step")
 
-    def __init__(self, step: int, kept: tuple[Array, ...]) -> None:
+    def __init__(self, step: int, kept: _core.Kept) -> None:
         self.step, self.kept = step, kept
 
 
-class Part:
-    """Weights that a step moves together: what they are and what is kept of each, before and after.
+class Work:
+    """What a step is to do, as `_core.step` takes it.
 
     Attributes
     ----------
-    weights, grads : arrays (n,), to be read
-    kept : array (kinds, n), to be read
-    new_weights, new_kept : to be written
+    parts : tuples of weights, grads, where the new weights go, and what is kept: arrays (n,)
+    tables : tuples of a table (count, width), some of its rows, and what is then written to them
     """
 
-    __slots__ = ("grads", "kept", "new_kept", "new_weights", "weights")
+    __slots__ = ("parts", "tables")
 
-    def __init__(
-        self, weights: Array, grads: Array, kept: Array, new_weights: Array, new_kept: Array
-    ) -> None:
-        self.weights, self.grads, self.kept = weights, grads, kept
-        self.new_weights, self.new_kept = new_weights, new_kept
+    def __init__(self) -> None:
+        self.parts: list[tuple[Array, ...]] = []
+        self.tables: list[tuple[Array, Array, Array]] = []
 
 
 class Optimizer:
     """The part that all optimisers share.
 
-    A subclass gives `_checked_hyper`, `_kinds` (what it remembers of each weight) and `_advance`
-    (the arithmetic). One thread at a time may use an optimiser; others may go on calling its
+    A subclass gives `_checked_hyper`, `_kinds` (what it remembers of each weight) and `_rule` (the
+    arithmetic). One thread at a time may use an optimiser; others may go on calling its
     modules.
 
     A copy or a pickle goes on by itself from the state of now. `copy.copy` moves the same modules;
@@ -85,7 +83,6 @@ class Optimizer:
         "_modules",
         "_progress",
         "_runs",
-        "_spares",
     )
 
     def __init__(
@@ -109,9 +106,8 @@ class Optimizer:
     def _make(self, modules: list[Module], frozen: list[frozenset[str]], hyper: Hyper) -> None:
         self._modules, self._frozen = modules, frozen
         self._runs = [runs(m._spec, names) for m, names in zip(modules, frozen, strict=True)]
-        self._spares = [_core.Spares() for _ in modules]
         self._hyper_now = _core.Current(hyper)
-        self._progress = _core.Current(Progress(0, ()))
+        self._progress = _core.Current(Progress(0, _core.Kept(())))
 
     # What a subclass gives.
 
@@ -125,8 +121,8 @@ class Optimizer:
         """Return PyTorch's names of the arrays kept for each weight."""
         raise NotImplementedError
 
-    def _advance(self, hyper: Hyper, step: int, part: Part, threads: int) -> None:
-        """Write the new weights of `part` and what is kept of them."""
+    def _rule(self, hyper: Hyper, step: int) -> _core.Rule:
+        """Return the equations, with what they take besides arrays."""
         raise NotImplementedError
 
     # What the user sees.
@@ -170,8 +166,9 @@ class Optimizer:
             Another number of gradients, names or shapes that differ, another dtype, None. The
             message lists all that is wrong, and nothing has changed.
         RuntimeError
-            Another thread, or a signal handler, has replaced weights or state meanwhile. Theirs
-            stay, and the step has not happened.
+            A signal handler, or another thread, has replaced weights or state meanwhile. Theirs
+            stay, and the step has not happened; but if a thread did so while weights were being
+            moved, as the message then says, the state has taken the gradients in.
 
         Examples
         --------
@@ -183,16 +180,23 @@ class Optimizer:
         threads = _core._threads(threads)
         hyper, progress = self._hyper, self._progress.value
         weights = [module._weights for module in self._modules]
-        step, kinds, kept, blocks = progress.step + 1, len(self._kinds(hyper)), [], []
+        kept = progress.kept
+        if not kept.get():
+            kinds = len(self._kinds(hyper))
+            kept = _core.Kept(tuple(self._zeros(k, kinds) for k in range(len(weights))))
+        work, blocks = Work(), []
         for k, (module, old, flat) in enumerate(zip(self._modules, weights, flats, strict=True)):
-            before = progress.kept[k] if progress.kept else self._zeros(k, kinds)
-            after = self._empty(k, kinds)
-            move = partial(self._move, hyper, step, k, old.flat, flat, before, after, threads)
-            blocks.append(module._prepare(move, threads))
-            kept.append(after)
-        done = _core.replace(
+            new = module._empty()
+            self._plan(work, k, old.flat, flat, kept.get()[k], new)
+            blocks.append(module._block(new, threads))
+        done = _core.step(
+            self._rule(hyper, progress.step + 1),
+            work.parts,
+            work.tables,
+            threads,
+            kept,
             [self._progress, *(module._current for module in self._modules)],
-            [Progress(step, tuple(kept)), *blocks],
+            [Progress(progress.step + 1, kept), *blocks],
             [progress, *weights],
         )
         if not done:
@@ -200,50 +204,35 @@ class Optimizer:
                 "weights or state were replaced during the step, by another thread or a signal "
                 "handler; the step has not happened"
             )
+        for module, block, old in zip(self._modules, blocks, weights, strict=True):
+            with suppress(MemoryError):  # the next call asks again
+                module._follow(block, old, threads)
 
-    def _move(
-        self,
-        hyper: Hyper,
-        step: int,
-        k: int,
-        weights: Array,
-        grads: Array | RowGrads,
-        kept: Array,
-        new_kept: Array,
-        threads: int,
-        new_weights: Array,
+    def _plan(
+        self, work: Work, k: int, weights: Array, grads: Array | RowGrads, kept: Array, new: Array
     ) -> None:
-        """Write what follows on the weights of module k and on what is kept of them."""
+        """Add what moves the weights of module k, and what is kept of them; copy what stays."""
         moving, frozen = self._runs[k]
         if isinstance(grads, RowGrads):
-            new_weights[:], new_kept[:] = weights, kept
+            new[:] = weights
             if moving:
-                self._move_rows(hyper, step, grads, new_weights, new_kept, threads)
+                self._plan_rows(work, grads, new, kept)
             return
         for run in moving:
-            part = Part(weights[run], grads[run], kept[:, run], new_weights[run], new_kept[:, run])
-            self._advance(hyper, step, part, threads)
+            work.parts.append((weights[run], grads[run], new[run], *kept[:, run]))
         for run in frozen:
-            new_weights[run], new_kept[:, run] = weights[run], kept[:, run]
+            new[run] = weights[run]
 
-    def _move_rows(
-        self, hyper: Hyper, step: int, grads: RowGrads, weights: Array, kept: Array, threads: int
-    ) -> None:
-        """Move rows of a table in place: they go through `_advance` side by side."""
+    @staticmethod
+    def _plan_rows(work: Work, grads: RowGrads, new: Array, kept: Array) -> None:
+        """Add the rows of a table: they move side by side, and then go to their places."""
         ((_, shape),) = grads.spec
-        table, kept_tables = weights.reshape(shape), kept.reshape(len(kept), *shape)
-        old, old_kept = table[grads.rows], kept_tables[:, grads.rows]
-        new, new_kept = np.empty(old.shape, old.dtype), np.empty(old_kept.shape, old.dtype)
-        kinds = len(kept), old.size
-        part = Part(
-            old.reshape(-1),
-            grads.flat,
-            old_kept.reshape(kinds),
-            new.reshape(-1),
-            new_kept.reshape(kinds),
-        )
-        self._advance(hyper, step, part, threads)
-        table[grads.rows], kept_tables[:, grads.rows] = new, new_kept
+        rows = np.array(grads.rows, np.intp)
+        tables = [new.reshape(shape), *(array.reshape(shape) for array in kept)]
+        old, *moved = (table[rows].reshape(-1) for table in tables)
+        after = np.empty_like(old)
+        work.parts.append((old, grads.flat, after, *moved))
+        work.tables += zip(tables, [rows] * len(tables), [after, *moved], strict=True)
 
     @property
     def _hyper(self) -> Hyper:
@@ -290,8 +279,7 @@ class Optimizer:
         """Return an array (kinds, n) for module k, not filled, whose rows start on cache lines."""
         dtype, n = self._modules[k].dtype, self._modules[k]._weights.flat.size
         stride = -(-n * dtype.itemsize // 64) * 64 // dtype.itemsize
-        flat = _core.aligned_empty(kinds * stride, dtype, self._spares[k])
-        return flat.reshape(kinds, stride)[:, :n]
+        return _core.aligned_empty(kinds * stride, dtype).reshape(kinds, stride)[:, :n]
 
     def _zeros(self, k: int, kinds: int) -> Array:
         array = self._empty(k, kinds)
@@ -324,10 +312,10 @@ class Optimizer:
         """
         hyper, progress = self._hyper, self._progress.value
         state: dict[str, Array] = {}
-        if progress.kept:
-            for specs, arrays in zip(self._state_specs(hyper), progress.kept, strict=True):
+        if kept := progress.kept.copy():
+            for specs, arrays in zip(self._state_specs(hyper), kept, strict=True):
                 for spec, array in zip(specs, arrays, strict=True):
-                    state.update(split(spec, array.copy()))
+                    state.update(split(spec, array))
         return {
             "type": type(self).__name__,
             "step": progress.step,
@@ -360,7 +348,7 @@ class Optimizer:
             raise ValueError(f"expected the hyperparameters {sorted(self._hyper)}, got {hyper!r}")
         hyper = self._checked_hyper(dict(hyper))  # which say what kinds there are
         kept = self._loaded(hyper, saved["state"]) if step else self._nothing(saved["state"])
-        _core.replace([self._hyper_now, self._progress], [hyper, Progress(step, kept)])
+        _core.replace([self._hyper_now, self._progress], [hyper, Progress(step, _core.Kept(kept))])
 
     def _loaded(self, hyper: Hyper, saved: Any) -> tuple[Array, ...]:
         if not isinstance(saved, Mapping):

@@ -141,9 +141,11 @@ class _Recurrent(Module, Generic[S]):
     def _draw(self, flat: Array, seed: Any) -> None:
         uniform(flat, 1 / math.sqrt(self.hidden_size), seed)
 
-    def _pack(self, flat: Array, before: Weights | None, threads: int) -> _core.Packed:
-        packed = None if before is None else before.packed
-        return _core.Packed(self._dims, flat, self._spares, packed, threads)
+    def _pack(self, flat: Array, threads: int) -> _core.Packed:
+        return _core.Packed(self._dims, flat, self._spares)
+
+    def _follow(self, weights: Weights, before: Weights, threads: int) -> None:
+        weights.packed.follow(before.packed, threads)
 
     def __call__(
         self,

@@ -174,6 +174,11 @@ def raising(signum: int, frame: Any) -> None:
     raise Interrupted
 
 
+needs_gil = pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="Optimizer says that one thread at a time may use it",
+)
+
 needs_signals = pytest.mark.skipif(
     not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread(),
     reason="no interval timers here",
@@ -273,3 +278,94 @@ def test_gradients_over_a_strided_array() -> None:
     optimizer.step([grads[0], WeightGrads(modules[1]._spec, wide[::3])])
     its.step(grads)
     assert same_bits(everything(modules, optimizer), everything(twins, its))
+
+
+def test_what_is_kept_is_changed_in_its_place() -> None:
+    """And is nobody else's: neither a state dict's nor a copy's."""
+    modules, optimizer = make()
+    optimizer.step(draw_grads(modules, 0))
+    before = optimizer.state_dict()["state"]
+    held = {name: array.copy() for name, array in before.items()}
+    twin = copy.copy(optimizer)
+    places = [array.ctypes.data for array in optimizer._progress.value.kept.get()]
+    optimizer.step(draw_grads(modules, 1))
+    assert [a.ctypes.data for a in optimizer._progress.value.kept.get()] == places
+    assert same_bits(before.values(), held.values())
+    assert same_bits(twin.state_dict()["state"].values(), held.values())
+    assert not same_bits(optimizer.state_dict()["state"].values(), held.values())
+
+
+def beside(call: Callable[[], Any]) -> tuple[threading.Event, threading.Thread]:
+    """Run `call` again and again in another thread, until the event is set."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            call()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return stop, thread
+
+
+@needs_gil
+def test_state_that_another_thread_is_changing() -> None:
+    """Is not shown half-way: it is whole, or a RuntimeError."""
+    linear = Linear(1000, 2000, bias=False, dtype="float64", seed=0)
+    optimizer = SGD(linear, lr=1e-9, momentum=1.0)  # the buffer counts the steps, everywhere
+    ones = WeightGrads(linear._spec, np.ones(2_000_000))
+    rng = np.random.default_rng(0)
+
+    def step() -> None:
+        optimizer.step(ones, threads=1)
+        time.sleep(rng.uniform(0, 0.02))
+
+    stop, thread = beside(step)
+    refused = shown = 0
+    try:
+        end = time.monotonic() + 60
+        while (refused < 5 or shown < 5) and time.monotonic() < end:
+            try:
+                state = optimizer.state_dict()
+            except RuntimeError as error:
+                assert "another thread is in a step" in str(error)
+                refused += 1
+                continue
+            finally:
+                time.sleep(1e-3)
+            for buffer in state["state"].values():
+                assert buffer.min() == buffer.max()
+                shown += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert refused >= 5 and shown >= 5
+
+
+@needs_gil
+def test_weights_that_another_thread_loads_during_a_step() -> None:
+    """They stay. The step says that it has not happened, or that the state has moved on alone."""
+    linear = Linear(1000, 2000, bias=False, dtype="float64", seed=0)
+    optimizer = SGD(linear, lr=1e-9, momentum=1.0)
+    ones = WeightGrads(linear._spec, np.ones(2_000_000))
+    quarter = {"weight": np.full((2000, 1000), 0.25)}
+    stop, thread = beside(lambda: linear.load_state_dict(quarter))
+    moved = steps = 0
+    try:
+        end = time.monotonic() + 60
+        while moved < 3 and time.monotonic() < end:
+            try:
+                optimizer.step(ones, threads=1)
+                steps += 1
+            except RuntimeError as error:
+                if "taken the gradients in" in str(error):
+                    moved, steps = moved + 1, steps + 1
+                else:
+                    assert "has not happened" in str(error)
+    finally:
+        stop.set()
+        thread.join()
+    state = optimizer.state_dict()
+    assert moved >= 3 and state["step"] == steps
+    if steps:
+        assert (state["state"]["0.weight.momentum_buffer"] == steps).all()

@@ -80,6 +80,7 @@ class Cylstm(Engine):
         last: list[Any] = []
 
         def run() -> None:
+            last.clear()  # torch's engine releases its gradients too
             tape = net.forward(p.x, states, threads=threads)
             grads = tape.backward(p.dy, threads=threads)
             adam.step(grads, threads=threads)
