@@ -7,7 +7,7 @@ inside the model's folder, and nothing in it is run but arithmetic on constants.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FOLD_BASE = 1 << 24
 FOLD_FACTOR = 4  # elements for each byte of the file
 
+MAX_CALLS = 100  # of functions within functions, which the onnx package puts in place recursively
+
 DOMAINS = ("", "ai.onnx")  # two names of the standard operators
 
 # Constants go through these when a model is loaded. Of every one it is known before it runs how
@@ -45,6 +47,7 @@ def import_onnx() -> Any:
     """Return the `onnx` package, or raise ImportError that says how to install it."""
     try:
         import onnx
+        import onnx.inliner
         import onnx.reference
     except ImportError as error:
         raise ImportError(
@@ -78,6 +81,39 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
             yield attribute.name, attribute.g
 
 
+def _check_functions(model: onnx.ModelProto, most: int) -> None:
+    """Raise ValueError for functions that contain themselves, or too deep, or too large."""
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+    found: dict[Any, tuple[int, int]] = {}  # bytes with all in place, how deep
+    inside: set[Any] = set()
+
+    def everything(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+        for node in nodes:
+            yield node
+            for _, proto in subgraphs(node):
+                yield from everything(proto.node)
+
+    def measure(nodes: Iterable[onnx.NodeProto]) -> tuple[int, int]:
+        size, depth = sum(node.ByteSize() for node in nodes), 0
+        for node in everything(nodes):
+            key = node.domain, node.op_type, node.overload
+            if key not in functions:
+                continue
+            if key in inside:
+                raise ValueError(f"its function {node.op_type!r} contains itself")
+            if key not in found and len(inside) < MAX_CALLS:
+                inside.add(key)
+                found[key] = measure(functions[key].node)
+                inside.remove(key)
+            more, deep = found.get(key, (0, MAX_CALLS))
+            size, depth = size + more, max(depth, deep + 1)
+        if size > most or depth > MAX_CALLS:
+            raise ValueError(f"its functions take {size} bytes where they are called, {depth} deep")
+        return size, depth
+
+    measure(model.graph.node)
+
+
 class File:
     """One ONNX file, parsed.
 
@@ -105,7 +141,9 @@ class File:
             raise ValueError(f"no ONNX file, or a broken one: {error}") from None
         if not self.model.HasField("graph"):
             raise ValueError("no ONNX file: it holds no graph")
+        self._budget = FOLD_BASE + FOLD_FACTOR * len(data)
         if self.model.functions:
+            _check_functions(self.model, self._budget)
             try:
                 self.model = onnx.inliner.inline_local_functions(self.model)
             except Exception as error:
@@ -115,7 +153,6 @@ class File:
             for entry in self.model.opset_import
         }
         self.opsets.setdefault("", 1)
-        self._budget = FOLD_BASE + FOLD_FACTOR * len(data)
         self.graph = Graph(self, self.model.graph, "", None)
 
     def spend(self, elements: int, what: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -238,6 +239,79 @@ def test_the_other_name_of_the_standard_domain(tmp_path: Path) -> None:
     model = make_model(nodes, {"x": floats(2, 3)}, ["z"])
     model.opset_import[0].domain = "ai.onnx"
     assert np.array_equal(whole(model, tmp_path)(x=floats(2, 3))["z"], floats(2, 3).clip(0))
+
+
+@pytest.mark.parametrize("axes", [(1, 4, 7), (4, 7)], ids=["squeezed", "as it is"])
+def test_an_if_whose_condition_is_known(axes: tuple[int, ...], tmp_path: Path) -> None:
+    """As exporters write a squeeze: the branch is taken at load, its values have names outside."""
+    x, node = floats(3, 2, 5), helper.make_node
+
+    def branch(name: str, kind: str, *inputs: str) -> Any:
+        nodes = [node(kind, ["Y", *inputs], [f"{name}_out"]), node("Neg", ["x"], [f"{name}_neg"])]
+        outputs = [onnx.ValueInfoProto(name=o) for o in (f"{name}_out", f"{name}_neg")]
+        return helper.make_graph(nodes, name, [], outputs)
+
+    nodes = [
+        node("LSTM", ["x", "W", "R", "B"], ["Y"], hidden_size=7),
+        node("Shape", ["zeros"], ["shape"]),
+        node("Gather", ["shape", "first"], ["size"]),
+        node("Equal", ["size", "one"], ["is_one"]),
+        node(
+            "If",
+            ["is_one"],
+            ["chosen", "negative"],
+            then_branch=branch("then", "Squeeze", "axis"),
+            else_branch=branch("else", "Identity"),
+        ),
+        node("Relu", ["chosen"], ["y"]),
+    ]
+    weights = lstm_weights(5, 7) | {"zeros": np.zeros(axes), "first": np.array(0)}
+    weights |= {"one": np.array(1), "axis": ints(1)}
+    model = make_model(nodes, {"x": x}, ["y", "negative", "chosen"], weights)
+    for output in model.graph.output:
+        output.type.tensor_type.elem_type = TensorProto.FLOAT
+    got, want = whole(model, tmp_path)(x=x), run_onnxruntime(model, {"x": x})
+    assert got["y"].ndim == 4 - (axes[0] == 1)
+    compare(got, want, TOLERANCE)
+
+
+def test_functions_of_the_file(tmp_path: Path) -> None:
+    """A layer within a function of the model's own is in the graph like any other."""
+    x = floats(3, 2, 5)
+    body = [
+        helper.make_node("LSTM", ["a", "w", "r"], ["s"], hidden_size=7),
+        helper.make_node("Relu", ["s"], ["b"]),
+    ]
+    opsets = [helper.make_opsetid("", 17)]
+    block = helper.make_function("own", "Block", ["a", "w", "r"], ["b"], body, opsets)
+    nodes = [
+        helper.make_node("Block", ["x", "W", "R"], ["y"], domain="own"),
+        helper.make_node("Neg", ["y"], ["z"]),
+    ]
+    weights = {name: lstm_weights(5, 7)[name] for name in "WR"}
+    model = make_model(nodes, {"x": x}, ["z"], weights, domains={"own": 1})
+    model.functions.append(block)
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    ours = whole(model, tmp_path)
+    assert len(ours.layers) == 1
+    compare(ours(x=x), run_onnxruntime(model, {"x": x}), TOLERANCE)
+
+
+@pytest.mark.parametrize("training", [None, True, False])
+def test_a_dropout_that_is_turned_on(training: bool | None, tmp_path: Path) -> None:
+    """By a constant or by an input, None here: it drops, and else hands on what came in."""
+    x = floats(300, 2, 5)
+    node = helper.make_node("Dropout", ["x", "ratio", "training"], ["y"])
+    weights = {"ratio": np.array(0.5, np.float32)}
+    inputs: dict[str, Any] = {"x": x}
+    if training is None:
+        inputs["training"] = np.array(True)
+    else:
+        weights["training"] = np.array(training)
+    y = whole(typed(make_model([node], inputs, ["y"], weights)), tmp_path).run(inputs)["y"]
+    kept = y != 0
+    assert np.array_equal(y, x * 2 * kept if training is not False else x)
+    assert training is False or 0.4 < kept.mean() < 0.6
 
 
 CALLS: list[tuple[Callable[[Any], Any], type[Exception], str]] = [

@@ -30,6 +30,14 @@ def model(**attributes: Any) -> Any:
     return one_node("LSTM", {"hidden_size": 7} | attributes, {"X": X, **weights()}, ["Y"])
 
 
+def rewired(name: str, *names: str) -> Any:
+    """The model with other names where an input has its own."""
+    made = model()
+    inputs = [new for old in made.graph.node[0].input for new in (names if old == name else [old])]
+    made.graph.node[0].input[:] = inputs
+    return made
+
+
 def refuse(data: bytes | Any, folder: Path, message: str, inside: str | None = None) -> None:
     """Loading ends in a ValueError, within a second and 200 MB."""
     path = folder / "bad.onnx"
@@ -66,6 +74,38 @@ def test_broken_nodes_and_ports(tmp_path: Path) -> None:
     broken.graph.output[0].name = "Z"
     broken.graph.output[0].type.tensor_type.elem_type = 99
     refuse(broken, tmp_path, "Z is of type 99")
+
+
+def test_broken_branches_and_loops(tmp_path: Path) -> None:
+    """A graph within a node has what the node must have, and layers only where one may be."""
+
+    def graph(*nodes: Any, inputs: str = "", outputs: str = "") -> Any:
+        ports = [
+            [onnx.ValueInfoProto(name=n) for n in names.split()] for names in (inputs, outputs)
+        ]
+        return helper.make_graph(list(nodes), "inner", *ports)
+
+    same = helper.make_node("Identity", ["going"], ["go_on"])
+    twice = helper.make_node("Identity", ["a"], ["b"])
+    loop = {"inputs": "k going a", "outputs": "go_on b"}
+    inner = helper.make_node("LSTM", ["row", "W", "R"], ["s"], hidden_size=7)
+    scan = graph(inner, inputs="row", outputs="s")
+    for node, message in (
+        (helper.make_node("If", ["on"], ["z"], then_branch=graph(twice)), "an If without branches"),
+        (
+            helper.make_node("Loop", ["", "on", "X", "X"], ["z"], body=graph(same, twice, **loop)),
+            "a Loop of 2 values whose body takes 1 and makes 1",
+        ),
+        (
+            helper.make_node("Scan", ["X"], ["z"], body=scan, num_scan_inputs=1),
+            "a recurrent layer inside a Scan is not supported",
+        ),
+    ):
+        broken = model()
+        broken.graph.node.append(node)
+        broken.graph.output[0].name = "z"
+        broken.graph.input.append(helper.make_tensor_value_info("on", TensorProto.BOOL, []))
+        refuse(broken, tmp_path, message)
 
 
 def test_flipped_bytes(tmp_path: Path) -> None:
@@ -108,6 +148,17 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
             "LSTM", {}, {"X": X, **weights(W=(1, 0, 5), R=(1, 0, 0), B=(1, 0))}, ["Y"]
         ),
         "hidden_size 0, expected 1 or more",
+    ),
+    "types of W and R": (
+        lambda: one_node("LSTM", {}, {"X": X, **weights(), "R": np.ones((1, 28, 7))}, ["Y"]),
+        "W is float32 and R is float64, expected floats of one size",
+    ),
+    "no X": (lambda: rewired("X", ""), "rnn: X is missing"),
+    "no W": (lambda: rewired("W", ""), "rnn: W is missing"),
+    "surplus inputs": (lambda: rewired("B", *"BBBBBB"), "13 inputs, expected at most 8"),
+    "a Y that is not made": (
+        lambda: model(output_sequence=0),
+        "output_sequence is 0, and yet its output Y has a name",
     ),
     "hidden_size": (lambda: model(hidden_size=8), "hidden_size is 8, but R has 7 columns"),
     "direction": (lambda: model(direction="backward"), "direction is 'backward'"),
@@ -280,6 +331,46 @@ def external(location: str, **more: str) -> Any:
     for key, value in {"location": location, **more}.items():
         tensor.external_data.add(key=key, value=value)
     return replaced_w(initializers=(tensor,))
+
+
+def test_functions_that_unfold(tmp_path: Path) -> None:
+    """Each calls the one before twice, or many once, or itself, or carries a large constant."""
+    opsets = [helper.make_opsetid("", 14), helper.make_opsetid("own", 1)]
+
+    def call(name: str, *ends: str) -> Any:
+        return helper.make_node(name, [ends[0]], [ends[1]], domain="own")
+
+    def refuse_calls(functions: dict[str, list[Any]], last: list[Any], message: str) -> None:
+        broken = model()
+        broken.opset_import.append(opsets[1])
+        for name, nodes in functions.items():
+            broken.functions.append(
+                helper.make_function("own", name, ["a"], ["b"], nodes, opset_imports=opsets)
+            )
+        broken.graph.node.extend(last)
+        broken.graph.output[0].name = "Z"
+        refuse(broken, tmp_path, message)
+
+    double = {"f0": [helper.make_node("Relu", ["a"], ["b"])]}
+    chain = dict(double)
+    for k in range(1, 101):
+        double[f"f{k}"] = [call(f"f{k - 1}", "a", "m"), call(f"f{k - 1}", "m", "b")]
+        chain[f"f{k}"] = [call(f"f{k - 1}", "a", "b")]
+    refuse_calls(double, [call("f30", "Y", "Z")], "its functions take .* bytes")
+    last = [call("f90", "Y", "V"), call("f100", "V", "Z")]
+    refuse_calls(chain, last, "101 deep")
+    refuse_calls(chain, last[1:], "101 deep")
+    chain["f0"] = [call("f100", "a", "b")]
+    refuse_calls(chain, last, "its function 'f100' contains itself|101 deep")
+    refuse_calls({"f": [call("f", "a", "b")]}, [call("f", "Y", "Z")], "'f' contains itself")
+    inner = helper.make_graph([call("g", "a", "t")], "g", [], [onnx.ValueInfoProto(name="t")])
+    branches = helper.make_node("If", ["on"], ["b"], then_branch=inner, else_branch=inner)
+    refuse_calls({"g": [branches]}, [call("g", "Y", "Z")], "'g' contains itself")
+    large = numpy_helper.from_array(np.ones(1 << 16, np.float32))
+    constant = helper.make_node("Constant", [], ["c"], value=large)
+    adds = {"f": [constant, helper.make_node("Add", ["a", "c"], ["b"])]}
+    many = [call("f", f"Z{k}" if k else "Y", f"Z{k + 1}") for k in range(200)]
+    refuse_calls(adds, [*many, call("f", "Z200", "Z")], "its functions take .* bytes")
 
 
 def test_external_data(tmp_path: Path) -> None:
