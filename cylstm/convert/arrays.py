@@ -65,6 +65,8 @@ STORAGES = {
     "QUInt8Storage": "uint8",
     "QInt32Storage": "int32",
 }
+# Bytes of an element of those that are not read, but passed over.
+OTHER_WIDTHS = {"ComplexFloatStorage": 8, "ComplexDoubleStorage": 16}
 DTYPES = {
     "float32": "float32", "float": "float32", "float64": "float64", "double": "float64",
     "float16": "float16", "half": "float16", "bfloat16": "bfloat16", "int64": "int64",

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 from ..tensors import shown
 from . import state_dict
-from .arrays import NUMPY, STORAGES, PickledArray, Storage, Unread, item_type
+from .arrays import NUMPY, OTHER_WIDTHS, STORAGES, PickledArray, Storage, Unread, item_type
 from .found import Contents, Recurrent
 from .source import Source
 from .torch_quantized import QUANTIZED, packed_arrays, unpacked
@@ -173,7 +173,7 @@ def _read_row_of_pickles(file: BinaryIO, size: int) -> Any:
         if isinstance(value, tuple) and len(value) > 1 and value[0] == "module":
             return value[1]  # a class, with its source
         dtype, key, count = _storage_id(value)
-        width = item_type(dtype).itemsize if dtype else 0
+        width = item_type(dtype).itemsize if dtype else OTHER_WIDTHS.get(value[1].name, 0)
         if widths.setdefault(key, width) != width:
             raise ValueError(f"storage {shown(key)} has two types")
         first, have = 0, count

@@ -303,6 +303,27 @@ def test_a_module_that_holds_itself(path: Path) -> None:
 # --- tensors
 
 
+def test_views_of_a_storage_before_1_6(path: Path) -> None:
+    """A storage may itself be a part of another: where it starts there, and how long it is."""
+    memory = np.concatenate([array.ravel() for array in STATE.values()])
+    file, start = TorchFile(), 0
+    whole, tensors = file.storage(memory), {}
+    for name, array in STATE.items():
+        part = Persistent((*whole.value[:5], (f"view of {name}", start, array.size)))
+        tensors[name] = file.tensor(array, storage=part)
+        start += array.size
+    file.old(path, tensors)
+    assert same_bits(cylstm.load(path).state_dict().values(), STATE.values())
+    part.value = (*whole.value[:5], ("view", start - 1, 2))
+    file.old(path, tensors)
+    with pytest.raises(ValueError, match="elements"):
+        cylstm.load(path)
+    part.value = (*whole.value[:5], ("view", -1, 2))
+    file.old(path, tensors)
+    with pytest.raises(ValueError, match="a view of a storage"):
+        cylstm.load(path)
+
+
 @pytest.mark.parametrize("form", ["zip", "old"])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])

@@ -372,3 +372,21 @@ def test_a_buffer_of_torch_is_read_whole(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(memory.getvalue())
     got = cylstm.load(tmp_path / "a").state_dict()
     assert all(same_bits(got[name], tensor.numpy()) for name, tensor in rnn.state_dict().items())
+
+
+def test_what_stands_beside_the_weights(tmp_path: Path) -> None:
+    """Tensors of types that only newer files have, of no elements, and sizes."""
+    lstm = torch.nn.LSTM(3, 5)
+    checkpoint = {
+        "short": torch.arange(3).to(torch.uint16),
+        "eight": torch.ones(3).to(torch.float8_e4m3fn),
+        "complex": torch.ones(3, dtype=torch.complex64),
+        "none": torch.empty(0, 5),
+        "size": torch.Size([3, 5]),
+        "model": lstm.state_dict(),
+    }
+    for new in (True, False):
+        torch.save(checkpoint, tmp_path / "c.pt", _use_new_zipfile_serialization=new)
+        got: Any = cylstm.load(tmp_path / "c.pt")
+        for name, tensor in lstm.state_dict().items():
+            assert np.array_equal(got.state_dict()[name], tensor.numpy())
