@@ -406,8 +406,14 @@ class Stream:
     def state(self, value: Mapping[str, Any]) -> None:
         if set(value) != set(self._streams):
             raise ValueError(f"state is of {', '.join(value)}, expected {', '.join(self._streams)}")
-        for name, state in value.items():
-            self._streams[name].state = state
+        before = self.state
+        try:
+            for name, state in value.items():
+                self._streams[name].state = state
+        except BaseException:
+            for name, state in before.items():
+                self._streams[name].state = state
+            raise
 
 
 def _joined(parts: list[Array], rows: list[Array], total: int) -> Array:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import cylstm
 from cylstm import LSTM, Linear, Sequential, steps
@@ -288,6 +290,45 @@ def test_stream(batch_size: int | None) -> None:
         model.stream(2).step(data(3, 3))
 
 
+def test_a_stream_of_the_last_step() -> None:
+    model = Sequential([("rnn", lstm(3, 4)), ("last", LastStep()), ("head", linear(4, 2))])
+    x, stream = data(2, 6, 3), model.stream(2)
+    for t in range(6):
+        np.testing.assert_allclose(stream.step(x[:, t]), model(x[:, : t + 1]), atol=1e-14)
+
+
+def test_a_stream_that_refuses_stays_as_it_was() -> None:
+    """An error names the step; a state is set in all modules or in none."""
+    model = Sequential([("one", lstm(3, 4)), ("two", lstm(4, 5))])
+    x, stream = data(2, 6, 3), model.stream(2)
+    stream.step(x[:, 0])
+    before = stream.state
+    with pytest.raises(ValueError, match="step 'one': x_t has shape"):
+        stream.step(data(2, 4))
+    other = {name: tuple(a + 1 for a in state) for name, state in before.items()}
+    with pytest.raises(ValueError, match="state is of one, expected one, two"):
+        stream.state = {"one": other["one"]}
+    with pytest.raises(ValueError):
+        stream.state = {"one": other["one"], "two": other["one"]}  # of 4 units, not 5
+    for name, state in stream.state.items():
+        for a, b in zip(state, before[name], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_reversed_steps_take_their_mask_along() -> None:
+    """Masked steps are left out wherever they are; behind Reverse they are elsewhere."""
+    x = data(3, 7, 3)
+    x[0, 4:], x[1, :2], x[2, [0, 3, 6]] = -1, -1, -1
+    rnn = lstm(3, 4)
+    for keep, turned in ((False, True), (True, False)):
+        y = Sequential([Mask(-1), Reverse(keep_mask=keep), FinalState(rnn)])(x)
+        for row, found in zip(x, y):
+            valid = (row != -1).any(-1)
+            zeroed = np.where(valid[:, None], row, 0)
+            taken = zeroed[::-1][valid[::-1] if turned else valid]
+            np.testing.assert_allclose(found, rnn(taken)[1][0][0], atol=1e-14)
+
+
 def test_what_can_not_stream_says_so() -> None:
     model = Sequential(
         [
@@ -337,7 +378,40 @@ def test_table() -> None:
     ]
 
 
+def test_table_of_ids() -> None:
+    layers: list[Any] = [("ids", cylstm.Embedding(11, 4)), ("rnn", LSTM(4, 5, batch_first=True))]
+    layers += [("last", LastStep()), ("again", Repeat(3)), ("turned", Transpose())]
+    rows = repr(Sequential(layers, input_shape=(None,))).splitlines()[2:]
+    shapes = [row[row.index("(B") : row.rindex(")") + 1] for row in rows]
+    assert shapes == ["(B, T)", "(B, T, 4)", "(B, T, 5)", "(B, 5)", "(B, 3, 5)", "(B, 5, 3)"]
+
+
 # ------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["layers"][0]["config"].pop("hidden_size"), "a: missing: hidden_size"),
+        (lambda c: c["layers"][0]["config"].update(num_layers=10**9), "a has too few tensors"),
+        (lambda c: c["layers"][0].update({"class": "Odd"}), "class is 'Odd', expected"),
+        (lambda c: c["layers"][0].pop("final"), "not that of a Sequential: 'final'"),
+        (lambda c: c["layers"].__setitem__(0, "a"), "not that of a Sequential|string indices"),
+        (lambda c: c["layers"].pop(), "tensors of no layer: b"),
+        (lambda c: c.pop("input_shape"), "missing: input_shape"),
+    ],
+)
+def test_configurations_that_lie(change: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    cylstm.save(Sequential([("a", lstm(3, 4)), ("b", linear(4, 2))]), path)
+    with safetensors.safe_open(path, framework="numpy") as opened:
+        metadata = dict(opened.metadata())
+    config = json.loads(metadata["cylstm.config"])
+    change(config)
+    metadata["cylstm.config"] = json.dumps(config)
+    safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, metadata)
+    with pytest.raises(ValueError, match=f"model.safetensors.*({message})"):
+        cylstm.load(path)
 
 
 @pytest.mark.parametrize(
@@ -353,6 +427,11 @@ def test_table() -> None:
         ([lstm(3, 4), lstm(3, 4)], "step '1': 4 features come in, expected 3"),
         ([FinalState(lstm(3, 4)), lstm(4, 4)], "step '1': its input is .* expected .B, T, F."),
         ([lstm(3, 4), Linear(4, 4)], "dtypes differ"),
+        ([lstm(3, 4), Repeat(2)], "step '1': 2 axes beside the batch come in, expected one"),
+        (
+            [lstm(3, 4), LastStep(), ("m", Merge(), ["1", "0"])],
+            "step 'm': shapes .* expected them to differ in features only",
+        ),
         ([lstm(3, 4), ("x", lstm(4, 4)), ("y", lstm(4, 4), "0")], "nothing takes what x gives"),
         (
             [lstm(3, 4), ("m", Merge("add"), ["0", "input"])],
