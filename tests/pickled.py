@@ -38,8 +38,17 @@ class Persistent:
         self.value = value
 
 
+class String:
+    """Bytes as Python 2 wrote them."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+
 def opcodes(value: Any) -> bytes:
     """The opcodes that leave a value on the stack."""
+    if isinstance(value, String):
+        return b"T" + struct.pack("<i", len(value.content)) + value.content
     if isinstance(value, Global):
         return f"c{value.module}\n{value.name}\n".encode()
     if isinstance(value, Call):
@@ -131,7 +140,7 @@ class TorchFile:
         path.write_bytes(b"".join(parts))
 
 
-def numpy_array(array: np.ndarray, core: str = "core") -> Call:
+def numpy_array(array: np.ndarray, core: str = "core", python2: bool = False) -> Call:
     """What pickle makes of a NumPy array."""
     order = "<" if array.dtype.byteorder in "=<" else ">"
     dtype = Call(
@@ -139,7 +148,9 @@ def numpy_array(array: np.ndarray, core: str = "core") -> Call:
         state=(3, order, None, None, None, -1, -1, 0),
     )  # fmt: skip
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-    raw = Call("_codecs", "encode", array.tobytes("A").decode("latin1"), "latin1")
+    content = array.tobytes("A")
+    raw: Any = Call("_codecs", "encode", content.decode("latin1"), "latin1")
+    raw = String(content) if python2 else raw
     return Call(
         f"numpy.{core}.multiarray", "_reconstruct", Global("numpy", "ndarray"), (0,), "b",
         state=(1, array.shape, dtype, bool(fortran), raw),

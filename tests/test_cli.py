@@ -136,6 +136,83 @@ def test_run_a_whole_model(model: Any, tmp_path: Path, capsys: pytest.CaptureFix
         np.testing.assert_array_equal(held["y"], made(x.astype(np.float32)))
 
 
+def test_run_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An Embedding takes ids, of any dtype that holds whole numbers; one sequence or many."""
+    embedding = cylstm.Embedding(9, 4, seed=1)
+    path = str(tmp_path / "embedding.safetensors")
+    cylstm.save(embedding, path)
+    ids = rng.integers(0, 9, (5, 7))
+    for given in (ids, ids.astype(np.float64), ids[0]):
+        np.savez(tmp_path / "ids.npz", whatever=given)
+        told(capsys, "run", path, str(tmp_path / "ids.npz"), "-o", str(tmp_path / "y.npy"))
+        np.testing.assert_array_equal(
+            np.load(tmp_path / "y.npy"), embedding.state_dict()["weight"][given.astype(int)]
+        )
+    np.save(tmp_path / "x.npy", ids + 0.5)
+    assert main(["run", path, str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")]) == 2
+    assert "holds fractions, expected ids" in capsys.readouterr().err
+
+
+def test_check_of_ids(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random ones are within the table."""
+    embedding = cylstm.Embedding(9, 4, seed=1)
+    cylstm.save(embedding, tmp_path / "embedding.safetensors")
+    table = embedding.state_dict()["weight"]
+    monkeypatch.setattr("cylstm.cli.PEERS", {"torch": lambda given, model: lambda x: table[x]})
+    found = told(capsys, "check", str(tmp_path / "embedding.safetensors"), "--against", "torch")
+    assert found["differences"] == {"random": 0.0}
+
+
+def test_options_are_json_or_words(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    given: dict[str, Any] = {}
+
+    def load(path: str, inside: Any = None, **options: Any) -> Any:
+        given.update(options)
+        return cylstm.LSTM(3, 4)
+
+    monkeypatch.setattr("cylstm.convert.load", load)
+    words = ["a=True", "b=None", "c=tanh", "d=0.5", "e=false", "f=[1, 2]"]
+    options = [part for word in words for part in ("--option", word)]
+    told(capsys, "convert", "model", str(tmp_path / "out.npz"), *options)
+    assert given == {"a": True, "b": None, "c": "tanh", "d": 0.5, "e": False, "f": [1, 2]}
+
+
+def test_bench_of_what_has_no_stream(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    path = tmp_path / "both.safetensors"
+    cylstm.save(cylstm.LSTM(3, 4, bidirectional=True), path)
+    monkeypatch.setattr("cylstm.cli.PEERS", {})
+    arguments = ("--seconds", "0.01", "--steps", "5", "--batch", "2")
+    found = told(capsys, "bench", str(path), *arguments)
+    assert (
+        list(found["seconds"]) == ["call"] and "direction" in found["refused"]["step of a stream"]
+    )
+    assert main(["bench", str(path), *arguments]) == 0
+    assert capsys.readouterr().out.startswith("x (2, 5, 3)\ncall ")
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def load(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cylstm.convert.load", load)
+    assert main(["bench", "model"]) == 130
+    assert capsys.readouterr().err == "cylstm bench: interrupted\n"
+
+
+def test_progress_is_for_terminals(
+    lstm: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", frames(5, 7, 3))
+    arguments = ["run", lstm[0], str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")]
+    arguments += ["--batch-size", "2"]
+    assert main(arguments) == 0 and not capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert main([*arguments, "--json"]) == 0 and not capsys.readouterr().err
+    assert main(arguments) == 0
+    shown = [f"\r{n} of 5 sequences" for n in (2, 4, 5)]
+    assert capsys.readouterr().err == "".join(shown) + "\n"
+
+
 def test_bench(model: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     def peer(given: Any, model: Any) -> Any:
         raise ValueError("not a file of theirs")
@@ -169,6 +246,10 @@ def test_check(lstm: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any) 
         (["convert", "{lstm}", "x.npz", "--option", "a"], "expected NAME=VALUE"),
         (["convert", "{lstm}", "x.npz", "--option", "a=1"], "unexpected option a"),
         (["run", "{lstm}", "{csv}", "-o", "y.npy"], "no table of numbers"),
+        (["run", "{lstm}", "{words}", "-o", "y.npy"], "could not convert string"),
+        (["run", "{lstm}", "{two}", "-o", "y.npy"], "holds a, b, expected x, and lengths if any"),
+        (["run", "{lstm}", "{many}", "-o", "y.csv"], "y has shape (2, 5, 4), which is no table"),
+        (["run", "{lstm}", "{many}", "-o", "y.txt"], "y.txt: expected .npy, .npz or .csv"),
         (["run", "{lstm}", "x.txt", "-o", "y.npy"], "expected .npy, .npz or .csv"),
         (["run", "{lstm}", "{complex}", "-o", "y.npy"], "holds complex128, expected numbers"),
         (["run", "{lstm}", "{empty}", "-o", "y.npy"], "empty.npy: No data"),
@@ -196,11 +277,23 @@ def test_what_is_wrong_is_one_line(
 
     monkeypatch.setattr("cylstm.cli.PEERS", {"torch": peer})
     (tmp_path / "x.csv").write_text("1,2\n3\n")
+    (tmp_path / "words.csv").write_text("1,2,3\n4,5,six\n")
+    np.savez(tmp_path / "two.npz", a=frames(2, 5, 3), b=frames(2, 5, 3))
+    np.save(tmp_path / "many.npy", frames(2, 5, 3))
     (tmp_path / "empty.npy").write_bytes(b"")
     np.save(tmp_path / "complex.npy", np.ones((2, 3), complex))
     np.save(tmp_path / "odd.npy", np.ones((5, 2, 3)))
     np.savez(tmp_path / "lengths.npz", x=frames(2, 4, 3), lengths=[4, 1])
-    files = ("x.csv", "empty.npy", "complex.npy", "odd.npy", "lengths.npz")
+    files = (
+        "x.csv",
+        "empty.npy",
+        "complex.npy",
+        "odd.npy",
+        "lengths.npz",
+        "words.csv",
+        "two.npz",
+        "many.npy",
+    )
     names = {name.partition(".")[0]: tmp_path / name for name in files}
     names |= {"lstm": lstm[0], "model": model[0], "csv": tmp_path / "x.csv"}
     assert main([argument.format(**names) for argument in arguments]) == 2

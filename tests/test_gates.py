@@ -161,7 +161,6 @@ def test_plot_draws_each_gate_of_the_sequence() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_plot_labels_steps_and_chooses_units() -> None:
     pytest.importorskip("matplotlib")
     tape = Call("LSTM", SHAPES["unbatched"], "float32").tape

@@ -44,9 +44,6 @@ class Group:
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"not a whole HDF5 file: {error}") from error
 
-    def __contains__(self, name: str) -> bool:
-        return self._get(name) is not None
-
     def group(self, name: str) -> Group | None:
         """The group of this name or path, or None."""
         found = self._get(name)

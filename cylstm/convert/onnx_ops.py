@@ -248,8 +248,6 @@ def _pad(attributes: dict[str, Any], constants: Constants) -> Made | None:
 
         return pad, (0,)
 
-    if mode == "edge":
-        return None
     changed = [(axis, b, a) for axis, (b, a) in enumerate(zip(before, after)) if b or a]
 
     def reflect(x: Array) -> Array:

@@ -99,8 +99,6 @@ class _Writer:
         beta: list[float] = []
         for function in all_of_them:
             ours, first, second = resolve("activations", function)
-            if ours not in theirs:
-                raise ValueError(f"ONNX has no activation {ours!r}")
             name, takes = theirs[ours]
             names.append(name)
             alpha += [first] * (takes > 0)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import cylstm
 from cylstm.convert import unpickle
 from cylstm.convert.unpickle import Opaque, Stub
-from pickled import Call, Global, dumped
+from pickled import Call, Global, dumped, numpy_array
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -74,6 +74,29 @@ def test_objects_become_stubs(protocol: int) -> None:
 def test_keys_that_are_no_plain_values() -> None:
     (key,) = loads(pickle.dumps({(1, 2): 3}))
     assert isinstance(key, Opaque) and key.value == (1, 2)
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_numpy_arrays(protocol: int, tmp_path: Path) -> None:
+    """As NumPy itself pickles them, in either order of axes and of bytes."""
+    state: Any = cylstm.LSTM(3, 5, seed=1).state_dict()
+    turned = {name: np.asfortranarray(array) for name, array in state.items()}
+    swapped = {name: array.astype(">f4") for name, array in state.items()}
+    apart = {name: np.stack([array, array], -1)[..., 0] for name, array in state.items()}
+    for arrays in (state, turned, swapped, apart):
+        (tmp_path / "state.pkl").write_bytes(pickle.dumps({**arrays, "epoch": 3}, protocol))
+        got: Any = cylstm.load(tmp_path / "state.pkl")
+        assert all(np.array_equal(got.state_dict()[name], state[name]) for name in state)
+
+
+def test_numpy_arrays_of_python_2(tmp_path: Path) -> None:
+    state: Any = cylstm.LSTM(3, 5, seed=1).state_dict()
+    content = dumped({name: numpy_array(array, python2=True) for name, array in state.items()})
+    (tmp_path / "state.pkl").write_bytes(content)
+    theirs = pickle.loads(content, encoding="latin1")
+    got: Any = cylstm.load(tmp_path / "state.pkl")
+    for name, array in state.items():
+        assert np.array_equal(got.state_dict()[name], array) and np.array_equal(theirs[name], array)
 
 
 # --- hostile ones

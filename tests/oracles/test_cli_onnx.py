@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 import cylstm
 from cylstm.cli import main
+from onnx_models import lstm_weights, make_model, saved, typed
 
 
 @pytest.fixture
@@ -82,6 +84,47 @@ def test_bench(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["seconds"]) == {"call", "call, onnxruntime"}
 
 
+def test_run_of_one_array(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A graph with one input and one output takes and gives a plain array."""
+    node = helper.make_node("Relu", ["x"], ["y"])
+    ports = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 3])] for n in "xy"]
+    path, x = tmp_path / "relu.onnx", np.random.default_rng(0).standard_normal((5, 3))
+    onnx.save(helper.make_model(helper.make_graph([node], "relu", *ports), ir_version=8), path)
+    np.save(tmp_path / "x.npy", x)
+    for end, read in ((".npy", np.load), (".csv", lambda name: np.loadtxt(name, delimiter=","))):
+        out = tmp_path / f"y{end}"
+        told(capsys, "run", str(path), str(tmp_path / "x.npy"), "-o", str(out))
+        np.testing.assert_allclose(read(out), np.maximum(x, 0), rtol=1e-6)
+    inputs = ("--input", str(tmp_path / "x.npy"))
+    assert told(capsys, "check", str(path), "--against", "onnxruntime", *inputs)["passed"]
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
+def test_check_of_a_plain_operator(both: bool, tmp_path: Path) -> None:
+    """Whose Y has an axis of directions, which our layer's y has not."""
+    weights = lstm_weights(3, 7, 1 + both)
+    direction = {"direction": "bidirectional"} if both else {}
+    node = helper.make_node("LSTM", ["x", "W", "R", "B"], ["Y"], hidden_size=7, **direction)
+    model = typed(make_model([node], {"x": np.zeros((4, 2, 3), np.float32)}, ["Y"], weights))
+    path = str(saved(model, tmp_path))
+    assert main(["check", path, "--against", "onnxruntime", "--batch", "3", "--steps", "5"]) == 0
+
+
+@pytest.mark.parametrize("end", ["onnx", "pt"])
+def test_convert(end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module, path = cylstm.LSTM(3, 7, 2, seed=1), str(tmp_path / "m.safetensors")
+    cylstm.save(module, path)
+    told(capsys, "convert", path, str(tmp_path / f"m.{end}"))
+    state = module.state_dict()
+    if end == "pt":
+        found = {n: a.numpy() for n, a in torch.load(tmp_path / "m.pt").items()}
+        assert list(found) == list(state) and all(np.array_equal(found[n], state[n]) for n in state)
+    again: Any = cylstm.load(tmp_path / f"m.{end}")
+    assert all(np.array_equal(a, state[n]) for n, a in again.state_dict().items())
+    x = np.ones((5, 2, 3), np.float32)
+    assert again(x)[0].tobytes() == module(x)[0].tobytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -90,6 +133,10 @@ def test_bench(graph: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "short.npz", "-o", "y.npz"], "input 'h_0' is missing"),
         (["check", "--against", "onnxruntime", "--shape", "x=5,2,4"], "x has shape"),
         (["check", "--against", "onnxruntime", "--shape", "q=5"], "'q', expected one of x, h_0"),
+        (
+            ["check", "--against", "onnxruntime", "--inside", "Y_0"],
+            "onnxruntime runs the whole file, without --inside",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(

@@ -49,6 +49,16 @@ NODES: dict[str, Any] = {
     "conv strides": node_case(
         "Conv", [floats(2, 6, 11)], [floats(4, 3, 3)], group=2, strides=[2], dilations=[3]
     ),
+    "conv of one row": node_case(
+        "Conv", [floats(1, 6, 11)], [floats(4, 6, 3), floats(4)], pads=[2, 1], dilations=[2]
+    ),
+    "conv of one row, strides": node_case(
+        "Conv", [floats(1, 6, 11)], [floats(4, 6, 3)], strides=[2]
+    ),
+    "conv of each step": node_case("Conv", [floats(1, 6, 11)], [floats(4, 6, 1), floats(4)]),
+    "conv of each step, padded": node_case(
+        "Conv", [floats(1, 6, 11)], [floats(4, 6, 1), floats(4)], pads=[1, 0]
+    ),
     "conv depthwise": node_case("Conv", [floats(2, 6, 11)], [floats(6, 1, 3)], group=6),
     "conv 2d": node_case(
         "Conv",
@@ -76,20 +86,28 @@ NODES: dict[str, Any] = {
     "pad by a value": node_case("Pad", [floats(2, 5)], [ints(1, 2, 0, 3), np.array(7, np.float32)]),
     "pad reflect": node_case("Pad", [floats(3, 5)], [ints(2, 0, 1, 4)], mode="reflect"),
     "pad edge": node_case("Pad", [floats(3, 5)], [ints(2, 0, 1, 4)], mode="edge"),
+    "pad by what comes in": node_case("Pad", [floats(2, 5), ints(1, 2, 0, 3)], []),
     "slice": node_case("Slice", [floats(4, 5, 6)], [ints(1, -4), ints(100, -1), ints(2, 0)]),
     "slice backwards": node_case(
         "Slice", [floats(4, 5)], [ints(-1), ints(-100), ints(1), ints(-2)]
     ),
     "slice negative axis": node_case("Slice", [floats(4, 5)], [ints(1), ints(3), ints(-1)]),
+    "slice of what comes in": node_case(
+        "Slice", [floats(4, 5), ints(1, 0), ints(3, 4), ints(1, 0), ints(2, 1)], []
+    ),
     "gather": node_case("Gather", [floats(4, 5)], [ints(3, 0, -1)], axis=1),
     "gather rows": node_case("Gather", [floats(4, 5)], [np.array(-2)]),
     "squeeze": node_case("Squeeze", [floats(1, 4, 1)], [ints(-1)]),
     "squeeze all": node_case("Squeeze", [floats(1, 4, 1)], []),
+    "squeeze of an axis that comes in": node_case("Squeeze", [floats(1, 4, 1), ints(2)], []),
     "unsqueeze": node_case("Unsqueeze", [floats(4, 5)], [ints(3, 0)]),
     "unsqueeze last": node_case("Unsqueeze", [floats(4, 5)], [ints(-1)]),
     "unsqueeze negative": node_case("Unsqueeze", [floats(4, 5)], [ints(-2, 0)]),
+    "unsqueeze of an axis that comes in": node_case("Unsqueeze", [floats(4, 5), ints(1)], []),
     "reshape": node_case("Reshape", [floats(4, 5, 6)], [ints(0, -1)]),
     "reshape whole": node_case("Reshape", [floats(4, 6)], [ints(3, 8)]),
+    "reshape to what comes in": node_case("Reshape", [floats(4, 5, 6), ints(0, -1)], []),
+    "reshape to no elements": node_case("Reshape", [floats(4, 0)], [ints(0, 7)], allowzero=1),
     "transpose": node_case("Transpose", [floats(2, 3, 4)], []),
     "mean": node_case("ReduceMean", [floats(2, 3, 4)], [], axes=[-1, 0], keepdims=0),
     "mean of all": node_case("ReduceMean", [floats(2, 3, 4)], []),
@@ -104,6 +122,7 @@ NODES: dict[str, Any] = {
     "pow": node_case("Pow", [floats(5)], [np.array(2, np.float32)]),
     "pow 3": node_case("Pow", [floats(5)], [np.array(3, np.float32)]),
     "cast": node_case("Cast", [10 * floats(5)], [], to=7),
+    "cast to what it is": node_case("Cast", [floats(5)], [], to=1),
     "cast bool": node_case("Cast", [floats(5)], [], to=9),
     "sigmoid": node_case("Sigmoid", [1e3 * floats(5)], []),
     "relu": node_case("Relu", [floats(5)], []),

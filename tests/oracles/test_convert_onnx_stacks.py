@@ -173,3 +173,114 @@ def test_initial_states_of_the_file_are_not_lost(tmp_path: Path) -> None:
         compare(graph(X=x), run_onnxruntime(model, {"X": x}), TOLERANCE)
     with pytest.raises(ValueError, match="its initial_h is a constant of the file"):
         load(tmp_path / "model.onnx", "n")
+
+
+def layer_node(k: int, x: str, h: str = "", lengths: str = "", **more: Any) -> Any:
+    inputs = [x, f"W{k}", f"R{k}", f"B{k}", lengths, h or f"h_0_{k}", f"c_0_{k}"]
+    outputs = [f"Y{k}", f"h_n_{k}", f"c_n_{k}"]
+    return helper.make_node("LSTM", inputs, outputs, hidden_size=7, **more)
+
+
+def rows_of(state: str, k: int, *numbers: int, source: str = "") -> Any:
+    """What layer k takes of h_0 or c_0: from, to, axis, step."""
+    names = [f"n{n}" for n in numbers or (k, k + 1, 0)]
+    return helper.make_node("Slice", [source or state, *names], [f"{state}_{k}"])
+
+
+def joined(state: str, *parts: str, axis: int = 0) -> Any:
+    parts = parts or (f"{state}_0", f"{state}_1")
+    return helper.make_node("Concat", list(parts), [state], axis=axis)
+
+
+def same(source: str, target: str) -> Any:
+    return helper.make_node("Identity", [source], [target])
+
+
+# Two layers, their states rows of h_0 and c_0, and what makes another graph of them: other nodes of
+# these names, or more before them. All axes but the layers' are as long, so that any order fits.
+STACK: dict[str, Any] = {
+    "h_0 0": rows_of("h_0", 0),
+    "h_0 1": rows_of("h_0", 1),
+    "c_0 0": rows_of("c_0", 0),
+    "c_0 1": rows_of("c_0", 1),
+    "first": layer_node(0, "X"),
+    "between": helper.make_node("Squeeze", ["Y0", "n1"], ["y0"]),
+    "second": layer_node(1, "y0"),
+    "y": helper.make_node("Squeeze", ["Y1", "n1"], ["y"]),
+    "h_n": joined("h_n"),
+    "c_n": joined("c_n"),
+}
+ONE = numpy_helper.from_array(np.ones(1, np.float32))
+NEAR_MISSES: dict[str, dict[str, Any]] = {
+    "rows exchanged": {"h_0 0": rows_of("h_0", 0, 1, 2, 0), "h_0 1": rows_of("h_0", 1, 0, 1, 0)},
+    "one row for both": {"c_0 1": rows_of("c_0", 1, 0, 1, 0)},
+    "rows from the end": {"h_0 0": rows_of("h_0", 0, -2, -1, 0)},
+    "every other row": {"h_0 0": rows_of("h_0", 0, 0, 2, 0, 2)},
+    "rows of a transposed h_0": {
+        "turned": helper.make_node("Transpose", ["h_0"], ["turned"], perm=[0, 2, 1]),
+        "h_0 0": rows_of("h_0", 0, source="turned"),
+    },
+    "h_0 in the file": {"second": layer_node(1, "y0", "h_in_file")},
+    "h_0 of zeros for one": {"second": layer_node(1, "y0", "zeros")},
+    "h_0 of ones": {
+        "ones": helper.make_node("ConstantOfShape", ["shape"], ["ones"], value=ONE),
+        "second": layer_node(1, "y0", "ones"),
+    },
+    "h_0 computed": {
+        "twice": helper.make_node("Add", ["h", "h"], ["twice"]),
+        "second": layer_node(1, "y0", "twice"),
+    },
+    "h_0 of the layer below": {"second": layer_node(1, "y0", "h_n_0")},
+    "h_0 an input of its own": {"second": layer_node(1, "y0", "h")},
+    "h_0 from c_0": {"h_0 1": rows_of("h_0", 1, source="c_0")},
+    "lengths of one layer": {"second": layer_node(1, "y0", lengths="lengths")},
+    "another activation": {"second": layer_node(1, "y0", activations=["Sigmoid", "Tanh", "Relu"])},
+    "another clip": {"second": layer_node(1, "y0", clip=0.2)},
+    "both on the input": {"second": layer_node(1, "X")},
+    "a part of the input": {
+        "part": helper.make_node("Slice", ["X", "n1", "n5"], ["part"]),
+        "first": layer_node(0, "part"),
+    },
+    "a state between": {"second": layer_node(1, "h_n_0")},
+    "as many steps as the file says": {
+        "between": helper.make_node("Reshape", ["Y0", "sizes"], ["y0"])
+    },
+    "final states exchanged": {"h_n": joined("h_n", "h_n_1", "h_n_0")},
+    "final states side by side": {"h_n": joined("h_n", axis=2)},
+    "final states of both kinds": {"h_n": joined("h_n", "h_n_0", "c_n_1")},
+    "the final state of one": {"h_n": same("h_n_1", "h_n")},
+    "the lower layer's output": {"y": helper.make_node("Squeeze", ["Y0", "n1"], ["y"])},
+    "an output that is an input": {"y": same("X", "y")},
+    "an output that is a state": {"h_n": same("h_0", "h_n")},
+}
+
+
+@pytest.mark.parametrize("name", ["a stack", *NEAR_MISSES])
+def test_near_misses_of_a_stack(name: str, tmp_path: Path) -> None:
+    """They load as graphs, whose numbers are ONNX Runtime's."""
+    changed = NEAR_MISSES.get(name, {})
+    nodes = {k: node for k, node in changed.items() if k not in STACK} | STACK | changed
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    weights = {f"{role}{k}": a for k in (0, 1) for role, a in lstm_weights(7, 7, seed=k).items()}
+    weights |= {f"n{n}": np.array([n]) for n in (-2, -1, 0, 1, 2, 5)}
+    weights |= {"h_in_file": draw(1, 7, 7), "zeros": np.zeros((1, 7, 7), np.float32)}
+    weights |= {"shape": np.array([1, 7, 7]), "sizes": np.array([7, 7, 7])}
+    inputs = {"X": draw(7, 7, 7), "h_0": draw(2, 7, 7), "c_0": draw(2, 7, 7), "h": draw(1, 7, 7)}
+    inputs["lengths"] = np.array([7, 3, 1, 5, 7, 2, 6], np.int32)
+    read = {source for node in nodes.values() for source in node.input}
+    inputs = {k: a for k, a in inputs.items() if k in read}
+    weights = {k: a for k, a in weights.items() if k in read}
+    model = typed(make_model(list(nodes.values()), inputs, ["y", "h_n", "c_n"], weights))
+    want = run_onnxruntime(model, inputs)
+    got: Any = load(saved(model, tmp_path))
+    if name != "a stack":
+        assert isinstance(got, OnnxModel)
+        compare(got.run(inputs), want, TOLERANCE)
+        return
+    assert isinstance(got, cylstm.LSTM) and got.num_layers == 2
+    y, (h_n, c_n) = got(inputs["X"], (inputs["h_0"], inputs["c_0"]))
+    compare({"y": y, "h_n": h_n, "c_n": c_n}, want, TOLERANCE)

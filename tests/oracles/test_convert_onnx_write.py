@@ -100,6 +100,68 @@ def test_gru_and_rnn(
         assert np.array_equal(again.state_dict()[name], value), name
 
 
+LEAKY = ("leaky_relu", 0.1)
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "reverse": ("LSTM", dict(reverse=True)),
+    "reverse GRU": ("GRU", dict(reverse=True, clip=0.4)),
+    "reverse RNN": ("RNN", dict(reverse=True, num_layers=2)),
+    "clip": ("LSTM", dict(clip=0.3, bidirectional=True)),
+    "peephole": ("LSTM", dict(peephole=True, num_layers=2)),
+    "peephole, no bias": ("LSTM", dict(peephole=True, bias=False, bidirectional=True)),
+    "coupled": ("LSTM", dict(coupled="f=1-i", bidirectional=True)),
+    "coupled, peephole": ("LSTM", dict(coupled="f=1-i", peephole=True, clip=0.9)),
+    "reset before": ("GRU", dict(reset_after=False, bidirectional=True)),
+    "activations": (
+        "LSTM",
+        dict(activations=(("hard_sigmoid_keras2", 0.3, 0.4), "tanh", "softsign")),
+    ),
+    "activations, both": ("LSTM", dict(activations=("sigmoid", LEAKY, "tanh"), bidirectional=True)),
+    "activations of each": (
+        "GRU",
+        dict(
+            activations=("sigmoid", LEAKY, ("hard_sigmoid_keras2", 0.3, 0.4), ("leaky_relu", 0.2)),
+            bidirectional=True,
+        ),
+    ),
+    "activation": ("RNN", dict(activations=(("scaled_tanh", 0.8, 0.7),))),
+}
+
+
+@pytest.mark.parametrize("with_states", [False, True], ids=["zeros", "states"])
+@pytest.mark.parametrize("lengths", [None, [5, 1, 3]], ids=["full", "lengths"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(
+    variant: str, lengths: list[int] | None, with_states: bool, tmp_path: Path
+) -> None:
+    cell, options = VARIANTS[variant]
+    rng = np.random.default_rng(0)
+    module = getattr(cylstm, cell)(4, 7, **options)
+    state = {
+        name: rng.standard_normal(a.shape).astype("f4") for name, a in module.state_dict().items()
+    }
+    module.load_state_dict(state)
+    path = tmp_path / "variant.onnx"
+    to_onnx(module, path, states=with_states, lengths=lengths is not None)
+    x = rng.standard_normal((5, 3, 4)).astype(np.float32)
+    wide = (module.num_layers * (1 + module.bidirectional), 3, 7)
+    states = [rng.standard_normal(wide).astype(np.float32) for _ in range(1 + (cell == "LSTM"))]
+    inputs = {"x": x}
+    if with_states:
+        inputs |= dict(zip(("h_0", "c_0"), states))
+    if lengths is not None:
+        inputs["lengths"] = np.array(lengths, np.int32)
+    want = run(path, inputs)
+    given: Any = None
+    if with_states:
+        given = tuple(states) if cell == "LSTM" else states[0]
+    y, finals = module(x, given, lengths=lengths)
+    got = dict(zip(want, [y, *(finals if cell == "LSTM" else [finals])], strict=True))
+    assert_close({name: rel(got[name], a) for name, a in want.items()}, TOLERANCE)
+    again: Any = load(path)
+    assert type(again) is type(module)
+    assert again(x, given, lengths=lengths)[0].tobytes() == y.tobytes()
+
+
 @pytest.mark.parametrize("opset", [14, 18, 22])
 def test_versions(opset: int, tmp_path: Path) -> None:
     path = tmp_path / "lstm.onnx"
@@ -125,4 +187,6 @@ def test_what_onnx_does_not_have(tmp_path: Path) -> None:
     for opset in (9, 99):
         with pytest.raises(ValueError, match=f"opset is {opset}, expected 14 to "):
             to_onnx(cylstm.LSTM(3, 7), tmp_path / "lstm.onnx", opset=opset)
+    with pytest.raises(ValueError, match="ONNX has no LSTM with coupled 'i=1-f'"):
+        to_onnx(cylstm.LSTM(3, 7, coupled="i=1-f"), tmp_path / "lstm.onnx")
     assert not list(tmp_path.iterdir())

@@ -223,6 +223,26 @@ def test_weights_alone_ask(tmp_path: Path) -> None:
         cylstm.load(tmp_path / "m.weights.h5", recurrent_activation="sigmoid")
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+def test_weights_alone_are_told_by_their_shapes(
+    kind: str, bias: bool, both: bool, tmp_path: Path
+) -> None:
+    layer = getattr(layers, kind)(4, use_bias=bias, return_sequences=True)
+    layer = layers.Bidirectional(layer) if both else layer
+    model = randomised(keras.Sequential([keras.Input((None, 3)), layer]))
+    chosen = {} if kind == "SimpleRNN" else {"recurrent_activation": "sigmoid"}
+    model.save_weights(tmp_path / "m.weights.h5")
+    as_legacy_weights(model, tmp_path)
+    for name in ("m.weights.h5", "w.h5"):
+        if kind == "GRU" and not bias:
+            with pytest.raises(ValueError, match="the file does not say reset_after"):
+                cylstm.load(tmp_path / name, **chosen)
+        else:
+            agrees(model, cylstm.load(tmp_path / name, **chosen), floats(2, 5, 3), True)
+
+
 # ------------------------------------------------------------------- whole models
 
 
@@ -305,6 +325,15 @@ WHOLE: dict[str, tuple[Callable[[], Any], Any]] = {
         chain(
             lambda: layers.LSTM(4, go_backwards=True, return_sequences=True),
             lambda: layers.LSTM(3),
+        ),
+        (12, 3),
+    ),
+    "what does nothing": (
+        chain(
+            lambda: layers.TimeDistributed(layers.Dropout(0.2)),
+            lambda: layers.Permute((1, 2)),
+            lambda: layers.LSTM(4),
+            lambda: layers.Flatten(),
         ),
         (12, 3),
     ),
@@ -492,6 +521,10 @@ def test_a_whole_model_in_float64(tmp_path: Path) -> None:
         (lambda: layers.Dense(3, activation="mish"), "activation 'mish'"),
         (lambda: layers.BatchNormalization(axis=1), "axis 1"),
         (lambda: layers.PReLU(), "PReLU"),
+        (lambda: layers.ReLU(max_value=3), "max_value, negative_slope or threshold"),
+        (lambda: layers.ReLU(negative_slope=0.1), "max_value, negative_slope or threshold"),
+        (lambda: layers.Softmax(axis=1), "axis 1"),
+        (lambda: layers.TimeDistributed(layers.Reshape((3,))), "TimeDistributed of a Reshape"),
         (lambda: layers.MaxPooling1D(2, data_format="channels_first"), "data_format"),
         (
             lambda: layers.LSTM(3, activation="selu", return_sequences=True),
