@@ -8,7 +8,6 @@ installs the blocks: it is whole or has not happened, whatever interrupts it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,9 +203,11 @@ class Optimizer:
                 "weights or state were replaced during the step, by another thread or a signal "
                 "handler; the step has not happened"
             )
-        for module, block, old in zip(self._modules, blocks, weights, strict=True):
-            with suppress(MemoryError):  # the next call asks again
+        try:
+            for module, block, old in zip(self._modules, blocks, weights, strict=True):
                 module._follow(block, old, threads)
+        except MemoryError:  # the step is done, and the next call asks again
+            pass
 
     def _plan(
         self, work: Work, k: int, weights: Array, grads: Array | RowGrads, kept: Array, new: Array
