@@ -17,7 +17,7 @@
 # make inner-loops   what compilers make of the kernels' innermost loops, and how fast CPUs could run them
 # make kernels       every kernel against plain loops in long double, plain and under ASan; ARGS=--bench
 # make kernels-neon  the same for AArch64, by gcc-aarch64-linux-gnu and qemu-user
-# make coverage      lines of C, Cython and Python that the light suite runs, with a floor for each
+# make coverage      lines of C, Cython and Python that all tests run but those of time, with a floor for each
 # make fuzz          random calls of the core, of Python and of load, and memory that runs out; MINUTES=1 of each
 # make soak          random work beside a curve of memory; MINUTES=60
 # make tsan          the thread pool's stress test under ThreadSanitizer
@@ -153,22 +153,26 @@ build/asan/stamp: $(SOURCES) $(wildcard cylstm/*.py cylstm/*/*.py) setup.py $(ST
 	CYLSTM_CFLAGS="$(ASAN_CFLAGS)" $(PY) setup.py -q build --build-temp build/asan/temp --build-lib build/asan/lib
 	@touch $@
 
-# --- the light suite on a build that counts which lines run
+# --- the light suite and the oracles on a build that counts which lines run
 # Cython's plugin looks for its C file and its sources beside the extension. Not optimised: gcc 12
 # at -O1 makes counting AVX-512 kernels that lose pointers. Threads lose counts of one another, so that
-# gcov finds branches taken fewer than 0 times; whether a line ran is not in doubt.
+# gcov finds branches taken fewer than 0 times, and inner loops run more than 2^32 times, which gcovr takes
+# for a fault of gcov's; whether a line ran is not in doubt. What the tests start as processes of their own
+# counts for C alone: in Python a tracer loses what handlers of signals raise. From Python 3.13 on Cython's
+# lines go to sys.monitoring, where coverage does not hear of them, and the floor is one of Python alone.
+# A process that may use a single CPU has no helpers: 3 % of the lines of C.
 
 COVERAGE_CFLAGS := -O0 -g1 --coverage -fprofile-update=single
-C_FLOOR         := 95
-PYTHON_FLOOR    := 90
+C_FLOOR         := 96
+PYTHON_FLOOR    := 94
 
-coverage: $(STAMPS)/cylstm $(STAMPS)/group-test $(STAMPS)/group-coverage build/coverage/stamp
-	cd build/coverage && rm -rf tests examples docs src_c .coverage && find . -name '*.gcda' -delete
-	cp -R tests examples src_c pyproject.toml $(wildcard docs *.md) build/coverage
+coverage: $(STAMPS)/cylstm $(STAMPS)/group-oracles $(STAMPS)/group-coverage build/coverage/stamp
+	cd build/coverage && rm -rf tests tools examples docs src_c .coverage && find . -name '*.gcda' -delete
+	cp -R tests tools examples src_c pyproject.toml $(wildcard docs *.md) build/coverage
 	cd build/coverage && export PYTHONPATH="$$PWD" && ../../$(PY) -m coverage run -m pytest -p no:cacheprovider \
-	    tests -m "not timing" --ignore=tests/oracles $(ANY_BUILD)
+	    tests -m "not timing" $(ANY_BUILD)
 	$(PY) -m gcovr --root . --object-directory build/coverage/temp --filter src_c/ --txt-metric line \
-	    --gcov-ignore-parse-errors negative_hits.warn_once_per_file --fail-under-line $(C_FLOOR)
+	    --gcov-ignore-parse-errors negative_hits.warn_once_per_file --gcov-suspicious-hits-threshold 0 --fail-under-line $(C_FLOOR)
 	cd build/coverage && ../../$(PY) -m coverage report --fail-under=$(PYTHON_FLOOR)
 
 build/coverage/stamp: $(SOURCES) $(wildcard cylstm/*.py cylstm/*/*.py) setup.py $(STAMPS)/cylstm

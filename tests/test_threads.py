@@ -27,6 +27,7 @@ from helpers import (
     environment,
     infer,
     make_problem,
+    no_tracer,
     output,
     own_products,
     rel,
@@ -415,6 +416,7 @@ def test_a_call_looks_for_signals_about_every_20_ms(isa: str) -> None:
         signal.signal(signal.SIGALRM, old)
 
 
+@no_tracer  # the exceptions of handlers are lost in what the tracer calls
 @posix
 def test_signal_handlers_run_during_a_call() -> None:
     """They may even compute, and an exception of theirs ends the call."""
