@@ -99,7 +99,8 @@ model = cylstm.Sequential([cylstm.steps.FinalState(gru), cylstm.Linear(17, 3, se
 narrow = cylstm.quantize(model, "bfloat16", arithmetic="bfloat16")
 cylstm.save(narrow, sys.argv[1])
 cylstm.save(cylstm.quantize(gru, "bfloat16", arithmetic="bfloat16"), sys.argv[1] + ".gru")
-assert str(cylstm.inspect(sys.argv[1] + ".gru")).endswith("arithmetic='bfloat16'  loads")
+layer, whole = str(cylstm.inspect(sys.argv[1] + ".gru")).splitlines()[-2:]
+assert layer.endswith("arithmetic='bfloat16'  loads") and whole == "as a whole: loads"
 x = draw.standard_normal((2, 5, 8), np.float32)
 assert np.array_equal(cylstm.load(sys.argv[1])(x), narrow(x))
 print(cylstm.show_config()["bf16"])
