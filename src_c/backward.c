@@ -12,6 +12,9 @@ enum {
     CHUNK_ROWS = 512,  /* rows of dgates that are kept before they are used up */
     SAMPLE_STEPS = 32, /* steps of them at least, where each sequence has a product of its own */
 };
+/* Gradients of more than so much of the L3 do not wait there for what reads them: weights and what an
+ * optimiser keeps of them pass before. */
+static const double STREAMED_OF_L3 = 0.125;
 
 /* Steps [s0, s1) of one layer and direction, last to first. */
 static void run_chunk(struct backward *b, size_t layer, size_t direction, size_t s0, size_t s1)
@@ -181,6 +184,10 @@ static void carve_backward(struct cylstm_arena *arena, const struct cylstm_conte
     if (seq->per_sample) b->chunk_steps = cylstm_larger(b->chunk_steps, SAMPLE_STEPS);
     if (b->chunk_steps > seq->T) b->chunk_steps = seq->T;
     b->chunk_rows = b->chunk_steps * B;
+    b->streams =
+        b->chunk_steps == seq->T && /* else more chunks add to what the first writes */
+        cylstm_part_of_l3((double)cylstm_raw_count(dims) * (double)(seq->per_sample ? B : 1),
+                          size) > STREAMED_OF_L3;
     b->block = D == 1 ? b->chunk_steps : seq->T;
     cylstm_carve_order(arena, &b->order, seq);
     b->pass = cylstm_carve(arena, L * D, sizeof *b->pass);

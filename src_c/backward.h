@@ -39,6 +39,7 @@ struct backward {
     struct cylstm_order order;
     struct backward_pass *pass; /* (L * D) */
     size_t chunk_steps, chunk_rows;
+    int streams;   /* the gradients of weights outgrow the caches */
     size_t *start; /* (chunk_steps + 1): first row of each step in the chunk */
     void *dgates;  /* (chunk_rows, dgates) padded */
     void *z;       /* the inputs of a chunk's steps, as panels (chunk_rows, 4 VL): x, then h */

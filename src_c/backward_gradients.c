@@ -131,7 +131,10 @@ static void weight_gradient(struct backward *b, int caller, const struct sum *su
         .out = {out, NULL, (ptrdiff_t)columns},
         .out_panel = (ptrdiff_t)backward_width_of(b),
     };
-    if (sum->adds) g.addend = g.out;
+    if (sum->adds)
+        g.addend = g.out;
+    else
+        g.streams = b->streams;
     cylstm_multiply(&b->call, caller, &g);
 }
 

@@ -4,6 +4,9 @@
 #include "check.h"
 #include "split.h"
 
+/* New weights of more than so much of the L3 are not found there by the next forward pass. */
+static const double STREAMED_OF_L3 = 1;
+
 struct step {
     const struct cylstm_kernels *kernels;
     const struct cylstm_adam_terms *adam; /* one of the two is set */
@@ -22,7 +25,8 @@ static void run_share(void *arg, size_t share, int caller)
     const ptrdiff_t begin = (ptrdiff_t)mine.begin;
     struct cylstm_update part = {.weights = cylstm_at(s->update.weights, size, begin),
                                  .grads = cylstm_at(s->update.grads, size, begin),
-                                 .out = cylstm_at(s->update.out, size, begin)};
+                                 .out = cylstm_at(s->update.out, size, begin),
+                                 .streams = s->update.streams};
     for (int k = 0; k < 2; k++)
         if (s->update.state[k]) {
             part.state[k] = cylstm_at(s->update.state[k], size, begin);
@@ -39,6 +43,8 @@ static void run_step(const struct cylstm_context *ctx, struct step *s)
     CYLSTM_CHECK(cylstm_check_step(ctx, s->number, s->n, &s->update));
     const uint32_t mode = cylstm_enter_float_mode();
     s->kernels = ctx->kernels;
+    s->update.streams =
+        cylstm_part_of_l3((double)s->n, cylstm_real_size(ctx->kernels)) > STREAMED_OF_L3;
     cylstm_run_over_weights(ctx->threads, s->n, run_share, s, &s->shares);
     cylstm_leave_float_mode(mode);
 }
@@ -77,7 +83,11 @@ void cylstm_adam_step(const struct cylstm_context *ctx, const struct cylstm_adam
     };
     struct step s = {
         .adam = &terms,
-        .update = {weights, grads, {mean, square}, out, {mean_out, square_out}},
+        .update = {.weights = weights,
+                   .grads = grads,
+                   .state = {mean, square},
+                   .out = out,
+                   .state_out = {mean_out, square_out}},
         .n = n,
         .number = adam->step,
     };
@@ -98,7 +108,11 @@ void cylstm_sgd_step(const struct cylstm_context *ctx, const struct cylstm_sgd *
     };
     struct step s = {
         .sgd = &terms,
-        .update = {weights, grads, {buffer, NULL}, out, {buffer_out, NULL}},
+        .update = {.weights = weights,
+                   .grads = grads,
+                   .state = {buffer},
+                   .out = out,
+                   .state_out = {buffer_out}},
         .n = n,
         .number = sgd->step,
     };

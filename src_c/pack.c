@@ -116,44 +116,70 @@ static void pack_biases(const struct panel *p, const struct cylstm_matrix *m,
     }
 }
 
-static void pack_gates(const struct panel *p, const struct cylstm_matrix *m, size_t panel)
+/* The rows of a raw matrix (., K) that the vectors of a panel hold: n[v] from row[v] on. */
+struct raw_rows {
+    enum cylstm_array_type matrix;
+    size_t K, row[PANEL_VECTORS], n[PANEL_VECTORS];
+};
+
+/* Of W_ih, or of W_hh (`h`). */
+static struct raw_rows rows_of_gates(const struct panel *p, const struct cylstm_matrix *m,
+                                     const struct units *units, int h)
 {
     const struct cylstm_layer *l = p->layer;
+    struct raw_rows r = {h ? CYLSTM_WEIGHT_HH : CYLSTM_WEIGHT_IH, h ? l->R : l->I, {0}, {0}};
+    for (size_t v = 0; v < PANEL_VECTORS; v++) {
+        const struct cylstm_vector both = gate_of(m, v);
+        const int gate = h ? both.hh : both.ih;
+        if (gate == CYLSTM_NONE) continue;
+        r.row[v] = (size_t)gate * l->H + units->unit[v];
+        r.n[v] = units->n[v];
+    }
+    return r;
+}
+
+/* Of a matrix that has a row for each column of the panels. */
+static struct raw_rows rows_of_columns(const struct panel *p, const struct cylstm_matrix *m,
+                                       size_t panel)
+{
+    struct raw_rows r = {m->raw, m->K, {0}, {0}};
+    for (size_t v = 0; v < PANEL_VECTORS; v++) {
+        r.row[v] = panel * p->width + v * p->kernels->lanes;
+        r.n[v] = r.row[v] < m->columns ? at_most(m->columns - r.row[v], p->kernels->lanes) : 0;
+    }
+    return r;
+}
+
+/* Into `vectors` vectors from `first` on. */
+static void pack_raw_rows(const struct panel *p, const struct cylstm_matrix *m,
+                          const struct raw_rows *r, size_t first, size_t vectors, size_t lanes,
+                          char *out)
+{
+    if (m->format == CYLSTM_AS_COMPUTED)
+        transpose_rows(p, r->matrix, r->K, r->row + first, r->n + first, vectors, lanes,
+                       vectors * p->kernels->lanes, out);
+    else
+        pack_compact(p, m, r->matrix, r->K, r->row + first, r->n + first, lanes, out);
+}
+
+static void pack_gates(const struct panel *p, const struct cylstm_matrix *m, size_t panel)
+{
     const struct units units = find_units(p, m, panel);
     const int partial = panel >= m->columns / p->width, narrow = m->narrow && !partial;
-    const size_t vectors = narrow ? NARROW_VECTORS : PANEL_VECTORS, VL = p->kernels->lanes;
+    const size_t vectors = narrow ? NARROW_VECTORS : PANEL_VECTORS;
     pack_biases(p, m, &units);
-    for (int h = 0; h < 2; h++) { /* W_ih, then W_hh */
-        const size_t first = narrow && h ? PANEL_VECTORS - NARROW_VECTORS : 0;
-        size_t row[PANEL_VECTORS], n[PANEL_VECTORS];
-        for (size_t v = 0; v < vectors; v++) {
-            const struct cylstm_vector both = gate_of(m, first + v);
-            const int gate = h ? both.hh : both.ih;
-            row[v] = gate == CYLSTM_NONE ? 0 : (size_t)gate * l->H + units.unit[first + v];
-            n[v] = gate == CYLSTM_NONE ? 0 : units.n[first + v];
-        }
-        const enum cylstm_array_type matrix = h ? CYLSTM_WEIGHT_HH : CYLSTM_WEIGHT_IH;
-        const size_t K = h ? l->R : l->I;
-        char *out = (char *)p->out + cylstm_panel_row(p->kernels, m, narrow, h ? l->I : 0);
-        if (m->format == CYLSTM_AS_COMPUTED)
-            transpose_rows(p, matrix, K, row, n, vectors, units.lanes, vectors * VL, out);
-        else
-            pack_compact(p, m, matrix, K, row, n, units.lanes, out);
+    for (int h = 0; h < 2; h++) {
+        const struct raw_rows r = rows_of_gates(p, m, &units, h);
+        pack_raw_rows(p, m, &r, h ? PANEL_VECTORS - vectors : 0, vectors, units.lanes,
+                      (char *)p->out +
+                          cylstm_panel_row(p->kernels, m, narrow, h ? p->layer->I : 0));
     }
 }
 
-static void pack_rows(const struct panel *p, const struct cylstm_matrix *m, size_t first)
+static void pack_rows(const struct panel *p, const struct cylstm_matrix *m, size_t panel)
 {
-    const size_t VL = p->kernels->lanes;
-    size_t row[PANEL_VECTORS], n[PANEL_VECTORS];
-    for (size_t v = 0; v < PANEL_VECTORS; v++) {
-        row[v] = first + v * VL;
-        n[v] = row[v] < m->columns ? at_most(m->columns - row[v], VL) : 0;
-    }
-    if (m->format == CYLSTM_AS_COMPUTED)
-        transpose_rows(p, m->raw, m->K, row, n, PANEL_VECTORS, VL, p->width, p->out);
-    else
-        pack_compact(p, m, m->raw, m->K, row, n, VL, p->out);
+    const struct raw_rows r = rows_of_columns(p, m, panel);
+    pack_raw_rows(p, m, &r, 0, PANEL_VECTORS, p->kernels->lanes, p->out);
 }
 
 static void pack_columns(const struct panel *p, const struct cylstm_matrix *m, size_t first)
@@ -177,8 +203,39 @@ void cylstm_pack_panel(const struct cylstm_kernels *kernels, const struct cylstm
         kernels, l, raw, out, cylstm_real_size(kernels), cylstm_panel_width(kernels)};
     switch (matrix->type) {
     case CYLSTM_GATES: pack_gates(&p, matrix, panel); break;
-    case CYLSTM_ROWS: pack_rows(&p, matrix, panel * p.width); break;
+    case CYLSTM_ROWS: pack_rows(&p, matrix, panel); break;
     case CYLSTM_COLUMNS: pack_columns(&p, matrix, panel * p.width); break;
+    }
+}
+
+/* The sums of a panel whose vectors are `lanes` apart go on by a row of `a`. */
+static void meet_rows(const struct panel *p, const struct raw_rows *r, const struct cylstm_term *a,
+                      size_t lanes)
+{
+    const void *x = cylstm_at(a->a.base, p->size, a->a.offset ? a->a.offset[0] : 0);
+    for (size_t v = 0; v < PANEL_VECTORS && a->K; v++)
+        if (r->n[v])
+            p->kernels->dot_rows(raw_at(p, r->matrix, r->row[v] * r->K), r->K, r->n[v], r->K, x,
+                                 lanes, cylstm_at(p->out, p->size, (ptrdiff_t)(v * lanes)));
+}
+
+void cylstm_meet_panel(const struct cylstm_kernels *kernels, const struct cylstm_layer *l,
+                       const struct cylstm_matrix *matrix, const void *raw, size_t panel,
+                       const struct cylstm_term *terms, void *sums)
+{
+    const struct panel p = {
+        kernels, l, raw, sums, cylstm_real_size(kernels), cylstm_panel_width(kernels)};
+    if (matrix->type == CYLSTM_GATES) {
+        const struct units units = find_units(&p, matrix, panel);
+        pack_biases(&p, matrix, &units);
+        for (int h = 0; h < 2; h++) {
+            const struct raw_rows r = rows_of_gates(&p, matrix, &units, h);
+            meet_rows(&p, &r, &terms[h], units.lanes);
+        }
+    } else {
+        const struct raw_rows r = rows_of_columns(&p, matrix, panel);
+        memset(sums, 0, p.width * p.size);
+        meet_rows(&p, &r, &terms[0], kernels->lanes);
     }
 }
 

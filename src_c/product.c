@@ -56,8 +56,8 @@ void cylstm_multiply(struct cylstm_call *call, int caller, const struct cylstm_p
 /* --------------------------------------------------------------------- weights */
 
 enum {
-    RAW_ROWS = 8,      /* more of them hide what packing takes, and threads would all do it */
-    PANELS_AT_ONCE = 2 /* a product of one row takes two together */
+    RAW_ROWS = 8,  /* more of them hide what packing takes, and threads would all do it */
+    RAW_PANELS = 2 /* fewer for each thread are packed: it takes no longer, or as much memory */
 };
 
 struct cylstm_panel_sizes cylstm_panels_size(const struct cylstm_kernels *kernels,
@@ -73,8 +73,6 @@ struct cylstm_panel_sizes cylstm_panels_size(const struct cylstm_kernels *kernel
             cylstm_larger(size.backward, cylstm_larger(cylstm_wide_panel(kernels, &l.hh_t),
                                                        cylstm_wide_panel(kernels, &l.hr_t)));
     }
-    size.forward *= PANELS_AT_ONCE;
-    size.backward *= PANELS_AT_ONCE;
     return size;
 }
 
@@ -94,10 +92,11 @@ int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims 
                      size_t B)
 {
     if (T != 1 || B > RAW_ROWS || dims->format != CYLSTM_AS_COMPUTED) return 0;
-    const double threads = ctx->threads > 1 ? ctx->threads : 1;
+    const double panels_at_least = RAW_PANELS * (ctx->threads > 1 ? ctx->threads : 1);
     const struct cylstm_panel_sizes panels = cylstm_panels_size(ctx->kernels, dims);
-    return threads * (double)panels.forward <= (double)cylstm_packed_size(ctx, dims) &&
-           threads * (double)panels.backward <= (double)cylstm_packed_backward_size(ctx, dims);
+    return panels_at_least * (double)panels.forward <= (double)cylstm_packed_size(ctx, dims) &&
+           panels_at_least * (double)panels.backward <=
+               (double)cylstm_packed_backward_size(ctx, dims);
 }
 
 /* The addresses of a job's weights, whose panel 0 is or would be at `panels`. */
@@ -168,23 +167,39 @@ static size_t multiply_in_place(struct cylstm_call *call, int caller, const stru
     return part.panel_end;
 }
 
+/* One row meets each weight once: the panels are not even packed. */
+static void multiply_row(struct cylstm_call *call, int caller, const void *raw,
+                         const struct cylstm_job *job)
+{
+    _Alignas(CYLSTM_ALIGN) char sums[PANEL_VECTORS * MAX_VL * sizeof(float)];
+    const struct cylstm_product *g = &job->product;
+    const double flops =
+        2.0 * (double)(g->term[0].K + g->term[1].K) * (double)cylstm_panel_width(call->kernels);
+    for (size_t panel = g->panel_begin; panel < g->panel_end && !cylstm_stopped(call); panel++) {
+        cylstm_meet_panel(call->kernels, job->layer, job->matrix, raw, panel, g->term, sums);
+        call->kernels->finish(g, panel, 0, 1, sums);
+        if (caller && call->ctx->poll) cylstm_poll_caller(call, flops);
+    }
+}
+
 /* The panels are packed when their turn comes. */
 static void multiply_raw(struct cylstm_call *call, int caller, const void *raw,
                          const struct cylstm_job *job, char *panels)
 {
     const struct cylstm_matrix *m = job->matrix;
-    const size_t end = job->product.panel_end,
-                 at_once = job->product.rows == 1 ? PANELS_AT_ONCE : 1;
-    size_t first = multiply_in_place(call, caller, job, raw);
-    while (first < end && !cylstm_stopped(call)) {
+    if (job->product.rows == 1 && m->type != CYLSTM_COLUMNS && !job->product.init &&
+        !cylstm_uses_blas(call->ctx)) {
+        multiply_row(call, caller, raw, job);
+        return;
+    }
+    const size_t end = job->product.panel_end;
+    for (size_t i = multiply_in_place(call, caller, job, raw); i < end && !cylstm_stopped(call);
+         i++) {
         struct cylstm_job part = *job;
-        part.product.panel_begin = first;
-        if (end - first > at_once) part.product.panel_end = first + at_once;
-        for (size_t i = first; i < part.product.panel_end; i++)
-            cylstm_pack_panel(call->kernels, job->layer, m, raw, i,
-                              panels + (i - first) * m->panel);
-        multiply_panels(call, caller, &part, cylstm_at(panels, m->panel, -(ptrdiff_t)first));
-        first += at_once;
+        part.product.panel_begin = i;
+        part.product.panel_end = i + 1;
+        cylstm_pack_panel(call->kernels, job->layer, m, raw, i, panels);
+        multiply_panels(call, caller, &part, cylstm_at(panels, m->panel, -(ptrdiff_t)i));
     }
 }
 

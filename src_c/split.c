@@ -45,6 +45,11 @@ static double cache_bytes(int n)
     return (double)bytes;
 }
 
+double cylstm_part_of_l3(double reals, size_t size)
+{
+    return reals * (double)size / cache_bytes(1);
+}
+
 struct cylstm_sharing cylstm_share_flops(const struct cylstm_context *ctx, double flops)
 {
     const int alone = ctx->threads < 2 || cylstm_uses_blas(ctx) || flops < PARALLEL_CALL_FLOPS;

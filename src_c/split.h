@@ -33,6 +33,9 @@ struct cylstm_split {
 /* What packing all weights or writing their gradients takes beside the work of a call, as rows. */
 enum { ROWS_FOR_WEIGHTS = 4 };
 
+/* Which part of the L3 so many reals fill. */
+double cylstm_part_of_l3(double reals, size_t size);
+
 /* How many threads are worth a call of so many flops, all of which can be shared. */
 struct cylstm_sharing {
     int threads;

@@ -67,6 +67,7 @@ static const struct check checks[] = {
     {"int8", check_int8, NULL},
     {"quantize", check_quantize, NULL},
     {"transpose", check_transpose, NULL},
+    {"dot_rows", check_dot_rows, NULL},
     {"sum_biases", check_sum_biases, NULL},
     {"sum_products", check_sum_products, NULL},
     {"dropout", check_dropout, NULL},

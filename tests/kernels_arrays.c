@@ -2,6 +2,16 @@
 #define _DEFAULT_SOURCE
 #include "kernels_check.h"
 
+/* -------------------------------------------------------------------------- arrays */
+
+static void *numbers(struct trial *t, const char *name, size_t n, double low, double high)
+{
+    void *array = guarded_reals(t, name, n);
+    for (size_t k = 0; k < n; k++)
+        put(t, array, (ptrdiff_t)k, chance(t, 20) ? 0 : number_between(t, low, high));
+    return array;
+}
+
 void check_transpose(const struct check *check, struct trial *t)
 {
     (void)check;
@@ -19,6 +29,31 @@ void check_transpose(const struct check *check, struct trial *t)
         for (size_t l = 0; l < lanes; l++)
             expect(t, "out", k, l, out, (ptrdiff_t)(k * width + l),
                    l < n ? get(t, rows, (ptrdiff_t)(l * stride + k)) : 0, 0);
+}
+
+void check_dot_rows(const struct check *check, struct trial *t)
+{
+    (void)check;
+    const size_t VL = t->kernels->lanes, K = size_between(t, 0, 80, 512),
+                 n = bench || chance(t, 2) ? VL : below(t, VL + 1),
+                 lanes = bench || chance(t, 2) ? VL : n + below(t, VL - n + 1), stride = K + gap(t);
+    void *rows = guarded_reals(t, "rows", n && K ? (n - 1) * stride + K : 0),
+         *x = numbers(t, "x", K, -1, 1), *sums = numbers(t, "sums", lanes, -1, 1);
+    for (size_t l = 0; l < n; l++)
+        for (size_t k = 0; k < K; k++) put(t, rows, (ptrdiff_t)(l * stride + k), fraction(t));
+    record = NULL; /* sets have other lanes */
+    describe(t, "%zu rows of %zu, %zu apart, to %zu lanes", n, K, stride, lanes);
+    CALL(t, t->kernels->dot_rows(rows, stride, n, K, x, lanes, sums));
+    for (size_t l = 0; l < lanes; l++) {
+        long double sum = get(t, before(t, sums), (ptrdiff_t)l), size = fabsl(sum);
+        for (size_t k = 0; k < K && l < n; k++) {
+            const long double link =
+                (long double)get(t, rows, (ptrdiff_t)(l * stride + k)) * get(t, x, (ptrdiff_t)k);
+            sum += link;
+            size += fabsl(link);
+        }
+        expect(t, "sums", 0, l, sums, (ptrdiff_t)l, sum, (long double)(K + 1) * epsilon(t) * size);
+    }
 }
 
 void check_sum_biases(const struct check *check, struct trial *t)
@@ -81,16 +116,6 @@ void check_dropout(const struct check *check, struct trial *t)
     }
 }
 
-/* -------------------------------------------------------------------------- arrays */
-
-static void *numbers(struct trial *t, const char *name, size_t n, double low, double high)
-{
-    void *array = guarded_reals(t, name, n);
-    for (size_t k = 0; k < n; k++)
-        put(t, array, (ptrdiff_t)k, chance(t, 20) ? 0 : number_between(t, low, high));
-    return array;
-}
-
 static void check_activation(struct trial *t, void (*kernel)(const void *, void *, size_t),
                              long double (*truth)(long double))
 {
@@ -137,7 +162,8 @@ void check_adam(const struct check *check, struct trial *t)
     record = NULL; /* the portable square root is another */
     describe(t, "%zu weights%s, penalty %g, eps %g", n, out == w ? ", in place" : "", s.penalty,
              s.eps);
-    const struct cylstm_update update = {w, g, {m, v}, out, {m_out, v_out}};
+    const struct cylstm_update update = {
+        w, g, {m, v}, out, {m_out, v_out}, .streams = (int)below(t, 2)};
     CALL(t, t->kernels->adam(&s, &update, n));
     for (size_t k = 0; k < n; k++) {
         const ptrdiff_t at = (ptrdiff_t)k;

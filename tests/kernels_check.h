@@ -136,6 +136,7 @@ void check_round_row(const struct check *, struct trial *);
 void check_int8(const struct check *, struct trial *);
 void check_quantize(const struct check *, struct trial *);
 void check_transpose(const struct check *, struct trial *); /* kernels_arrays.c */
+void check_dot_rows(const struct check *, struct trial *);
 void check_sum_biases(const struct check *, struct trial *);
 void check_sum_products(const struct check *, struct trial *);
 void check_dropout(const struct check *, struct trial *);

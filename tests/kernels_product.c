@@ -207,6 +207,7 @@ void check_product(const struct check *check, struct trial *t)
     place_init(t, e, &p, units);
     place_addend(t, e, &p, units);
     p.panel_end = panels_of(t, &p);
+    p.streams = !p.finish && !p.addend.base && chance(t, 2);
     if (chance(t, 2)) { /* a part of the panels, other columns on each set */
         p.panel_begin = below(t, p.panel_end + 1);
         p.panel_end = p.panel_begin + below(t, p.panel_end - p.panel_begin + 1);
@@ -214,12 +215,12 @@ void check_product(const struct check *check, struct trial *t)
     }
     describe(t,
              "%zu rows, %zu units, K %zu + %zu, panels %zu to %zu of %zu%s, a_k %td, w_panel %td, "
-             "w_k %td, init_row %td%s%s%s%s%s",
+             "w_k %td, init_row %td%s%s%s%s%s%s",
              rows, units, K[0], K[1], p.panel_begin, p.panel_end, panels_of(t, &p),
              p.descending ? ", descending" : "", p.term[0].a_k, p.w_panel, p.w_k, p.init_row,
-             p.addend.base ? ", addend" : "", p.cell.tape.base ? ", tape" : "",
-             p.cell.y.base ? ", y" : "", p.cell.h.base ? ", h" : "",
-             p.cell.options ? ", options" : "");
+             p.addend.base ? ", addend" : "", p.streams ? ", streams" : "",
+             p.cell.tape.base ? ", tape" : "", p.cell.y.base ? ", y" : "",
+             p.cell.h.base ? ", h" : "", p.cell.options ? ", options" : "");
     CALL(t, t->kernels->product(&p));
     judge_units(t, e, &p, units, 0, rows);
 }

@@ -299,3 +299,28 @@ def test_batch_first_only_transposes(dtype: str) -> None:
     want, got = run(p), run(first)
     assert same_bits(got.x.swapaxes(0, 1), want.x)
     assert same_bits(all_grads(got)[1:], all_grads(want)[1:])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("inputs, hidden", [(512, 512), (333, 701)])
+def test_gradients_that_outgrow_the_caches(inputs: int, hidden: int, threads: int) -> None:
+    """They are written past the caches. Of one step of one sequence they are outer products."""
+    lstm = cylstm.LSTM(inputs, hidden, seed=0)
+    rng = np.random.default_rng(1)
+    x, h_0, c_0, dy = (
+        rng.standard_normal((1, 1, n), "f") for n in (inputs, hidden, hidden, hidden)
+    )
+    tape = lstm.forward(x, (h_0, c_0), threads=threads)
+    grads = tape.backward(dy, threads=threads).weights
+    da = grads["bias_ih_l0"]
+    want = cylstm.reference.backward(
+        cylstm.reference.forward(
+            {name: a.astype("f8") for name, a in lstm.state_dict().items()},
+            x.astype("f8"),
+            (h_0.astype("f8"), c_0.astype("f8")),
+        ),
+        dy.astype("f8"),
+    )
+    assert rel(da, want.weights["bias_ih_l0"]) < 1e-5
+    assert same_bits(grads["weight_ih_l0"], np.outer(da, x))
+    assert same_bits(grads["weight_hh_l0"], np.outer(da, h_0))

@@ -55,6 +55,7 @@ ALWAYS_INLINE void fetch_row(const struct cylstm_product *p, size_t panel, size_
         UNROLL for (int v = 0; v < NV; v++) FETCH(add + v * VL);
     }
     if (!p->finish) {
+        if (p->streams) return;
         const real *out = row_of(&p->out, row) + (ptrdiff_t)panel * p->out_panel;
         UNROLL for (int v = 0; v < NV; v++) FETCH_TO_WRITE(out + v * VL);
         return;
@@ -190,7 +191,7 @@ static int is_large(const struct cylstm_product *p)
 static int needs_prefetch(const struct cylstm_product *p)
 {
     if (p->term[0].a_k * (ptrdiff_t)sizeof(real) >= PAGE_BYTES || p->addend.base) return 1;
-    return p->finish ? p->cell.tape.base != NULL : is_large(p);
+    return p->finish ? p->cell.tape.base != NULL : is_large(p) && !p->streams;
 }
 
 /* Of a panel's vectors, those that hold columns, less one. */
@@ -213,8 +214,14 @@ static void store_tile(const struct cylstm_product *p, size_t panel, size_t row,
     const size_t first = panel * PANEL_VECTORS * VL;
     for (size_t r = 0; r < rows; r++, sums += PANEL_VECTORS * VL) {
         real *out = row_of(&p->out, row + r) + (ptrdiff_t)panel * p->out_panel;
-        for (size_t u = first, v = 0; v < PANEL_VECTORS && u < p->columns; v++, u += VL)
-            v_store_n(out + v * VL, v_load(sums + v * VL), valid(u, p->columns));
+        for (size_t u = first, v = 0; v < PANEL_VECTORS && u < p->columns; v++, u += VL) {
+            const vf sum = v_load(sums + v * VL);
+            const size_t n = valid(u, p->columns);
+            if (p->streams && n == VL && (uintptr_t)(out + v * VL) % sizeof(vf) == 0)
+                v_stream(out + v * VL, sum);
+            else
+                v_store_n(out + v * VL, sum, n);
+        }
     }
 }
 
@@ -277,12 +284,8 @@ static size_t panels_together(const struct cylstm_product *p)
     return L2_BYTES / panel;
 }
 
-static void product(const struct cylstm_product *p)
+static void rows_product(const struct cylstm_product *p)
 {
-    if (p->rows == 1) {
-        row_product(p);
-        return;
-    }
     _Alignas(64) real sums[MAX_TILE_ROWS * PANEL_VECTORS * VL];
     const size_t count = p->panel_end - p->panel_begin, together = panels_together(p);
     const int prefetch = needs_prefetch(p);
@@ -299,4 +302,13 @@ static void product(const struct cylstm_product *p)
             }
         }
     }
+}
+
+static void product(const struct cylstm_product *p)
+{
+    if (p->rows == 1)
+        row_product(p);
+    else
+        rows_product(p);
+    if (p->streams) V_FENCE();
 }

@@ -214,6 +214,7 @@ struct cylstm_product {
     size_t panel_begin, panel_end;
     size_t columns; /* of all panels; the last panel may hold fewer than four vectors */
     int descending; /* take the panels last to first */
+    int streams;    /* `out` is too large to be found in a cache again: write it past them */
     /* Term 0 meets all vectors of a panel but the last, term 1 all but the first: rows of w are
      * three vectors wide, and no panel may be a partial one. */
     int narrow;
@@ -245,6 +246,7 @@ struct cylstm_update {
     const void *state[2]; /* Adam: the means of g and of g^2; SGD: the momentum's buffer, or NULL */
     void *out;
     void *state_out[2];
+    int streams; /* `out` is too large to be found in a cache again: write it past them */
 };
 
 /* The coefficients of the equations of optim_tmpl.h. */
@@ -276,6 +278,10 @@ struct cylstm_kernels {
      * rows[lane * stride + k] for each k, and 0 in lanes n to `lanes`. */
     void (*transpose)(const void *rows, size_t stride, size_t n, size_t K, size_t lanes, void *out,
                       size_t width);
+    /* sums (lanes) += rows * x, of n <= `lanes` rows of K reals, `stride` apart, by the chain of
+     * multiply-adds of a product. */
+    void (*dot_rows)(const void *rows, size_t stride, size_t n, size_t K, const void *x,
+                     size_t lanes, void *sums);
     /* The sums of n <= VL pairs. */
     void (*sum_biases)(const void *b_ih, const void *b_hh, size_t n, void *out);
     /* out (n) = the sum over the rows of a * b, added to what is there if `adds`. */

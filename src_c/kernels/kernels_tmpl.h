@@ -63,6 +63,7 @@ const struct cylstm_kernels KERNELS = {
             [CYLSTM_KEEP_MATH] = norm_keep,
         },
     .transpose = transpose,
+    .dot_rows = dot_rows,
     .sum_biases = sum_biases,
     .sum_products = sum_products,
     .dropout = dropout,

@@ -31,10 +31,15 @@ static void adam(const struct cylstm_adam_terms *terms, const struct cylstm_upda
     const real *w = update->weights, *g = update->grads;
     const real *mean = update->state[0], *square = update->state[1];
     real *out = update->out, *mean_out = update->state_out[0], *square_out = update->state_out[1];
+    const int streams = update->streams && (uintptr_t)out % sizeof(vf) == 0;
     size_t k = 0;
     for (; n - k >= VL; k += VL) {
         vf m = v_load(mean + k), v = v_load(square + k);
-        v_store(out + k, adam_lanes(&s, v_load(w + k), v_load(g + k), &m, &v));
+        const vf moved = adam_lanes(&s, v_load(w + k), v_load(g + k), &m, &v);
+        if (streams)
+            v_stream(out + k, moved);
+        else
+            v_store(out + k, moved);
         v_store(mean_out + k, m);
         v_store(square_out + k, v);
     }
@@ -43,6 +48,7 @@ static void adam(const struct cylstm_adam_terms *terms, const struct cylstm_upda
     v_store_n(out + k, adam_lanes(&s, v_load_n(w + k, n), v_load_n(g + k, n), &m, &v), n);
     v_store_n(mean_out + k, m, n);
     v_store_n(square_out + k, v, n);
+    if (streams) V_FENCE();
 }
 
 /* g = gradient + penalty w, b = momentum b + undampened g (b = g at first),

@@ -3,15 +3,14 @@
  * Both only move or add, lane by lane, so that every set packs the same numbers.
  */
 
-/* out[k][lane] = row[lane][k] for VL values of k. `whole`: all lanes hold a row and all k are there;
- * else lanes from n on are zero, and `count` values of k and `lanes` lanes are written.
+/* r[k] of lane l = row[l][k] for VL values of k. `whole`: all lanes hold a row and all k are there;
+ * else lanes from n on are zero, and `count` values of k are read.
  *
  * Zipping the first half of the vectors with the second is a perfect shuffle of all their elements:
  * done log2(VL) times it turns the index (lane, k) into (k, lane). */
-ALWAYS_INLINE void transpose_block(const real *rows, size_t stride, size_t n, size_t count,
-                                   size_t lanes, real *out, size_t width, const int whole)
+ALWAYS_INLINE void load_transposed(const real *rows, size_t stride, size_t n, size_t count,
+                                   vf r[VL], const int whole)
 {
-    vf r[VL];
     /* rows are too many for the hardware to follow: the same place of the next panel's */
     if (whole) UNROLL for (int l = 0; l < VL; l++) FETCH_LATER(rows + (size_t)(VL + l) * stride);
     UNROLL for (int l = 0; l < VL; l++)
@@ -24,6 +23,14 @@ ALWAYS_INLINE void transpose_block(const real *rows, size_t stride, size_t n, si
             v_zip(r[l], r[l + VL / 2], &zipped[2 * l], &zipped[2 * l + 1]);
         UNROLL for (int l = 0; l < VL; l++) r[l] = zipped[l];
     }
+}
+
+/* out[k][lane] = row[lane][k]; of those that are not `whole` `count` values of k, `lanes` lanes each. */
+ALWAYS_INLINE void transpose_block(const real *rows, size_t stride, size_t n, size_t count,
+                                   size_t lanes, real *out, size_t width, const int whole)
+{
+    vf r[VL];
+    load_transposed(rows, stride, n, count, r, whole);
     if (whole)
         UNROLL for (int k = 0; k < VL; k++) v_store(out + (size_t)k * width, r[k]);
     else
@@ -41,6 +48,28 @@ static void transpose(const void *rows, size_t stride, size_t n, size_t K, size_
             transpose_block(from + k, stride, VL, VL, VL, to + k * width, width, 1);
     for (; k < K; k += VL)
         transpose_block(from + k, stride, n, valid(k, K), lanes, to + k * width, width, 0);
+}
+
+/* The same rows, which are met by x at once: the chain of multiply-adds of each is that of a product. */
+static void dot_rows(const void *rows, size_t stride, size_t n, size_t K, const void *x, size_t lanes,
+                     void *sums)
+{
+    const real *from = rows, *a = x;
+    vf r[VL], sum = v_load_n(sums, lanes);
+    size_t k = 0;
+    if (n == VL)
+        for (; K - k >= VL; k += VL) {
+            load_transposed(from + k, stride, VL, VL, r, 1);
+            UNROLL for (size_t j = 0; j < VL; j++) sum = v_fma(v_set1(a[k + j]), r[j], sum);
+        }
+    for (; k < K; k += VL) {
+        real some[VL * VL];
+        const size_t count = valid(k, K);
+        transpose_block(from + k, stride, n, count, VL, some, VL, 0);
+        for (size_t j = 0; j < count; j++)
+            sum = v_fma(v_set1(a[k + j]), v_load(some + j * VL), sum);
+    }
+    v_store_n(sums, sum, lanes);
 }
 
 static void sum_biases(const void *b_ih, const void *b_hh, size_t n, void *out)

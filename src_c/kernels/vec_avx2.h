@@ -1,4 +1,5 @@
 /* Op table for AVX2 with FMA: 8 floats or 4 doubles. The contract stands in vec_scalar.h. */
+#define V_FENCE() _mm_sfence()
 #define TILE_ROWS 3
 #define NARROW_ROWS 4 /* by three vectors: twelve sums, the vectors and one number are sixteen registers */
 #define BF16_ROWS 2
@@ -14,6 +15,7 @@ ALWAYS_INLINE vf v_zero(void) { return _mm256_setzero_ps(); }
 ALWAYS_INLINE vf v_set1(real a) { return _mm256_set1_ps(a); }
 ALWAYS_INLINE vf v_load(const real *p) { return _mm256_loadu_ps(p); }
 ALWAYS_INLINE void v_store(real *p, vf a) { _mm256_storeu_ps(p, a); }
+ALWAYS_INLINE void v_stream(real *p, vf a) { _mm256_stream_ps(p, a); }
 ALWAYS_INLINE __m256i first_lanes(size_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
@@ -98,6 +100,7 @@ ALWAYS_INLINE vf v_zero(void) { return _mm256_setzero_pd(); }
 ALWAYS_INLINE vf v_set1(real a) { return _mm256_set1_pd(a); }
 ALWAYS_INLINE vf v_load(const real *p) { return _mm256_loadu_pd(p); }
 ALWAYS_INLINE void v_store(real *p, vf a) { _mm256_storeu_pd(p, a); }
+ALWAYS_INLINE void v_stream(real *p, vf a) { _mm256_stream_pd(p, a); }
 ALWAYS_INLINE __m256i first_lanes(size_t n) {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x((long long)n), _mm256_setr_epi64x(0, 1, 2, 3));
 }

@@ -1,4 +1,5 @@
 /* Op table for AVX-512 F, DQ, VL, BW: 16 floats or 8 doubles. The contract: vec_scalar.h. */
+#define V_FENCE() _mm_sfence()
 #define TILE_ROWS 6
 #define NARROW_ROWS 6
 #define BF16_ROWS 4
@@ -14,6 +15,7 @@ ALWAYS_INLINE vf v_zero(void) { return _mm512_setzero_ps(); }
 ALWAYS_INLINE vf v_set1(real a) { return _mm512_set1_ps(a); }
 ALWAYS_INLINE vf v_load(const real *p) { return _mm512_loadu_ps(p); }
 ALWAYS_INLINE void v_store(real *p, vf a) { _mm512_storeu_ps(p, a); }
+ALWAYS_INLINE void v_stream(real *p, vf a) { _mm512_stream_ps(p, a); }
 ALWAYS_INLINE __mmask16 first_lanes(size_t n) { return (__mmask16)((1u << n) - 1u); }
 ALWAYS_INLINE vf v_load_n(const real *p, size_t n) {
     return _mm512_maskz_loadu_ps(first_lanes(n), p);
@@ -105,6 +107,7 @@ ALWAYS_INLINE vf v_zero(void) { return _mm512_setzero_pd(); }
 ALWAYS_INLINE vf v_set1(real a) { return _mm512_set1_pd(a); }
 ALWAYS_INLINE vf v_load(const real *p) { return _mm512_loadu_pd(p); }
 ALWAYS_INLINE void v_store(real *p, vf a) { _mm512_storeu_pd(p, a); }
+ALWAYS_INLINE void v_stream(real *p, vf a) { _mm512_stream_pd(p, a); }
 ALWAYS_INLINE __mmask8 first_lanes(size_t n) { return (__mmask8)((1u << n) - 1u); }
 ALWAYS_INLINE vf v_load_n(const real *p, size_t n) {
     return _mm512_maskz_loadu_pd(first_lanes(n), p);

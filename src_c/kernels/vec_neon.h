@@ -1,4 +1,5 @@
 /* Op table for AArch64 Advanced SIMD: 4 floats or 2 doubles. The contract stands in vec_scalar.h. */
+#define V_FENCE() ((void)0)
 #define TILE_ROWS 5 /* with six, gcc keeps three of the 24 sums in memory */
 #define NARROW_ROWS 5
 #define BF16_ROWS 4
@@ -13,6 +14,7 @@ typedef float32x4_t vf;
 ALWAYS_INLINE vf v_set1(real a) { return vdupq_n_f32(a); }
 ALWAYS_INLINE vf v_load(const real *p) { return vld1q_f32(p); }
 ALWAYS_INLINE void v_store(real *p, vf a) { vst1q_f32(p, a); }
+ALWAYS_INLINE void v_stream(real *p, vf a) { v_store(p, a); }
 
 ALWAYS_INLINE vf v_add(vf a, vf b) { return vaddq_f32(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return vsubq_f32(a, b); }
@@ -89,6 +91,7 @@ typedef float64x2_t vf;
 ALWAYS_INLINE vf v_set1(real a) { return vdupq_n_f64(a); }
 ALWAYS_INLINE vf v_load(const real *p) { return vld1q_f64(p); }
 ALWAYS_INLINE void v_store(real *p, vf a) { vst1q_f64(p, a); }
+ALWAYS_INLINE void v_stream(real *p, vf a) { v_store(p, a); }
 
 ALWAYS_INLINE vf v_add(vf a, vf b) { return vaddq_f64(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return vsubq_f64(a, b); }

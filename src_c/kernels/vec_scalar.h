@@ -4,6 +4,8 @@
  * included and its target region is open. The file defines real, VL (lanes), TILE_ROWS (rows of a
  * GEMM tile), NARROW_ROWS (of one of a narrow product), vf and:
  *   v_load, v_store       any alignment
+ *   v_stream              to a place aligned to a vector, past the caches where the ISA can;
+ *   V_FENCE()             before other threads may read what was written so
  *   v_load_n, v_store_n   lanes 0..n-1, 0 <= n <= VL; the others are read as 0 and not written,
  *                         and their memory is not touched
  *   v_fma, v_fnma         a * b + c and c - a * b, fused where the ISA has FMA
@@ -31,6 +33,7 @@
  * Here v_fma is not fused: libm's fma() is slow in software on CPUs without the instruction. */
 #include <string.h>
 
+#define V_FENCE() ((void)0)
 #define TILE_ROWS 2
 #define NARROW_ROWS 2
 #define BF16_ROWS 2
@@ -67,6 +70,7 @@ ALWAYS_INLINE vf v_set1(real a) { LANES(a); }
 ALWAYS_INLINE vf v_zero(void) { return v_set1(0); }
 ALWAYS_INLINE vf v_load(const real *p) { LANES(p[l]); }
 ALWAYS_INLINE void v_store(real *p, vf a) { EACH_LANE p[l] = A; }
+ALWAYS_INLINE void v_stream(real *p, vf a) { v_store(p, a); }
 NEVER_INLINE vf load_part(const real *p, size_t n) { LANES(l < n ? p[l] : 0); }
 NEVER_INLINE void store_part(real *p, vf a, size_t n) { for (size_t l = 0; l < n; l++) p[l] = A; }
 ALWAYS_INLINE vf v_load_n(const real *p, size_t n) { return n < VL ? load_part(p, n) : v_load(p); }

@@ -1,6 +1,7 @@
 /* Op table for SSE2, which every x86-64 CPU has: 4 floats or 2 doubles. The contract stands in vec_scalar.h. */
 #include <string.h>
 
+#define V_FENCE() _mm_sfence()
 #define TILE_ROWS 2
 #define NARROW_ROWS 2
 #define BF16_ROWS 2
@@ -16,6 +17,7 @@ ALWAYS_INLINE vf v_zero(void) { return _mm_setzero_ps(); }
 ALWAYS_INLINE vf v_set1(real a) { return _mm_set1_ps(a); }
 ALWAYS_INLINE vf v_load(const real *p) { return _mm_loadu_ps(p); }
 ALWAYS_INLINE void v_store(real *p, vf a) { _mm_storeu_ps(p, a); }
+ALWAYS_INLINE void v_stream(real *p, vf a) { _mm_stream_ps(p, a); }
 
 ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm_add_ps(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm_sub_ps(a, b); }
@@ -77,6 +79,7 @@ ALWAYS_INLINE vf v_zero(void) { return _mm_setzero_pd(); }
 ALWAYS_INLINE vf v_set1(real a) { return _mm_set1_pd(a); }
 ALWAYS_INLINE vf v_load(const real *p) { return _mm_loadu_pd(p); }
 ALWAYS_INLINE void v_store(real *p, vf a) { _mm_storeu_pd(p, a); }
+ALWAYS_INLINE void v_stream(real *p, vf a) { _mm_stream_pd(p, a); }
 
 ALWAYS_INLINE vf v_add(vf a, vf b) { return _mm_add_pd(a, b); }
 ALWAYS_INLINE vf v_sub(vf a, vf b) { return _mm_sub_pd(a, b); }
