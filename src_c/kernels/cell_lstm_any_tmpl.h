@@ -94,7 +94,7 @@ ALWAYS_INLINE void next_hidden(const struct cylstm_cell *cell, size_t k, vf o, v
 }
 
 /* The same of pre-activations, in registers: one row would wait for what goes through memory. */
-ALWAYS_INLINE vf cell_of(const struct cylstm_cell *cell, size_t k, vf a_i, vf a_f, vf a_g, size_t u)
+NEVER_INLINE vf cell_of(const struct cylstm_cell *cell, size_t k, vf a_i, vf a_f, vf a_g, size_t u)
 {
     const struct cylstm_options *o = cell->options;
     const vf g = v_gate_here(o, 1, FUNCTION_TANH, a_g); /* first: it may be a call */
@@ -102,7 +102,7 @@ ALWAYS_INLINE vf cell_of(const struct cylstm_cell *cell, size_t k, vf a_i, vf a_
     const vf f = o->coupled == COUPLED_F ? v_zero() : v_gate_here(o, 0, FUNCTION_SIGMOID, a_f);
     return next_cell(cell, k, i, f, g, u);
 }
-ALWAYS_INLINE void hidden_of(const struct cylstm_cell *cell, size_t k, vf a_o, vf c, size_t u)
+NEVER_INLINE void hidden_of(const struct cylstm_cell *cell, size_t k, vf a_o, vf c, size_t u)
 {
     const struct cylstm_options *o = cell->options;
     const vf shown = v_activate_here(&o->function[2], FUNCTION_TANH, c);
