@@ -10,6 +10,7 @@ cdef struct Move:  # n weights that a step moves, and what is kept of each, in p
     void *kept[2]
 
 
+@cython.auto_pickle(False)
 cdef class Rule:
     """The equations of an optimiser, with the hyperparameters of a step."""
 
@@ -65,7 +66,7 @@ cdef class Kept:
             return self.arrays
         if self.moving == 1 + <int>_forks:
             raise RuntimeError("another thread is in a step of this optimiser")
-        # By C code: os.fork() waits.
+        # By C code, or because a handler has raised where os.fork() waited.
         raise RuntimeError("this process was forked in the middle of a step of this optimiser: its "
                            "state is neither old nor new; load a state_dict() of before")
 
@@ -89,9 +90,15 @@ def _await_steps():
         time.sleep(5e-5)
 
 
+def _leave_steps():
+    """The threads that may have been in them stayed behind."""
+    store(&_steps, 0, memory_order_relaxed)
+    _forking.release()
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_await_steps, after_in_parent=_forking.release,
-                        after_in_child=_forking.release)
+                        after_in_child=_leave_steps)
 
 
 cdef struct Scatter:  # rows of a table, to be written over
@@ -205,7 +212,8 @@ def step(Rule rule not None, list parts not None, list tables not None, int thre
             add(&_steps, -1)
     if _exchange(currents, after, before, released):
         return True
-    _exchange(own, own_after, own_before, released)
+    if not _exchange(own, own_after, own_before, released):
+        return False  # another thread has replaced the state, too, and what was moved is nobody's
     raise RuntimeError("another thread has replaced weights during the step: they stay, but the "
                        "optimiser's state has taken the gradients in")
 

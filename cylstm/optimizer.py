@@ -177,7 +177,7 @@ class Optimizer:
         """
         flats = self._checked_grads(as_list(grads))
         threads = _core._threads(threads)
-        hyper, progress = self._hyper, self._progress.value
+        progress, hyper = self._progress.value, self._hyper  # a load between is noticed
         weights = [module._weights for module in self._modules]
         kept = progress.kept
         if not kept.get():
@@ -311,9 +311,13 @@ class Optimizer:
         >>> state["type"], state["step"]
         ('Adam', 0)
         """
-        hyper, progress = self._hyper, self._progress.value
+        while True:
+            progress, hyper = self._progress.value, self._hyper
+            kept = progress.kept.copy()
+            if self._progress.value is progress:  # else a handler or a thread has changed them
+                break
         state: dict[str, Array] = {}
-        if kept := progress.kept.copy():
+        if kept:
             for specs, arrays in zip(self._state_specs(hyper), kept, strict=True):
                 for spec, array in zip(specs, arrays, strict=True):
                     state.update(split(spec, array))

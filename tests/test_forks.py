@@ -89,6 +89,44 @@ finally:
 """)
 
 
+def test_by_c_code_while_a_thread_takes_an_optimisers_step() -> None:
+    """Which does not wait, nor does os.fork() after an exception: the child's state is neither old
+    nor new. It says so, takes another, and may fork again."""
+    run("""
+import ctypes, mmap
+linear = cylstm.Linear(2000, 4000, bias=False, seed=1)
+sgd = cylstm.optim.SGD(linear, lr=1e-9, momentum=0.9)
+grads = cylstm.weights.WeightGrads(linear._spec, np.ones(8_000_000, "f4"))
+sgd.step(grads)
+state, torn = sgd.state_dict(), mmap.mmap(-1, 1)
+def fork():
+    child = ctypes.PyDLL(None).fork()
+    if not child:
+        sys.unraisablehook = lambda hook: None  # what os.fork() acquires was not
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+    return child
+def check():
+    try:
+        sgd.state_dict()
+    except RuntimeError as error:
+        assert "forked in the middle" in str(error)
+        torn[0] = 1
+    os.fork = forks
+    sgd.load_state_dict(state)
+    in_child(lambda: sgd.step(grads))
+forks, os.fork = os.fork, fork
+trainer = loop(lambda: sgd.step(grads, threads=1))
+try:
+    for _ in range(100):
+        in_child(check)
+        if torn[0]:
+            break
+    assert torn[0]
+finally:
+    stop.set(); trainer.join()
+""")
+
+
 @pytest.mark.parametrize("entry", ["call", "backward"])
 def test_while_a_thread_packs_weights(entry: str) -> None:
     run(

@@ -32,8 +32,12 @@ class Interrupted(BaseException):
     pass
 
 
-def interrupted_at(n: int, call: Callable[[], Any]) -> bool:
-    """Run `call` and raise at the n-th bytecode of the package's Python; whether there was one."""
+def stop() -> None:
+    raise Interrupted
+
+
+def interrupted_at(n: int, call: Callable[[], Any], by: Callable[[], Any] = stop) -> bool:
+    """Run `call`, and `by` at the n-th bytecode of the package's Python; whether there was one."""
     left = n
 
     def trace(frame: Any, event: str, arg: Any) -> Any:
@@ -44,7 +48,7 @@ def interrupted_at(n: int, call: Callable[[], Any]) -> bool:
         if event in ("opcode", "call", "return"):
             left -= 1
             if left == 0:
-                raise Interrupted
+                by()
         return trace
 
     before = sys.gettrace()
@@ -52,10 +56,10 @@ def interrupted_at(n: int, call: Callable[[], Any]) -> bool:
     try:
         call()
     except Interrupted:
-        return True
+        pass
     finally:
         sys.settrace(before)
-    return False
+    return left <= 0
 
 
 def draw_grads(modules: list[Any], seed: int) -> list[WeightGrads]:
@@ -127,6 +131,29 @@ def test_a_load_of_state_interrupted_at_every_bytecode() -> None:
             assert same_bits(found, kept[:-2]), f"half a load after bytecode {n}"
         n += 1
     assert n > 300 and same_bits(everything(modules, optimizer)[:-2], loaded[:-2])
+
+
+@no_tracer
+def test_a_state_dict_within_which_a_step_or_a_load_is_made() -> None:
+    """By a signal handler, at every bytecode: what it shows is of one moment."""
+    linear = Linear(3, 2, bias=False, dtype="float64", seed=0)
+    optimizer = SGD(linear, lr=1.0, momentum=1.0)
+    ones = WeightGrads(linear._spec, np.ones(6))  # the buffer counts the steps, and so does lr
+
+    def step() -> None:
+        optimizer.step(ones)
+        optimizer.load_state_dict(
+            {**optimizer.state_dict(), "hyper": {**optimizer._hyper, "lr": optimizer.lr + 1}}
+        )
+
+    step()
+    shown: list[Any] = []
+    n = 1
+    while interrupted_at(n, lambda: shown.append(optimizer.state_dict()), step):
+        state = shown.pop()
+        assert (state["state"]["0.weight.momentum_buffer"] == state["step"]).all(), n
+        n += 1
+    assert n > 30
 
 
 @no_tracer
@@ -371,3 +398,31 @@ def test_weights_that_another_thread_loads_during_a_step() -> None:
     assert moved >= 3 and state["step"] == steps
     if steps:
         assert (state["state"]["0.weight.momentum_buffer"] == steps).all()
+
+
+@needs_gil
+def test_state_that_another_thread_loads_during_a_step() -> None:
+    """It stays, and so do the weights: the step has not happened."""
+    linear = Linear(1000, 2000, bias=False, dtype="float64", seed=0)
+    optimizer = SGD(linear, lr=1e-9, momentum=1.0)
+    ones = WeightGrads(linear._spec, np.ones(2_000_000))
+    optimizer.step(ones)
+    state = optimizer.state_dict()
+    stop, thread = beside(lambda: optimizer.load_state_dict(state))
+    refused = 0
+    try:
+        end = time.monotonic() + 60
+        while refused < 20 and time.monotonic() < end:
+            before = linear._weights
+            try:
+                optimizer.step(ones, threads=1)
+            except RuntimeError as error:
+                assert "has not happened" in str(error)
+                assert linear._weights is before
+                refused += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert refused >= 20
+    optimizer.load_state_dict(state)
+    assert same_bits(optimizer.state_dict()["state"].values(), state["state"].values())
