@@ -275,8 +275,8 @@ class Module:
         """Return to the system all memory that is kept to be used again.
 
         That is: of the block of weights before this one, if a training step or a load has
-        replaced it; of the last tape; and the weights as `backward` reads them. Nothing else
-        changes, and each is taken again at need.
+        replaced it; of the last tape and gradients; and the weights as `backward` reads them.
+        Nothing else changes, and each is taken again at need.
 
         Examples
         --------

@@ -3,7 +3,8 @@
  *
  * In a call of one step each weight is used once. A pack made for it alone would be written
  * to memory and read again. So panels are packed when their turn comes, and do not leave the
- * cache; those that stand in the raw matrix as they are, are read there. The bits are the same.
+ * cache; those that stand in the raw matrix as they are, are read there, and one row of a forward
+ * pass meets rows of the raw matrix as they are transposed. The bits are the same.
  */
 #ifndef CYLSTM_PRODUCT_H
 #define CYLSTM_PRODUCT_H
@@ -26,7 +27,7 @@ struct cylstm_weights {
 /* Bytes for the rows that one thread quantises at once; 0 where nothing is. */
 size_t cylstm_quantized_size(const struct cylstm_kernels *kernels, const struct cylstm_dims *dims);
 
-/* Bytes for the panels that one thread packs at once: of the forward pack and of the backward's. */
+/* Bytes for the panel that a thread packs at a time: of the forward pack or of the backward's. */
 struct cylstm_panel_sizes {
     size_t forward, backward;
 };

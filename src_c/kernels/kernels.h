@@ -246,7 +246,7 @@ struct cylstm_update {
     const void *state[2]; /* Adam: the means of g and of g^2; SGD: the momentum's buffer, or NULL */
     void *out;
     void *state_out[2];
-    int streams; /* `out` is too large to be found in a cache again: write it past them */
+    int streams; /* Adam: `out` is too large to be found in a cache again: write it past them */
 };
 
 /* The coefficients of the equations of optim_tmpl.h. */
