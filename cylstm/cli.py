@@ -21,6 +21,7 @@ from .cli_data import (
     difference,
     duration,
     input,
+    is_sized,
     load,
     named_shape,
     needed,
@@ -255,7 +256,9 @@ def _check(given: argparse.Namespace) -> int:
         worst = compare_graph(given, model, peer)
     else:
         worst = {}
-        inputs = {"random": random_input(given, model)}
+        inputs = {}
+        if not given.input or is_sized(model):
+            inputs["random"] = random_input(given, model)
         if given.input:
             x, lengths, _ = input(given.input, model)
             if lengths is not None:

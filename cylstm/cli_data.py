@@ -116,6 +116,11 @@ def width(model: Any) -> tuple[str, int | None]:
     return ("rows" if hasattr(first, "in_features") else "frames"), size
 
 
+def is_sized(model: Any) -> bool:
+    """Whether an input can be drawn: the model says how wide it is."""
+    return width(model)[1] is not None
+
+
 def random_input(given: argparse.Namespace, model: Any) -> Array:
     if given.shape:
         raise Refused("--shape is for ONNX graphs, expected --steps and --batch")

@@ -163,6 +163,22 @@ def test_check_of_ids(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPat
     assert found["differences"] == {"random": 0.0}
 
 
+def test_check_of_a_model_that_takes_any_width(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No random input can be drawn for it, but one may be given."""
+    model = cylstm.Sequential([cylstm.steps.Activation("relu")])
+    path, x = str(tmp_path / "relu.safetensors"), np.ones((2, 5, 3), np.float32)
+    cylstm.save(model, path)
+    np.save(tmp_path / "x.npy", -x)
+    monkeypatch.setattr("cylstm.cli.PEERS", {"torch": lambda given, model: lambda x: 0 * x})
+    assert main(["check", path, "--against", "torch"]) == 2
+    assert "give one with --input" in capsys.readouterr().err
+    file = str(tmp_path / "x.npy")
+    found = told(capsys, "check", path, "--against", "torch", "--input", file)
+    assert found["differences"] == {file: 0.0}
+
+
 def test_options_are_json_or_words(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
     given: dict[str, Any] = {}
 

@@ -96,7 +96,8 @@ def test_run_of_one_array(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         told(capsys, "run", str(path), str(tmp_path / "x.npy"), "-o", str(out))
         np.testing.assert_allclose(read(out), np.maximum(x, 0), rtol=1e-6)
     inputs = ("--input", str(tmp_path / "x.npy"))
-    assert told(capsys, "check", str(path), "--against", "onnxruntime", *inputs)["passed"]
+    found = told(capsys, "check", str(path), "--against", "onnxruntime", *inputs)
+    assert found["passed"] and list(found["differences"]) == ["y", "y of random input"]
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
