@@ -60,6 +60,7 @@ cdef extern from "cylstm.h" nogil:
         int layer_norm
         int reverse
         double zoneout
+        int wide_inputs
 
     enum: CYLSTM_LSTM, CYLSTM_LSTM_COUPLED_F, CYLSTM_LSTM_COUPLED_I
     enum: CYLSTM_GRU, CYLSTM_GRU_RESET_BEFORE, CYLSTM_RNN
@@ -169,6 +170,7 @@ cdef extern from "cylstm.h" nogil:
         size_t rows, inputs, outputs
         const void *weight
         int format
+        int wide_inputs
 
     size_t cylstm_linear_packed_size(const cylstm_context *ctx, const cylstm_linear *linear)
     void cylstm_pack_linear(const cylstm_context *ctx, const cylstm_linear *linear, const void *raw,

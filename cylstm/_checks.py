@@ -96,12 +96,14 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return found
 
 
-def compact(weights: Any, arithmetic: Any, dtype: np.dtype[Any], widest: int) -> dict[str, str]:
+def compact(
+    weights: Any, arithmetic: Any, inputs: Any, dtype: np.dtype[Any], widest: int
+) -> dict[str, str]:
     """Return the arguments of a module whose weights have fewer bits, none if they have not.
 
     `dtype` is the module's; the widest rows of its matrices are so long.
     """
-    if weights is None and arithmetic is None:
+    if weights is arithmetic is inputs is None:
         return {}
     choice("weights", weights, ("bfloat16", "int8"))
     if dtype != np.float32:
@@ -111,14 +113,19 @@ def compact(weights: Any, arithmetic: Any, dtype: np.dtype[Any], widest: int) ->
             f"weights is 'int8' with sums of {widest} products, expected at most {MAX_INT8}: "
             "those of more may not fit 32 bits"
         )
-    if arithmetic is None:
-        return {"weights": weights}
-    if weights != "bfloat16":
-        raise ValueError(
-            f"arithmetic is {arithmetic!r} with weights {weights!r}, expected None, or weights "
-            "'bfloat16'"
-        )
-    return {"weights": weights, "arithmetic": choice("arithmetic", arithmetic, ("bfloat16",))}
+    found = {"weights": weights}
+    for name, value, only, known in (
+        ("arithmetic", arithmetic, "bfloat16", "bfloat16"),
+        ("inputs", inputs, "int8", "int16"),
+    ):
+        if value is None:
+            continue
+        if weights != only:
+            raise ValueError(
+                f"{name} is {value!r} with weights {weights!r}, expected None, or weights {only!r}"
+            )
+        found[name] = choice(name, value, (known,))
+    return found
 
 
 def array(

@@ -12,8 +12,10 @@ cdef dict ACTIVATIONS = {
     "scaled_tanh": _c.CYLSTM_SCALED_TANH, "elu": _c.CYLSTM_ELU}
 cdef dict NORMS = {None: _c.CYLSTM_NO_NORM, "litert": _c.CYLSTM_LITERT_NORM,
                    "haste": _c.CYLSTM_HASTE_NORM}
-cdef dict FORMATS = {None: _c.CYLSTM_AS_COMPUTED, "bfloat16": _c.CYLSTM_BFLOAT16,
-                     "bfloat16 products": _c.CYLSTM_BFLOAT16_PRODUCTS, "int8": _c.CYLSTM_INT8}
+cdef dict FORMATS = {  # and whether inputs are wide
+    None: (_c.CYLSTM_AS_COMPUTED, False), "bfloat16": (_c.CYLSTM_BFLOAT16, False),
+    "bfloat16 products": (_c.CYLSTM_BFLOAT16_PRODUCTS, False), "int8": (_c.CYLSTM_INT8, False),
+    "int8, inputs of int16": (_c.CYLSTM_INT8, True)}
 
 
 cdef int _fill_context(_c.cylstm_context *ctx, const _c.cylstm_kernels *kernels, int bits,
@@ -68,7 +70,8 @@ cdef class Dims:
         self.c.layers, self.c.directions = layers, directions
         self.c.input, self.c.hidden = input, hidden
         self.c.proj, self.c.bias, self.c.bits = proj, bias, 8 * self.dtype.itemsize
-        self.c.cell, self.c.format = CELLS[cell], FORMATS[format]
+        self.c.cell = CELLS[cell]
+        self.c.format, self.c.wide_inputs = FORMATS[format]
         self.c.peephole, self.c.clip, self.c.cell_clip = peephole, clip, cell_clip
         self.c.proj_bias, self.c.proj_clip, self.c.reverse = proj_bias, proj_clip, reverse
         self.c.layer_norm, self.c.zoneout = NORMS[layer_norm], zoneout

@@ -59,7 +59,8 @@ cdef class PackedLinear:
                   cnp.ndarray flat not None, int threads):
         """Pack what `flat` begins with: codes (outputs, inputs), and scales if they have some."""
         cdef _c.cylstm_context ctx
-        self.c.outputs, self.c.inputs, self.c.format = outputs, inputs, FORMATS[format]
+        self.c.outputs, self.c.inputs = outputs, inputs
+        self.c.format, self.c.wide_inputs = FORMATS[format]
         cdef Py_ssize_t bytes = inputs * outputs * 2
         if self.c.format == _c.CYLSTM_INT8:
             bytes = ((inputs * outputs + 3) // 4 + outputs) * 4

@@ -160,6 +160,7 @@ class Linear(Module):
         dtype: DTypeLike = "float32",
         weights: str | None = None,
         arithmetic: str | None = None,
+        inputs: str | None = None,
     ) -> tuple[dict[str, Any], Spec]:
         arguments: dict[str, Any] = {
             "in_features": _checks.integer("in_features", in_features),
@@ -169,8 +170,8 @@ class Linear(Module):
         }
         outputs = arguments["out_features"]
         spec: Spec = (("weight", (outputs, arguments["in_features"])),)
-        inputs = arguments["in_features"]
-        arguments |= _checks.compact(weights, arithmetic, arguments["dtype"], inputs)
+        widest = arguments["in_features"]
+        arguments |= _checks.compact(weights, arithmetic, inputs, arguments["dtype"], widest)
         if weights is not None:
             self._stored = {"weight": INT8 if weights == "int8" else BFLOAT16}
         if weights == "int8":

@@ -65,9 +65,14 @@ def given(names: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in names.items() if name not in ("self", "seed")}
 
 
+COMPACT = ("weights", "arithmetic", "inputs")  # of a constructor, which `quantize` alone gives
+
+
 def format_of(arguments: Mapping[str, Any]) -> str | None:
     """Return the name that `_core` has for the format of a module's weights, None for floats."""
-    return "bfloat16 products" if "arithmetic" in arguments else arguments.get("weights")
+    if "arithmetic" in arguments:
+        return "bfloat16 products"
+    return "int8, inputs of int16" if "inputs" in arguments else arguments.get("weights")
 
 
 class Module:
@@ -91,8 +96,8 @@ class Module:
 
     # What a subclass gives.
 
-    # Whether it can be quantised: then `_configure` takes `weights`, the name of their format, and
-    # `arithmetic`.
+    # Whether it can be quantised: then `_configure` takes COMPACT as well, and of these `weights`
+    # says how they are stored.
     _quantizes: ClassVar[bool] = False
 
     def _configure(self, *args: Any, **arguments: Any) -> tuple[dict[str, Any], Spec]:
@@ -168,7 +173,7 @@ class Module:
         arguments = {**signature(cls).parameters}
         arguments.pop("seed", None)
         needed = [name for name, value in arguments.items() if value.default is value.empty]
-        known = {*arguments, "weights", "arithmetic"} if cls._quantizes else {*arguments}
+        known = {*arguments, *COMPACT} if cls._quantizes else {*arguments}
         wrong = [f"missing: {name}" for name in needed if name not in config]
         return wrong + [f"unexpected: {name}" for name in config if name not in known]
 

@@ -78,6 +78,7 @@ class _Recurrent(Module, Generic[S]):
         dtype: DTypeLike = "float32",
         weights: str | None = None,
         arithmetic: str | None = None,
+        inputs: str | None = None,
         **more: Any,
     ) -> tuple[dict[str, Any], Spec]:
         arguments: dict[str, Any] = {
@@ -99,7 +100,7 @@ class _Recurrent(Module, Generic[S]):
         if arguments["zoneout"] and arguments.get("proj_clip"):
             raise ValueError("zoneout and proj_clip were both given: expected one of them")
         widest = max(arguments["input_size"], hidden_size * (1 + arguments["bidirectional"]))
-        arguments |= _checks.compact(weights, arithmetic, arguments["dtype"], widest)
+        arguments |= _checks.compact(weights, arithmetic, inputs, arguments["dtype"], widest)
         I, H, L = arguments["input_size"], arguments["hidden_size"], arguments["num_layers"]
         P, D = arguments.get("proj_size", 0), 1 + arguments["bidirectional"]
         self._dims = _core.Dims(

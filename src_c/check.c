@@ -61,8 +61,9 @@ static void check_context(const struct cylstm_context *ctx)
     ASSERT(ctx->kernels->bits == 32 ? !ctx->dgemm : !ctx->sgemm);
 }
 
-static void check_format(const struct cylstm_context *ctx, int format)
+static void check_format(const struct cylstm_context *ctx, int format, int wide_inputs)
 {
+    ASSERT(!wide_inputs || format == CYLSTM_INT8);
     ASSERT(format >= 0 && format < CYLSTM_FORMATS);
     ASSERT(format == CYLSTM_AS_COMPUTED || ctx->kernels->bits == 32);
     if (format == CYLSTM_AS_COMPUTED) return;
@@ -85,7 +86,7 @@ void cylstm_check_dims(const struct cylstm_context *ctx, const struct cylstm_dim
     ASSERT(dims->layer_norm >= 0 && dims->layer_norm < CYLSTM_NORMS);
     ASSERT(!dims->layer_norm || dims->cell <= CYLSTM_LSTM_COUPLED_I);
     ASSERT(dims->layer_norm != CYLSTM_HASTE_NORM || (dims->cell == CYLSTM_LSTM && !dims->peephole));
-    check_format(ctx, dims->format);
+    check_format(ctx, dims->format, dims->wide_inputs);
 }
 
 static void check_sizes(const struct cylstm_context *ctx, const struct cylstm_dims *dims)
@@ -202,7 +203,7 @@ void cylstm_check_pack_linear(const struct cylstm_context *ctx, const struct cyl
                               const void *raw, const void *packed)
 {
     check_context(ctx);
-    check_format(ctx, linear->format);
+    check_format(ctx, linear->format, linear->wide_inputs);
     ASSERT(linear->format != CYLSTM_AS_COMPUTED);
     ASSERT(linear->inputs >= 1 && linear->outputs >= 1);
     ASSERT(cylstm_linear_packed_size(ctx, linear) != SIZE_MAX);
@@ -218,7 +219,7 @@ void cylstm_check_linear(const struct cylstm_context *ctx, const struct cylstm_l
     ASSERT(linear->rows >= 1 && linear->inputs >= 1 && linear->outputs >= 1);
     ASSERT((rows * (inputs > outputs ? inputs : outputs) + inputs * outputs) * size_of(ctx) <
            MOST_BYTES);
-    check_format(ctx, linear->format);
+    check_format(ctx, linear->format, linear->wide_inputs);
     ASSERT(linear->format == CYLSTM_AS_COMPUTED ? is_real(ctx, linear->weight)
                                                 : is_memory(linear->weight));
     ASSERT(is_real(ctx, x) && is_real(ctx, out));

@@ -6,7 +6,10 @@
  */
 #include "compact.h"
 
-enum { BLOCK_ROWS = 64 };
+enum {
+    BLOCK_ROWS = 64,
+    TERMS = 4 /* of codes: of both terms, and of what wide ones leave */
+};
 
 static size_t stride_of(size_t code_size, size_t K)
 {
@@ -19,25 +22,39 @@ size_t cylstm_codes_size(enum cylstm_format_type format, size_t K)
                              : format == CYLSTM_BFLOAT16_PRODUCTS ? sizeof(uint16_t)
                                                                   : 0;
     if (!code_size) return 0;
-    return BLOCK_ROWS * ((K + 2 * INT8_GROUP) * code_size + 2 * sizeof(float)) + 2 * CYLSTM_ALIGN;
+    return BLOCK_ROWS * ((K + TERMS * INT8_GROUP) * code_size + TERMS * sizeof(float)) +
+           TERMS * CYLSTM_ALIGN;
 }
 
-/* The codes of rows [first, first + rows) of both terms, in `memory`. */
+/* Where codes of a block of rows go: from `memory` on, which then is what is left. */
+static struct cylstm_codes place_codes(size_t stride, size_t first, char **memory)
+{
+    const struct cylstm_codes codes = {(uint8_t *)*memory + BLOCK_ROWS * sizeof(float), stride,
+                                       (float *)*memory, first, NULL};
+    *memory += BLOCK_ROWS * sizeof(float) + cylstm_round_up(BLOCK_ROWS * stride, CYLSTM_ALIGN);
+    return codes;
+}
+
+/* The codes of rows [first, first + rows) of both terms, in `memory`; behind them those of what a wide
+ * term's first codes leave. */
 static void quantize_rows(const struct cylstm_compact_kernels *k, const struct cylstm_product *p,
-                          size_t first, size_t rows, char *memory, struct cylstm_codes codes[2])
+                          size_t first, size_t rows, char *memory, struct cylstm_codes codes[TERMS])
 {
     for (int n = 0; n < 2; n++) {
         const struct cylstm_term *t = &p->term[n];
         const size_t stride = stride_of(k->code_size, t->K);
-        codes[n] = (struct cylstm_codes){(uint8_t *)memory + BLOCK_ROWS * sizeof(float), stride,
-                                         (float *)memory, first};
+        struct cylstm_codes *rest = t->wide ? &codes[2 + n] : NULL;
+        codes[n] = place_codes(stride, first, &memory);
+        if (rest) *rest = place_codes(stride, first, &memory);
+        codes[n].rest = rest;
         for (size_t r = 0; t->K && r < rows; r++) {
             const size_t row = first + r;
             const ptrdiff_t at = t->a.offset ? t->a.offset[row] : (ptrdiff_t)row * t->a.stride;
             codes[n].scales[r] =
-                k->quantize((const float *)t->a.base + at, t->K, codes[n].codes + r * stride);
+                k->quantize((const float *)t->a.base + at, t->K, codes[n].codes + r * stride,
+                            rest ? rest->codes + r * stride : NULL);
+            if (rest) rest->scales[r] = codes[n].scales[r] / INT8_UNIT;
         }
-        memory += BLOCK_ROWS * sizeof(float) + cylstm_round_up(BLOCK_ROWS * stride, CYLSTM_ALIGN);
     }
 }
 
@@ -59,7 +76,7 @@ void cylstm_multiply_compact(const struct cylstm_call *call, const struct cylstm
     const size_t width = PANEL_VECTORS * k->lanes, count = p->panel_end - p->panel_begin,
                  block = k->code_size ? BLOCK_ROWS : p->rows;
     const size_t together = p->rows == 1 ? k->row_panels : 1;
-    struct cylstm_codes codes[2];
+    struct cylstm_codes codes[TERMS];
     for (size_t first = 0; first < p->rows; first += block) {
         const size_t end = p->rows - first < block ? p->rows : first + block;
         if (k->code_size) quantize_rows(k, p, first, end - first, p->codes, codes);

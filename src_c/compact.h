@@ -6,7 +6,8 @@
 #include "kernels/compact.h"
 #include "layout.h"
 
-/* Bytes for the codes of a block of rows of K values in all: what each thread needs of its own. */
+/* Bytes for the codes of a block of rows of K values in all, those of 16 bits counted twice: what each
+ * thread needs of its own. */
 size_t cylstm_codes_size(enum cylstm_format_type format, size_t K);
 
 /* Who multiplies by weights of this format; NULL: nobody can here. */

@@ -183,6 +183,7 @@ struct cylstm_dims {
      * its projection, has made (Krueger et al. 2017, arXiv:1606.01305); k of every step, row and unit
      * is this, or drawn, as a tape says. */
     double zoneout;
+    int wide_inputs; /* with int8: rows of x_t are quantised to 16 bits instead of 8 */
 };
 
 /* What is normalised over all units of a layer: s to z = (s - mean) / sqrt(variance + epsilon). */
@@ -238,7 +239,7 @@ CYLSTM_API struct cylstm_cell_shape cylstm_find_cell(const struct cylstm_dims *d
  * inference in float32: they have no backward pass. Biases are reals in all of them.
  *
  * With int8, a row of a matrix has a scale of its own, weight = scale * code with |code| <= 127, and
- * so has each row of activations, quantised as it is met. */
+ * so has each row of activations, quantised as it is met: to 8 bits, or inputs to 16. */
 enum cylstm_format_type {
     CYLSTM_AS_COMPUTED, /* reals */
     CYLSTM_BFLOAT16,    /* uint16_t: the upper half of a float */
@@ -432,6 +433,7 @@ struct cylstm_linear {
     size_t rows, inputs, outputs; /* each at least 1 */
     const void *weight;           /* W (outputs, inputs), or what cylstm_pack_linear made of it */
     int format;                   /* enum cylstm_format_type; backward wants reals */
+    int wide_inputs;              /* as of cylstm_dims */
 };
 
 /* In a format of fewer bits W is packed, once: from `raw`, W as it is stored and behind it, from a

@@ -200,6 +200,7 @@ static struct counts shape_layer(const struct cylstm_dims *dims, size_t layer, s
         .R = R,
         .P = P,
         .bias = dims->bias,
+        .wide_inputs = dims->wide_inputs,
         .gates = gates,
         .dgates = cylstm_times(kind->dgates, H),
         .tape = cylstm_times(kind->shape.tape_vectors, H),

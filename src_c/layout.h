@@ -37,6 +37,7 @@ struct cylstm_layer {
     size_t vector[2][CYLSTM_ARRAYS];
     size_t I, H, R, P;
     int bias;
+    int wide_inputs; /* x_t meets its weights with 16 bits */
     size_t gates, dgates, tape; /* reals: rows of the raw gates, a step's dgates, its tape */
     size_t raw[CYLSTM_ARRAYS];  /* where each array starts in the raw weights, in reals */
     /* In the forward pack: the gates of a step's product, and of its second; the projection. */

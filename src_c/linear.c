@@ -38,6 +38,7 @@ struct multiplication {
     const void *init;        /* as the product's: whole panels of it */
     ptrdiff_t init_panel, init_row;
     const struct cylstm_matrix *packed; /* NULL, or b in a format of fewer bits, packed */
+    int wide;                           /* which rows meet with 16 bits */
     void *out;                          /* contiguous */
     char *panels;                       /* or rows as they are quantised */
     size_t panels_bytes;                /* of each share */
@@ -79,6 +80,7 @@ static void multiply_packed(struct multiplication *m, int caller, struct cylstm_
     g->w_panel = (ptrdiff_t)m->packed->panel;
     g->compact = cylstm_compact_kernels(m->call.ctx, m->packed->format);
     g->codes = codes;
+    g->term[0].wide = m->wide;
     cylstm_multiply(&m->call, caller, g);
 }
 
@@ -188,7 +190,8 @@ static struct scratch carve(struct cylstm_arena *arena, const struct cylstm_cont
                  K = cylstm_larger(l->rows, cylstm_larger(l->inputs, l->outputs));
     struct scratch s = {.panels_bytes = TOGETHER * at_most(K, PIECE) * width * size};
     if (l->format != CYLSTM_AS_COMPUTED)
-        s.panels_bytes = cylstm_codes_size((enum cylstm_format_type)l->format, l->inputs);
+        s.panels_bytes = cylstm_codes_size((enum cylstm_format_type)l->format,
+                                           l->wide_inputs ? 2 * l->inputs : l->inputs);
     s.panels = cylstm_carve(arena, threads, s.panels_bytes);
     s.init = cylstm_carve(
         arena, transposed ? l->outputs * width : cylstm_round_up(l->outputs, width), size);
@@ -243,6 +246,7 @@ void cylstm_linear_forward(const struct cylstm_context *ctx, const struct cylstm
                                            : cylstm_find_linear(ctx->kernels, l);
     struct multiplication m = {
         .packed = l->format == CYLSTM_AS_COMPUTED ? NULL : &packed.hr,
+        .wide = l->wide_inputs,
         .rows = transposed ? l->outputs : l->rows,
         .columns = transposed ? l->rows : l->outputs,
         .K = l->inputs,

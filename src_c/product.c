@@ -84,6 +84,7 @@ size_t cylstm_quantized_size(const struct cylstm_kernels *kernels, const struct 
     for (size_t layer = 0; layer < 2 && layer < dims->layers; layer++) {
         const struct cylstm_layer l = cylstm_find_layer(kernels, dims, layer, 0);
         K = cylstm_larger(K, cylstm_larger(l.w.K, cylstm_larger(l.second.K, l.hr.K)));
+        if (l.wide_inputs) K = cylstm_larger(K, 2 * l.I + cylstm_larger(l.R, l.H));
     }
     return cylstm_codes_size(format, K);
 }
@@ -211,6 +212,8 @@ void cylstm_multiply_weights(struct cylstm_call *call, int caller,
     if (!g->rows || g->panel_begin >= g->panel_end) return;
     g->compact = cylstm_compact_kernels(call->ctx, job->matrix->format);
     g->codes = own;
+    for (int t = 0; t < 2; t++)
+        g->term[t].wide = job->layer->wide_inputs && job->k[t] < job->matrix->first;
     if (weights->packed || g->term[0].K + g->term[1].K == 0)
         multiply_panels(call, caller, job,
                         cylstm_at(weights->packed, 1, (ptrdiff_t)job->matrix->at));

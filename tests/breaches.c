@@ -48,6 +48,7 @@ static void *moved(void *p, ptrdiff_t bytes) { return (char *)p + bytes; }
     BREACH(other_type, c->dims.bits = 64) \
     BREACH(no_such_format, c->dims.format = CYLSTM_FORMATS) \
     BREACH(nobody_multiplies_int8, c->dims.format = CYLSTM_INT8; c->ctx.int8 = NULL) \
+    BREACH(floats_of_wide_inputs, c->dims.wide_inputs = 1) \
     BREACH(nobody_multiplies_bfloat16, c->dims.format = CYLSTM_BFLOAT16_PRODUCTS; \
            c->ctx.bf16 = NULL) \
     BREACH(doubles_of_fewer_bits, c->dims.format = CYLSTM_BFLOAT16; c->dims.bits = 64; \

@@ -129,6 +129,7 @@ static void draw_problem(struct trial *t, struct problem *p, int format)
                                    .bias = (int)below(t, 2),
                                    .bits = t->kernels->bits,
                                    .format = format};
+    p->dims.wide_inputs = format == CYLSTM_INT8 && below(t, 2);
     draw_cell(t, &p->dims);
     const int has_c = cylstm_find_cell(&p->dims).states == 2;
     cylstm_init_context(&p->ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
@@ -136,15 +137,16 @@ static void draw_problem(struct trial *t, struct problem *p, int format)
     const size_t T = below(t, 2) ? 1 : between(t, 1, 9), B = between(t, 1, MAX_BATCH),
                  I = p->dims.input, H = p->dims.hidden, R = p->dims.proj ? p->dims.proj : H,
                  DR = p->dims.directions * R, LD = p->dims.layers * p->dims.directions;
-    snprintf(t->shape, sizeof t->shape,
-             "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, cell %d, format %d%s%s, %d "
-             "threads",
-             T, B, I, H, p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias,
-             p->dims.cell, format,
-             p->dims.layer_norm ? ", normalised"
-             : p->dims.peephole ? ", peepholes"
-                                : "",
-             p->dims.reverse ? ", reverse" : "", p->ctx.threads);
+    snprintf(
+        t->shape, sizeof t->shape,
+        "T %zu, B %zu, I %zu, H %zu, L %zu, D %zu, P %zu, bias %d, cell %d, format %d%s%s%s, %d "
+        "threads",
+        T, B, I, H, p->dims.layers, p->dims.directions, p->dims.proj, p->dims.bias, p->dims.cell,
+        format, p->dims.wide_inputs ? " (wide)" : "",
+        p->dims.layer_norm ? ", normalised"
+        : p->dims.peephole ? ", peepholes"
+                           : "",
+        p->dims.reverse ? ", reverse" : "", p->ctx.threads);
     p->x = (struct rows){T, B, I, I + below(t, 3)};
     p->y = (struct rows){T, B, DR, DR + below(t, 3)};
     p->raw = weights(t, &p->dims);

@@ -28,7 +28,7 @@ static void check_linear_backward(struct trial *t, struct cylstm_context ctx,
 /* An affine map, the rows of which are the same by themselves. */
 void check_linear(struct trial *t)
 {
-    const int format = draw_format(t);
+    const int format = draw_format(t), wide = format == CYLSTM_INT8 && below(t, 2);
     const size_t I = below(t, 4) ? between(t, 1, 70) : between(t, 250, 530), O = between(t, 1, 90),
                  N = between(t, 1, 20), row = below(t, N), size = real_size(t),
                  bytes = format == CYLSTM_INT8 ? 1
@@ -38,8 +38,9 @@ void check_linear(struct trial *t)
     struct cylstm_context ctx;
     cylstm_init_context(&ctx, cylstm_kernels_isa(t->kernels), t->kernels->bits);
     ctx.threads = (int)between(t, 1, 3);
-    snprintf(t->shape, sizeof t->shape, "%zu rows, %zu inputs, %zu outputs, format %d, %d threads",
-             N, I, O, format, ctx.threads);
+    snprintf(t->shape, sizeof t->shape,
+             "%zu rows, %zu inputs, %zu outputs, format %d%s, %d threads", N, I, O, format,
+             wide ? " (wide)" : "", ctx.threads);
     char *raw = noise(t, "weight", scales + (format == CYLSTM_INT8 ? O : 0));
     if (format) fill_compact(t, bytes, I * O, raw);
     for (size_t n = 0; format == CYLSTM_INT8 && n < O; n++)
@@ -48,10 +49,10 @@ void check_linear(struct trial *t)
                *dy = noise(t, "dy", N * O);
     ready(t);
     if (!format)
-        check_linear_backward(t, ctx, &(struct cylstm_linear){N, I, O, raw, format}, x, dy);
+        check_linear_backward(t, ctx, &(struct cylstm_linear){N, I, O, raw, format, 0}, x, dy);
     void *y[3];
     for (int n = 0; n < 3; n++) { /* all rows; one of them; all by the portable set */
-        struct cylstm_linear l = {n == 1 ? 1 : N, I, O, raw, format};
+        struct cylstm_linear l = {n == 1 ? 1 : N, I, O, raw, format, wide};
         if (n == 2) be_portable(t, &ctx);
         if (format) {
             void *packed = output(t, "packed", cylstm_linear_packed_size(&ctx, &l));

@@ -20,6 +20,21 @@ static void put_compact(const struct cylstm_compact_kernels *k, unsigned char *l
     memcpy(lane, &both, sizeof both);
 }
 
+/* What a set of kernels writes for 0: some of them take bytes without a sign. */
+static int code_of_zero(const struct cylstm_compact_kernels *k)
+{
+    const float zero = 0;
+    uint8_t codes[INT8_GROUP];
+    k->quantize(&zero, 1, codes, NULL);
+    return codes[0];
+}
+
+static struct cylstm_codes place_codes(struct trial *t, size_t rows, size_t stride, size_t first)
+{
+    return (struct cylstm_codes){guarded(t, "codes", rows * stride), stride,
+                                 guarded(t, "scales", rows * sizeof(float)), first, NULL};
+}
+
 /* sums = init + both terms, of some rows of one panel, or of a lone row of as many as go together. All
  * numbers are whole and scales powers of two, so that the sums are exact: each row holds a 127,
  * which makes its scale 1. */
@@ -34,7 +49,7 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
                  panels = rows == 1 ? size_between(t, 1, k->row_panels, k->row_panels) : 1,
                  panel = size_between(t, 0, 2, 0), columns = panels * width_of(t);
     struct cylstm_product p = {.compact = k};
-    struct cylstm_codes codes[2] = {{0}};
+    struct cylstm_codes codes[2] = {{0}}, rest[2];
     size_t K[2], longer = 0;
     for (int n = 0; n < 2; n++) {
         K[n] = chance(t, 5) ? 0 : size_between(t, 1, 40, 64);
@@ -72,11 +87,17 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
         }
         if (!k->code_size) continue;
         const size_t stride = groups * group * k->code_size;
-        codes[n] = (struct cylstm_codes){guarded(t, "codes", rows * stride), stride,
-                                         guarded(t, "scales", rows * sizeof(float)), row};
+        codes[n] = place_codes(t, rows, stride, row);
         for (size_t r = 0; r < rows; r++)
             codes[n].scales[r] =
-                k->quantize(row_of(t, &term->a, row + r), K[n], codes[n].codes + r * stride);
+                k->quantize(row_of(t, &term->a, row + r), K[n], codes[n].codes + r * stride, NULL);
+        if (!is_int8(k) || !chance(t, 2)) continue;
+        rest[n] = place_codes(t, rows, stride, row);
+        for (size_t j = 0; j < rows * stride; j++)
+            rest[n].codes[j] = (uint8_t)(code_of_zero(k) + (int)below(t, 255) - 127);
+        for (size_t r = 0; r < rows; r++)
+            rest[n].scales[r] = (float)ldexp(1, -8 - (int)below(t, 3));
+        codes[n].rest = &rest[n];
     }
     float *sums = guarded(t, "sums", (rows > 1 ? rows : panels) * line);
     /* the last panel may use fewer vectors, and what it does not use starts from 0 */
@@ -109,8 +130,11 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
                     float value;
                     memcpy(&value, &both, sizeof value);
                     if (is_int8(k)) value = (float)(signed char)lane[j / group * line + j % group];
-                    sum +=
-                        get(t, row_of(t, &p.term[n].a, row + r), (ptrdiff_t)j) * (long double)value;
+                    long double x = get(t, row_of(t, &p.term[n].a, row + r), (ptrdiff_t)j);
+                    if (codes[n].rest)
+                        x += rest[n].scales[r] *
+                             (float)(rest[n].codes[r * rest[n].stride + j] - code_of_zero(k));
+                    sum += x * (long double)value;
                 }
                 if (is_int8(k) && K[n])
                     memcpy(&scale, lane + round_up(K[n], group) / group * line, sizeof scale);
@@ -173,12 +197,13 @@ void check_bf16_rounded(const struct check *check, struct trial *t)
           *alone = guarded(t, "alone", width * sizeof *alone);
     for (size_t c = 0; c < width; c++) init[c] = (float)fraction(t);
     for (size_t r = 0; r < rows; r++)
-        k->quantize(row_of(t, &a, r), K, (uint8_t *)(codes + r * pairs * 2));
+        k->quantize(row_of(t, &a, r), K, (uint8_t *)(codes + r * pairs * 2), NULL);
     const struct cylstm_product p = {.compact = k,
                                      .columns = width,
                                      .init = init,
                                      .term[0] = {.a = a, .a_k = 1, .K = K, .w = w}};
-    const struct cylstm_codes both[2] = {{(uint8_t *)codes, pairs * 2 * sizeof *codes, NULL, 0}};
+    const struct cylstm_codes both[2] = {
+        {(uint8_t *)codes, pairs * 2 * sizeof *codes, NULL, 0, NULL}};
     describe(t, "%s: %zu rows of %zu", k->name, rows, K);
     CALL(t, k->sum(&p, both, 0, 1, 0, rows, sums));
     for (size_t r = 0; r < rows && !bench; r++) {
@@ -217,7 +242,7 @@ void check_round_row(const struct check *check, struct trial *t)
         if (chance(t, 20)) x[j] = chance(t, 2) ? INFINITY : chance(t, 2) ? 0 : NAN;
     }
     describe(t, "%s: %zu numbers", k->name, n);
-    CALL(t, k->quantize(x, n, (uint8_t *)codes));
+    CALL(t, k->quantize(x, n, (uint8_t *)codes, NULL));
     for (size_t j = 0; j < all && !bench; j++) {
         const float got = widened(codes[j]), want = j >= n ? 0
                                                     : isinf(x[j]) || isnan(x[j])
@@ -246,16 +271,8 @@ void check_int8(const struct check *check, struct trial *t)
     check_compact(t, int8_of(t));
 }
 
-/* What a set of kernels writes for 0: some of them take bytes without a sign. */
-static int code_of_zero(const struct cylstm_compact_kernels *k)
-{
-    const float zero = 0;
-    uint8_t codes[INT8_GROUP];
-    k->quantize(&zero, 1, codes);
-    return codes[0];
-}
-
-/* Codes of a row: whole numbers from -127 to 127 times its scale, to nearest even in float32. */
+/* Codes of a row: whole numbers from -127 to 127 times its scale, to nearest even in float32; and of a
+ * second row, which counts what they leave. */
 void check_quantize(const struct check *check, struct trial *t)
 {
     (void)check;
@@ -264,16 +281,18 @@ void check_quantize(const struct check *check, struct trial *t)
     const size_t n = size_between(t, 1, 80, 64), all = round_up(n, INT8_GROUP),
                  kind = size_between(t, 0, 9, 9); /* zeros, almost zeros, NaN, infinite; numbers */
     float *x = guarded(t, "x", n * sizeof *x), most = 0;
-    uint8_t *codes = guarded(t, "codes", all);
+    uint8_t *codes = guarded(t, "codes", all),
+            *rest = chance(t, 2) ? guarded(t, "rest", all) : NULL;
     const int zero = code_of_zero(k);
     for (size_t j = 0; j < n; j++)
         x[j] = (float)(fraction(t) * (kind == 0 ? 0 : kind == 1 ? 0x1p-121 : 4));
     if (kind == 2) x[below(t, n)] = NAN;
     if (kind == 3) x[below(t, n)] = -INFINITY;
     for (size_t j = 0; j < n; j++) most = fmaxf(most, fabsf(x[j]));
-    describe(t, "%s: %zu numbers up to %g, kind %zu", k->name, n, most, kind);
+    describe(t, "%s: %zu numbers up to %g, kind %zu%s", k->name, n, most, kind,
+             rest ? ", two rows" : "");
     float scale = 0;
-    CALL(t, scale = k->quantize(x, n, codes));
+    CALL(t, scale = k->quantize(x, n, codes, rest));
     if (bench) return;
     const int none = kind < 4;
     const float by = none ? 0 : 127 / most, want = kind == 2 || kind == 3 ? NAN
@@ -282,9 +301,14 @@ void check_quantize(const struct check *check, struct trial *t)
     if (memcmp(&scale, &want, sizeof scale) && !(scale != scale && want != want))
         fail(t, "the scale is %g, but should be %g", scale, want);
     for (size_t j = 0; j < all; j++) {
-        const int code = (int)(signed char)(codes[j] - zero),
-                  truth = j < n && !none ? (int)lrintf(x[j] * by) : 0;
+        const float multiple = j < n && !none ? x[j] * by : 0;
+        const int code = (int)(signed char)(codes[j] - zero), truth = (int)lrintf(multiple);
         if (code != truth) fail(t, "code %zu is %d, but should be %d", j, code, truth);
+        if (!rest) continue;
+        const int second = (int)(signed char)(rest[j] - zero),
+                  left = (int)lrintf((multiple - (float)truth) * INT8_UNIT);
+        if (second != left) fail(t, "second code %zu is %d, but should be %d", j, second, left);
     }
     memcpy(codes, before(t, codes), all);
+    if (rest) memcpy(rest, before(t, rest), all);
 }

@@ -48,14 +48,15 @@ for inputs, outputs, bias in [(1, 1, True), (7, 17, False), (33, 5, True), (214,
     linear = cylstm.Linear(inputs, outputs, bias, seed=1)
     x = draw.standard_normal((67, inputs), np.float32)
     x[3] = 0
-    for weights in ("bfloat16", "int8"):
-        narrow = cylstm.quantize(linear, weights)
+    for weights, wide in (("bfloat16", None), ("int8", None), ("int8", "int16")):
+        narrow = cylstm.quantize(linear, weights, inputs=wide)
         state, y = narrow.state_dict(), narrow(x)
         if weights == "bfloat16":
             linear.load_state_dict({**state, "weight": widened(state["weight"])})
             assert np.array_equal(y, linear(x)), (inputs, outputs)
         else:
-            exact = x @ reference.Int8Matrix(state["weight"], state["weight_scale"]).T
+            matrix = reference.Int8Matrix(state["weight"], state["weight_scale"], bool(wide))
+            exact = x @ matrix.T
             exact += state.get("bias", 0)
             assert np.abs(y - exact).max() <= 3e-7 * np.abs(exact).max(), (inputs, outputs)
         for rows in (slice(0, 1), slice(5, 7), slice(60, 67)):

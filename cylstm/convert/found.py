@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..module import Module
+from ..module import COMPACT, Module
 from ..nodes import MODULES
 from ..weights import Array
 
@@ -65,7 +65,7 @@ class Recurrent:
             return self.problem
         if self.cell not in MODULES:
             return f"this version has no {self.cell}"
-        known = _arguments(self.cell) | {"weights", "arithmetic"}  # which `quantize` alone says
+        known = _arguments(self.cell) | {*COMPACT}
         lacking = [f"{name}={self.options[name]!r}" for name in self.options if name not in known]
         if lacking:
             return f"this version's {self.cell} has no {', '.join(lacking)}"

@@ -12,10 +12,11 @@
  */
 #include "rows_tmpl.h"
 
-static float round_row(const float *x, size_t n, uint8_t *codes)
+static float round_row(const float *x, size_t n, uint8_t *codes, uint8_t *none)
 {
     enum { CODE = sizeof(uint16_t) };
     const size_t rest = n % VL, whole = n - rest;
+    (void)none;
     for (size_t k = 0; k < whole; k += VL) v_store_bf16(codes + k * CODE, v_load(x + k));
     if (rest) {
         uint8_t last[(VL + BF16_GROUP) * CODE] = {0};

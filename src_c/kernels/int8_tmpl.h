@@ -24,35 +24,62 @@ static real largest_lane(vf a)
     return largest;
 }
 
-static float quantize(const float *x, size_t n, uint8_t *codes)
+/* The codes of a vector of multiples of the scale, and of what they leave. */
+ALWAYS_INLINE void put_codes(vf multiples, uint8_t *codes, uint8_t *rest)
 {
-    const size_t rest = n % VL, whole = n - rest;
+    const vf round = v_set1(INT8_ROUND + CODE_OF_ZERO), whole = v_add(multiples, round);
+    v_store_low_bytes(codes, whole);
+    if (rest) {
+        const vf left = v_sub(multiples, v_sub(whole, round));
+        v_store_low_bytes(rest, v_add(v_mul(left, v_set1(INT8_UNIT)), round));
+    }
+}
+
+/* The same of the last lanes of a row, up to a whole group. */
+ALWAYS_INLINE void put_last_codes(vf multiples, size_t n, uint8_t *codes, uint8_t *rest)
+{
+    uint8_t last[2][VL + INT8_GROUP];
+    const size_t size = (n + INT8_GROUP - 1) / INT8_GROUP * INT8_GROUP;
+    put_codes(multiples, last[0], rest ? last[1] : NULL);
+    for (int i = 0; i <= !!rest; i++) {
+        memset(last[i] + VL, CODE_OF_ZERO, INT8_GROUP);
+        memcpy(i ? rest : codes, last[i], size);
+    }
+}
+
+ALWAYS_INLINE float quantize_row(const float *x, size_t n, uint8_t *codes, uint8_t *rest)
+{
+    const size_t tail = n % VL, whole = n - tail;
     vf most = v_zero(), poison = v_zero(); /* 0 times a number is 0, and else NaN */
     for (size_t k = 0; k < whole; k += VL) {
         const vf a = v_load(x + k);
         most = v_max(most, v_abs(a));
         poison = v_fma(a, v_zero(), poison);
     }
-    if (rest) {
-        const vf a = v_load_n(x + whole, rest);
+    if (tail) {
+        const vf a = v_load_n(x + whole, tail);
         most = v_max(most, v_abs(a));
         poison = v_fma(a, v_zero(), poison);
     }
     const real largest = largest_lane(v_abs(v_add(most, poison)));
     if (!(largest >= INT8_LEAST)) {
-        memset(codes, CODE_OF_ZERO, (n + INT8_GROUP - 1) / INT8_GROUP * INT8_GROUP);
+        const size_t size = (n + INT8_GROUP - 1) / INT8_GROUP * INT8_GROUP;
+        memset(codes, CODE_OF_ZERO, size);
+        if (rest) memset(rest, CODE_OF_ZERO, size);
         return largest != largest ? largest : 0;
     }
-    const vf round = v_set1(INT8_ROUND + CODE_OF_ZERO), by = v_set1(127 / largest);
+    const vf by = v_set1(127 / largest);
     for (size_t k = 0; k < whole; k += VL)
-        v_store_low_bytes(codes + k, v_add(v_mul(v_load(x + k), by), round));
-    if (rest) {
-        uint8_t last[VL + INT8_GROUP];
-        v_store_low_bytes(last, v_add(v_mul(v_load_n(x + whole, rest), by), round));
-        memset(last + VL, CODE_OF_ZERO, INT8_GROUP);
-        memcpy(codes + whole, last, (rest + INT8_GROUP - 1) / INT8_GROUP * INT8_GROUP);
-    }
+        put_codes(v_mul(v_load(x + k), by), codes + k, rest ? rest + k : NULL);
+    if (tail)
+        put_last_codes(v_mul(v_load_n(x + whole, tail), by), tail, codes + whole,
+                       rest ? rest + whole : NULL);
     return largest / 127;
+}
+
+static float quantize(const float *x, size_t n, uint8_t *codes, uint8_t *rest)
+{
+    return rest ? quantize_row(x, n, codes, rest) : quantize_row(x, n, codes, NULL);
 }
 
 ALWAYS_INLINE int32_t group_of(const uint8_t *codes, size_t g)
@@ -127,10 +154,11 @@ static void sum(const struct cylstm_product *p, const struct cylstm_codes codes[
     }
     for (int n = 0; n < 2; n++) {
         const struct cylstm_term *t = &p->term[n];
-        if (!t->K) continue;
-        int8_tiles[rows - 1](&codes[n], (const char *)t->w + (ptrdiff_t)panel * p->w_panel,
-                             (t->K + INT8_GROUP - 1) / INT8_GROUP, row - codes[n].first, before, before_row, sums);
-        before = sums, before_row = SUMS_ROW;
+        for (const struct cylstm_codes *c = t->K ? &codes[n] : NULL; c; c = c->rest) {
+            int8_tiles[rows - 1](c, (const char *)t->w + (ptrdiff_t)panel * p->w_panel,
+                                 (t->K + INT8_GROUP - 1) / INT8_GROUP, row - c->first, before, before_row, sums);
+            before = sums, before_row = SUMS_ROW;
+        }
     }
 }
 

@@ -204,6 +204,7 @@ struct cylstm_term {
     ptrdiff_t a_k; /* reals from a row's element k to its element k + 1 */
     size_t K;
     const void *w; /* element (panel, k, column) at panel * w_panel + k * w_k + column */
+    int wide;      /* with int8 weights: the rows are quantised to 16 bits */
 };
 
 /* out = finish(init + term[0] + term[1] + addend), one chain of multiply-adds with k
