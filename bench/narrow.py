@@ -28,13 +28,14 @@ MARKS = {
     OURS: "o",
     "cylstm-bf16": "D",
     "cylstm-int8": "s",
+    "cylstm-int8-x16": "p",
     "ort-int8": "^",
     "ort-int8-binding": "v",
     "torch-int8": "<",
     "openvino-bf16": ">",
     "torch-bf16": "P",
 }
-COLORS = ("#08519c", "#3182bd", "#6baed6", "#31a354", "#006d2c", "#e6550d", "#756bb1", "#fdae6b")
+COLORS = ("#08519c", "#3182bd", "#6baed6", "#2171b5", "#31a354", "#006d2c", "#e6550d", "#756bb1", "#fdae6b")
 
 
 def shapes() -> list[Shape]:
@@ -100,16 +101,20 @@ def comparisons(lines: list[Line]) -> list[tuple[str, list[float], str]]:
         ("cylstm-int8", "int8 against our float32, H >= 128", (OURS,), wide),
         ("cylstm-bf16", "bfloat16 against our float32, B = 1, H >= 64", (OURS,), alone),
         ("cylstm-int8", "int8 against the fastest int8 peer", PEERS["int8"], lines),
+        ("cylstm-int8-x16", "int8 with x of 16 bits against that peer", PEERS["int8"], lines),
         ("cylstm-bf16", "bfloat16 against the fastest bf16 peer", PEERS["bf16"], lines),
     ):
-        ratios, error = [], 0.0
+        ratios, errors = [], []
         for line in some:
             if pair := line.against(own, others):
                 ratios.append(pair[0])
-                if pair[1] != OURS and line.errors[pair[1]]:
-                    error = max(error, line.errors[own] / line.errors[pair[1]])
+                if pair[1] != OURS and line.errors[own] and line.errors[pair[1]]:
+                    errors.append(line.errors[own] / line.errors[pair[1]])
+        more = ""
+        if errors:
+            more = f"; its error {report.geomean(errors):.2f} of theirs, {max(errors):.2f} at most"
         if ratios:
-            found.append((what, ratios, f"; error at most {error:.2f} of theirs" if error else ""))
+            found.append((what, ratios, more))
     return found
 
 

@@ -96,7 +96,7 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
         for (size_t j = 0; j < rows * stride; j++)
             rest[n].codes[j] = (uint8_t)(code_of_zero(k) + (int)below(t, 255) - 127);
         for (size_t r = 0; r < rows; r++)
-            rest[n].scales[r] = (float)ldexp(1, -8 - (int)below(t, 3));
+            rest[n].scales[r] = (float)ldexp(1, -1 - (int)below(t, 2));
         codes[n].rest = &rest[n];
     }
     float *sums = guarded(t, "sums", (rows > 1 ? rows : panels) * line);
@@ -133,7 +133,8 @@ static void check_compact(struct trial *t, const struct cylstm_compact_kernels *
                     long double x = get(t, row_of(t, &p.term[n].a, row + r), (ptrdiff_t)j);
                     if (codes[n].rest)
                         x += rest[n].scales[r] *
-                             (float)(rest[n].codes[r * rest[n].stride + j] - code_of_zero(k));
+                             (float)(signed char)(rest[n].codes[r * rest[n].stride + j] -
+                                                  code_of_zero(k));
                     sum += x * (long double)value;
                 }
                 if (is_int8(k) && K[n])

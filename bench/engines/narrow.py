@@ -19,13 +19,15 @@ class _Quantized(Cylstm):
     """`cylstm.quantize`."""
 
     weights: ClassVar[str]
+    inputs: ClassVar[str | None] = None
 
     def _net(self, p: Problem) -> Any:
         import cylstm
 
         products = self.weights == "bfloat16" and cylstm.show_config()["bf16"]
-        more = {"arithmetic": "bfloat16"} if products else {}
-        return cylstm.quantize(super()._net(p), self.weights, **more)
+        arithmetic = "bfloat16" if products else None
+        net = super()._net(p)
+        return cylstm.quantize(net, self.weights, arithmetic=arithmetic, inputs=self.inputs)
 
 
 class CylstmBfloat16(_Quantized):
@@ -38,6 +40,13 @@ class CylstmBfloat16(_Quantized):
 class CylstmInt8(_Quantized):
     name = "cylstm-int8"
     weights = "int8"
+
+
+class CylstmInt8Wide(CylstmInt8):
+    """x_t with 16 bits, h_t with 8."""
+
+    name = "cylstm-int8-x16"
+    inputs = "int16"
 
 
 class _OrtInt8(OnnxRuntime):
@@ -139,6 +148,7 @@ NARROW: dict[str, type[Engine]] = {
     for engine in (
         CylstmBfloat16,
         CylstmInt8,
+        CylstmInt8Wide,
         OrtInt8,
         OrtInt8Binding,
         TorchInt8,
