@@ -102,7 +102,7 @@ NEVER_INLINE vf cell_of(const struct cylstm_cell *cell, size_t k, vf a_i, vf a_f
     const vf f = o->coupled == COUPLED_F ? v_zero() : v_gate_here(o, 0, FUNCTION_SIGMOID, a_f);
     return next_cell(cell, k, i, f, g, u);
 }
-NEVER_INLINE void hidden_of(const struct cylstm_cell *cell, size_t k, vf a_o, vf c, size_t u)
+ALWAYS_INLINE void hidden_of(const struct cylstm_cell *cell, size_t k, vf a_o, vf c, size_t u)
 {
     const struct cylstm_options *o = cell->options;
     const vf shown = v_activate_here(&o->function[2], FUNCTION_TANH, c);

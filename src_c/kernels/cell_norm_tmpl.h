@@ -93,6 +93,12 @@ ALWAYS_INLINE vf norm_preact(const struct cylstm_cell *cell, size_t gate, const 
                  biases(cell, own, n));
 }
 
+/* Apart, for it is met twice. */
+NEVER_INLINE void norm_hidden(const struct cylstm_cell *cell, size_t k, vf a_o, vf c, size_t u)
+{
+    hidden_of(cell, k, a_o, c, u);
+}
+
 /* Whole rows, of which `sums` holds what the product kept; overwritten. */
 static void norm_forward(const struct cylstm_cell *cell, size_t rows)
 {
@@ -117,12 +123,12 @@ static void norm_forward(const struct cylstm_cell *cell, size_t rows)
             if (cell->peep)
                 v_store(s_o + u, v_fma(peephole_o(cell, u, n), c, of_o));
             else
-                hidden_of(cell, k, norm_preact(cell, GATE_O, m, of_o, tape, u, n), c, u);
+                norm_hidden(cell, k, norm_preact(cell, GATE_O, m, of_o, tape, u, n), c, u);
         }
         if (!cell->peep) continue;
         moments_of(s_o, each, H, 1, m + GATE_O);
         for (size_t u = 0; u < H; u += VL)
-            hidden_of(cell, k, norm_preact(cell, GATE_O, m, v_load(s_o + u), tape, u, valid(u, H)),
+            norm_hidden(cell, k, norm_preact(cell, GATE_O, m, v_load(s_o + u), tape, u, valid(u, H)),
                       v_load(row_of(&cell->c, k) + u), u);
     }
 }
