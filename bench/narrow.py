@@ -35,7 +35,10 @@ MARKS = {
     "openvino-bf16": ">",
     "torch-bf16": "P",
 }
-COLORS = ("#08519c", "#3182bd", "#6baed6", "#2171b5", "#31a354", "#006d2c", "#e6550d", "#756bb1", "#fdae6b")
+COLORS = (
+    *("#08519c", "#3182bd", "#6baed6", "#2171b5"),  # ours
+    *("#31a354", "#006d2c", "#e6550d", "#756bb1", "#fdae6b"),
+)
 
 
 def shapes() -> list[Shape]:
