@@ -102,7 +102,7 @@ void cylstm_recompute_gates(void *arg, size_t share, int caller)
     for (size_t r = mine.begin; r < mine.end && !cylstm_stopped(&b->call); r += AT_ONCE) {
         const size_t n = mine.end - r < AT_ONCE ? mine.end - r : AT_ONCE;
         cylstm_forward_step(&f, 0, &q, &none, 0, r, n, cylstm_step_panels(&f, &q), NULL);
-        if (q.sums) cylstm_forward_rows(&f, &q, 0, r, n);
+        if (q.sums) cylstm_forward_rows(&f, &q, 0, r, n, NULL);
         if (q.l.second.columns)
             cylstm_forward_second(&f, 0, &q, &none, 0, r, n, cylstm_second_panels(&f, &q), NULL);
         if (caller && b->call.ctx->poll)

@@ -40,7 +40,7 @@ static void run_steps(struct forward *f, int caller, const struct forward_pass *
         const struct merged *sums = is_merged ? &merged : NULL;
         if (p->reset) cylstm_reset_rows(f, p, s, r0, end);
         cylstm_forward_step(f, caller, p, own, s, r0, n, all, sums);
-        if (p->sums) cylstm_forward_rows(f, p, s, r0, n);
+        if (p->sums) cylstm_forward_rows(f, p, s, r0, n, sums);
         if (second.end) cylstm_forward_second(f, caller, p, own, s, r0, n, second, sums);
         if (p->kept.base) cylstm_keep_cells(f, p, s, r0, end);
         merged.row += n;
@@ -120,8 +120,11 @@ static void run_whole_rows(void *arg, size_t share, int caller)
     const struct forward_pass *p = &f->pass[f->layer_begin * f->dims->directions + f->direction];
     const struct cylstm_range mine = cylstm_share(
         cylstm_active_rows(&f->order, f->order.B, f->step_begin), (size_t)f->split.threads, share);
+    struct merged merged = merged_of_chunk(f);
     (void)caller;
-    cylstm_forward_rows(f, p, f->step_begin, mine.begin, mine.end - mine.begin);
+    merged.row += mine.begin;
+    cylstm_forward_rows(f, p, f->step_begin, mine.begin, mine.end - mine.begin,
+                        f->chunk_rows ? &merged : NULL);
 }
 
 static void run_second(void *arg, size_t share, int caller)
@@ -263,8 +266,8 @@ void cylstm_carve_passes(struct cylstm_arena *arena, size_t B, struct forward *f
         struct forward_pass p = {.l = cylstm_find_layer(k, f->dims, n / D, n % D),
                                  .zoneout = cylstm_pass_zoneout(f->dims, f->tape, n)};
         const size_t R = cylstm_stride(k, p.l.R), H = cylstm_stride(k, p.l.H);
-        f->columns = p.l.w.columns + k->lanes; /* all layers' */
-        if (p.l.second.columns) f->columns += p.l.second.columns + k->lanes;
+        f->columns = cylstm_merged_stride(k, &p.l, &p.l.w); /* all layers' */
+        if (p.l.second.columns) f->columns += cylstm_merged_stride(k, &p.l, &p.l.second);
         p.h[0] = cylstm_carve(arena, cylstm_times(B, R), size);
         p.h[1] = cylstm_carve(arena, cylstm_times(B, R), size);
         p.c = states > 1 ? cylstm_carve(arena, cylstm_times(B, H), size) : NULL;

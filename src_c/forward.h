@@ -25,8 +25,7 @@ struct forward_pass {
 
 /* One thread's own memory. */
 struct workspace {
-    void *
-        merged; /* (merge_rows, columns) padded: merged input products, in panel order, of both products */
+    void *merged;      /* (merge_rows, columns) padded: merged input products, of both products */
     ptrdiff_t *offset; /* (merge_rows): where their rows of x start */
     void *products;    /* for weights that have not been packed, or rows that are quantised */
 };
@@ -36,6 +35,15 @@ struct merged {
     const struct workspace *in;
     size_t row;
 };
+
+/* Reals from a row of them to the next: in panel order, or as a cell keeps its sums that has those of
+ * x by themselves. */
+static inline size_t cylstm_merged_stride(const struct cylstm_kernels *k,
+                                          const struct cylstm_layer *l,
+                                          const struct cylstm_matrix *m)
+{
+    return (l->kind->apart ? cylstm_sums_width(k, l) : m->columns) + k->lanes;
+}
 
 struct forward {
     struct cylstm_call call;
@@ -71,7 +79,7 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
                          struct cylstm_range panels, const struct merged *merged);
 /* Its whole rows, if the cell waits for them. */
 void cylstm_forward_rows(struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
-                         size_t n);
+                         size_t n, const struct merged *merged);
 /* Its second product, if it has one: of the cell's own gates, or the projection. */
 void cylstm_forward_second(struct forward *f, int caller, const struct forward_pass *p,
                            const struct workspace *own, size_t s, size_t r0, size_t n,

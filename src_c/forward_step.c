@@ -32,11 +32,19 @@ static struct cylstm_rows merged_rows(const struct forward *f, const struct forw
                                       const struct workspace *in, const struct cylstm_matrix *m,
                                       size_t row)
 {
-    const size_t VL = f->call.kernels->lanes, stride = m->columns + VL,
-                 first = m == &p->l.w ? 0 : f->merge_rows * (p->l.w.columns + VL);
+    const struct cylstm_kernels *k = f->call.kernels;
+    const size_t stride = cylstm_merged_stride(k, &p->l, m),
+                 first = m == &p->l.w ? 0 : f->merge_rows * cylstm_merged_stride(k, &p->l, &p->l.w);
     return (struct cylstm_rows){
         cylstm_at(in->merged, f->call.real_size, (ptrdiff_t)(first + row * stride)), NULL,
         (ptrdiff_t)stride};
+}
+
+static inline void start_cell(struct cylstm_product *g, const struct forward *f,
+                              const struct cylstm_layer *l, const struct cylstm_matrix *m)
+{
+    g->finish = cylstm_cell_of(f->call.kernels, l, m->gates)->forward;
+    cylstm_start_cell(&g->cell, l, m->gates);
 }
 
 /* A product of gates: [1, x_t, h], or from merged sums on. */
@@ -62,8 +70,7 @@ static inline void start_gates(struct cylstm_job *job, struct forward *f,
     /* Every other step takes the panels last to first: a sweep that does not fit its cache
      * then finds its most recent part still there. */
     g->descending = (int)((s + f->parity) & 1);
-    g->finish = cylstm_cell_of(f->call.kernels, l, m->gates)->forward;
-    cylstm_start_cell(&g->cell, l, m->gates);
+    start_cell(g, f, l, m);
     g->cell.tape = cylstm_walk_rows(&p->tape, f->call.real_size, r0, s);
 }
 
@@ -86,12 +93,15 @@ static void place_cell(const struct forward *f, const struct forward_pass *p, si
     }
 }
 
+/* Of whole rows: all sums, or those of x (part 0) or of h. */
 static struct cylstm_rows sums_rows(const struct forward *f, const struct forward_pass *p,
-                                    size_t r0)
+                                    size_t r0, int part)
 {
-    const size_t stride = cylstm_sums_stride(f->call.kernels, &p->l);
-    return (struct cylstm_rows){cylstm_at(p->sums, f->call.real_size, (ptrdiff_t)(r0 * stride)),
-                                NULL, (ptrdiff_t)stride};
+    const struct cylstm_kernels *k = f->call.kernels;
+    const size_t stride = cylstm_sums_stride(k, &p->l),
+                 at = r0 * stride + (part ? cylstm_sums_width(k, &p->l) : 0);
+    return (struct cylstm_rows){cylstm_at(p->sums, f->call.real_size, (ptrdiff_t)at), NULL,
+                                (ptrdiff_t)stride};
 }
 
 /* What makes h_t, inside of zoneout if there is any: which the step has, in `zoneout`. */
@@ -105,20 +115,18 @@ static void surround(const struct forward *f, const struct forward_pass *p, size
     g->cell.zoneout = zoneout;
 }
 
-/* The sums of a cell that waits for whole rows, or those of x and those of h. */
+/* The sums of a cell that waits for whole rows, or those of x, unless they are merged, and those of h. */
 static void keep_sums(struct forward *f, int caller, const struct forward_pass *p,
                       const struct workspace *own, struct cylstm_rows h, size_t s, size_t r0,
                       size_t n, struct cylstm_range panels, const struct merged *merged)
 {
-    struct cylstm_rows sums = sums_rows(f, p, r0);
-    for (int part = 0; part <= p->l.kind->apart; part++) {
+    const int apart = p->l.kind->apart;
+    for (int part = apart && merged; part <= apart; part++) {
         struct cylstm_job job;
-        start_gates(&job, f, p, &p->l.w, h, s, r0, n, panels, part ? NULL : merged);
-        if (p->l.kind->apart) job.product.term[!part].K = 0;
-        job.product.cell.sums = sums;
+        start_gates(&job, f, p, &p->l.w, h, s, r0, n, panels, apart ? NULL : merged);
+        if (apart) job.product.term[!part].K = 0;
+        job.product.cell.sums = sums_rows(f, p, r0, part);
         run_job(f, caller, own, &job);
-        sums.base = cylstm_at(sums.base, f->call.real_size,
-                              (ptrdiff_t)cylstm_sums_width(f->call.kernels, &p->l));
     }
 }
 
@@ -140,13 +148,15 @@ void cylstm_forward_step(struct forward *f, int caller, const struct forward_pas
 }
 
 void cylstm_forward_rows(struct forward *f, const struct forward_pass *p, size_t s, size_t r0,
-                         size_t n)
+                         size_t n, const struct merged *merged)
 {
     struct cylstm_cell cell = {0};
     cylstm_start_cell(&cell, &p->l, p->l.w.gates);
     cell.tape = cylstm_walk_rows(&p->tape, f->call.real_size, r0, s);
     place_cell(f, p, s, r0, &cell);
-    cell.sums = sums_rows(f, p, r0);
+    cell.sums = p->l.kind->apart && merged ? merged_rows(f, p, merged->in, &p->l.w, merged->row)
+                                           : sums_rows(f, p, r0, 0);
+    cell.sums_h = sums_rows(f, p, r0, 1);
     cylstm_find_norm(&f->call, &f->weights, &p->l, 0, &cell);
     f->call.kernels->norm[p->l.kind->norm_math].forward(&cell, n);
     if (p->zoneout.p == 0 || cylstm_has_second(&p->l)) return;
@@ -243,8 +253,13 @@ void cylstm_merge_inputs(struct forward *f, int caller, const struct forward_pas
         struct cylstm_job job;
         cylstm_start_job(&job, &p->l, m, rows, cylstm_share(panels, shares, share));
         job.product.term[0] = (struct cylstm_term){{p->x.base, in->offset, 0}, 1, p->l.I, NULL};
-        job.product.out = merged_rows(f, p, in, m, 0);
-        job.product.out_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
+        if (p->l.kind->apart) {
+            start_cell(&job.product, f, &p->l, m);
+            job.product.cell.sums = merged_rows(f, p, in, m, 0);
+        } else {
+            job.product.out = merged_rows(f, p, in, m, 0);
+            job.product.out_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
+        }
         run_job(f, caller, own, &job);
     }
 }

@@ -199,8 +199,10 @@ static void keep_sums(struct jvp *j, int caller, const struct dual *x, const str
                                       (ptrdiff_t)stride};
     multiply(j, caller, &l->w, x, l->kind->apart ? &none : h, r0, n, CYLSTM_KEEP_MATH, cell);
     if (!l->kind->apart) return;
+    cell->sums_h = cell->sums;
+    cell->sums_h.base = cylstm_at(cell->sums.base, size, (ptrdiff_t)cylstm_sums_width(k, l));
     struct cylstm_cell of_h = *cell;
-    of_h.sums.base = cylstm_at(cell->sums.base, size, (ptrdiff_t)cylstm_sums_width(k, l));
+    of_h.sums = cell->sums_h;
     multiply(j, caller, &l->w, &none, h, r0, n, CYLSTM_KEEP_MATH, &of_h);
 }
 

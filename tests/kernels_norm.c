@@ -108,7 +108,7 @@ static void judge_norm_row(struct trial *t, const struct cylstm_cell *cell, size
     struct near s[GATES][MOST_UNITS], a[GATES][MOST_UNITS], v[MOST_UNITS][NORM_TAPE];
     for (size_t u = 0; u < H; u++)
         for (size_t gate = 0; gate < GATES; gate++) {
-            s[gate][u] = sum_before(t, cell, row, gate, u);
+            s[gate][u] = sum_before(t, cell, &cell->sums, row, gate, u);
             if (gate < 2)
                 s[gate][u] = plus(t, s[gate][u],
                                   times(t, peephole(t, cell, gate, u), dc_before(t, cell, row, u)));
@@ -142,7 +142,7 @@ void check_norm(const struct check *check, struct trial *t)
     (void)check;
     struct cylstm_product p = start(t);
     const size_t H = p.cell.H, padded = round_up(H, t->kernels->lanes);
-    place_sums(t, &p, GATES);
+    p.cell.sums = place_sums(t, &p, GATES);
     p.cell.c = place(t, "c", p.rows, padded);
     fill(t, &p.cell.c, p.rows, H, padded, -2, 2);
     p.cell.h = place(t, "h", p.rows, padded);
@@ -293,7 +293,7 @@ static void judge_norm_tangent_row(struct trial *t, const struct cylstm_cell *ce
     for (size_t u = 0; u < H; u++)
         for (size_t gate = 0; gate < GATES; gate++) {
             const struct near c = read_unit(t, &cell->c_prev, row, (ptrdiff_t)u, H);
-            ds[gate][u] = sum_before(t, cell, row, gate, u);
+            ds[gate][u] = sum_before(t, cell, &cell->sums, row, gate, u);
             if (gate < 2)
                 ds[gate][u] = plus(t, ds[gate][u],
                                    peephole_tangent(t, cell, gate, u, c, dc_before(t, d, row, u)));
@@ -317,7 +317,7 @@ void check_norm_tangent(const struct check *check, struct trial *t)
     struct cylstm_product p = start(t);
     const size_t H = p.cell.H, padded = round_up(H, t->kernels->lanes);
     fill_tape(t, &p);
-    place_sums(t, &p, GATES);
+    p.cell.sums = place_sums(t, &p, GATES);
     p.cell.c_prev = place(t, "c_prev", p.rows, padded);
     fill(t, &p.cell.c_prev, p.rows, H, padded, -2, 2);
     struct cylstm_cell *d = place_tangent(t, &p, CYLSTM_KEEP_MATH, p.cell.options);

@@ -57,24 +57,26 @@ static inline void *draw_vector(struct trial *t, const char *name, size_t n)
 }
 
 /* (vectors, H padded), which the kernel may change. */
-static inline void place_sums(struct trial *t, struct cylstm_product *p, size_t vectors)
+static inline struct cylstm_rows place_sums(struct trial *t, const struct cylstm_product *p,
+                                            size_t vectors)
 {
     const size_t H = p->cell.H, padded = round_up(H, t->kernels->lanes);
-    p->cell.sums = place(t, "sums", p->rows, vectors * padded);
+    const struct cylstm_rows sums = place(t, "sums", p->rows, vectors * padded);
     for (size_t n = 0; n < vectors; n++) {
-        struct cylstm_rows of_gate = p->cell.sums;
+        struct cylstm_rows of_gate = sums;
         of_gate.base = real_at(t, of_gate.base, (ptrdiff_t)(n * padded));
         fill(t, &of_gate, p->rows, H, padded, -2, 2);
     }
-    block_of(t, p->cell.sums.base)->scratch = 1;
+    block_of(t, sums.base)->scratch = 1;
+    return sums;
 }
 
-static inline struct near sum_before(struct trial *t, const struct cylstm_cell *cell, size_t row,
-                                     size_t vector, size_t unit)
+static inline struct near sum_before(struct trial *t, const struct cylstm_cell *cell,
+                                     const struct cylstm_rows *sums, size_t row, size_t vector,
+                                     size_t unit)
 {
     const size_t padded = round_up(cell->H, t->kernels->lanes);
-    return exactly(
-        get(t, before(t, row_of(t, &cell->sums, row)), (ptrdiff_t)(vector * padded + unit)));
+    return exactly(get(t, before(t, row_of(t, sums, row)), (ptrdiff_t)(vector * padded + unit)));
 }
 
 static inline void expect_zeros(struct trial *t, const char *what, const struct cylstm_rows *m,

@@ -86,7 +86,8 @@ static void judge_forward(struct trial *t, const struct cylstm_cell *cell, size_
     struct norms n;
     for (size_t product = 0; product < PRODUCTS; product++) {
         for (size_t k = 0; k < GATES * H; k++)
-            s[product][k] = sum_before(t, cell, row, product * GATES + k / H, k % H);
+            s[product][k] =
+                sum_before(t, cell, product ? &cell->sums_h : &cell->sums, row, k / H, k % H);
         normalise(t, s[product], GATES * H, PRODUCTS_EPSILON, &n.of[product]);
     }
     for (size_t u = 0; u < H; u++) {
@@ -117,7 +118,8 @@ void check_norm_products(const struct check *check, struct trial *t)
     (void)check;
     struct cylstm_product p = start(t);
     const size_t H = p.cell.H, padded = round_up(H, t->kernels->lanes);
-    place_sums(t, &p, PRODUCTS * GATES);
+    p.cell.sums = place_sums(t, &p, GATES);
+    p.cell.sums_h = place_sums(t, &p, GATES);
     p.cell.c = place(t, "c", p.rows, padded);
     fill(t, &p.cell.c, p.rows, H, padded, -2, 2);
     p.cell.h = place(t, "h", p.rows, padded);
@@ -231,7 +233,7 @@ static void judge_tangent(struct trial *t, const struct cylstm_cell *cell, size_
         const void *weight = product ? cell->norm_h : cell->norm,
                    *dweight = product ? d->norm_h : d->norm;
         for (size_t k = 0; k < GATES * H; k++)
-            ds[k] = sum_before(t, cell, row, product * GATES + k / H, k % H);
+            ds[k] = sum_before(t, cell, product ? &cell->sums_h : &cell->sums, row, k / H, k % H);
         go_through(t, &n.of[product], ds, GATES * H, dz);
         for (size_t k = 0; k < GATES * H; k++)
             da[k] = plus(t, da[k],
@@ -261,7 +263,8 @@ void check_norm_products_tangent(const struct check *check, struct trial *t)
     struct cylstm_product p = start(t);
     const size_t H = p.cell.H, padded = round_up(H, t->kernels->lanes);
     fill_tape(t, &p);
-    place_sums(t, &p, PRODUCTS * GATES);
+    p.cell.sums = place_sums(t, &p, GATES);
+    p.cell.sums_h = place_sums(t, &p, GATES);
     p.cell.c_prev = place(t, "c_prev", p.rows, padded);
     fill(t, &p.cell.c_prev, p.rows, H, padded, -2, 2);
     struct cylstm_cell *d = place_tangent(t, &p, CYLSTM_KEEP_MATH, p.cell.options);

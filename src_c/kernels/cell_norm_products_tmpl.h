@@ -38,10 +38,11 @@ NEVER_INLINE struct moments moments_of_cell(const real *c, size_t H)
 
 /* A vector of pre-activations of a gate; and both sums to the tape, if there is one. */
 ALWAYS_INLINE vf products_preact(const struct cylstm_cell *cell, const struct moments m[2],
-                                 size_t gate, const real *s, real *tape, size_t u, size_t n)
+                                 size_t gate, const real *s, const real *s_h, real *tape, size_t u,
+                                 size_t n)
 {
     const size_t H = cell->H, all = GATES * H, each = padded_units(H), at = gate * H + u;
-    const vf of_x = v_load(s + gate * each + u), of_h = v_load(s + (GATES + gate) * each + u);
+    const vf of_x = v_load(s + gate * each + u), of_h = v_load(s_h + gate * each + u);
     if (tape) {
         v_store_n(tape + at, of_x, n);
         v_store_n(tape + all + at, of_h, n);
@@ -59,21 +60,22 @@ ALWAYS_INLINE vf products_shown(const struct cylstm_cell *cell, const struct mom
                  v_load_n((const real *)cell->bias_c + u, n));
 }
 
-/* Whole rows, of which `sums` holds what the products kept, (2, 4, H padded); overwritten. */
+/* Whole rows, of which `sums` and `sums_h` hold what the products kept; `sums` are overwritten. */
 static void norm_products_forward(const struct cylstm_cell *cell, size_t rows)
 {
     const struct cylstm_options *o = cell->options;
     const size_t H = cell->H, each = padded_units(H);
     for (size_t k = 0; k < rows; k++) {
         real *s = row_of(&cell->sums, k), *s_o = s + GATE_O * each;
+        const real *s_h = row_of(&cell->sums_h, k);
         real *tape = cell->tape.base ? row_of(&cell->tape, k) + GATES * H : NULL;
         const struct moments m[2] = {moments_of_product(s, each, H),
-                                     moments_of_product(s + GATES * each, each, H)};
+                                     moments_of_product(s_h, each, H)};
         for (size_t u = 0; u < H; u += VL) {
             const size_t n = valid(u, H);
             vf a[GATES];
     UNROLL for (size_t gate = 0; gate < GATES; gate++)
-                a[gate] = products_preact(cell, m, gate, s, tape, u, n);
+                a[gate] = products_preact(cell, m, gate, s, s_h, tape, u, n);
             v_store(s_o + u, v_gate_here(o, 0, FUNCTION_SIGMOID, a[GATE_O]));
             v_store(s + u, cell_of(cell, k, a[GATE_I], a[GATE_F], a[GATE_G], u));
         }
@@ -155,7 +157,8 @@ NEVER_INLINE struct norm_back product_tangents(const real *tape, const real *ds,
     return b;
 }
 
-/* Whole rows, of which `sums` holds the tangents of both products' sums, zero past the last unit. */
+/* Whole rows, of which `sums` and `sums_h` hold the tangents of the products' sums, zero past the last
+ * unit. */
 static void norm_products_tangent(const struct cylstm_cell *cell, size_t rows)
 {
     const struct cylstm_cell *d = cell->tangent;
@@ -164,8 +167,9 @@ static void norm_products_tangent(const struct cylstm_cell *cell, size_t rows)
     for (size_t k = 0; k < rows; k++) {
         const real *tape = row_of(&cell->tape, k), *cells = tape + 3 * GATES * H;
         real *s = row_of(&cell->sums, k), *da_o = s + GATE_O * each;
+        const real *s_h = row_of(&cell->sums_h, k);
         const struct norm_back of_x = product_tangents(tape + GATES * H, s, H),
-                               of_h = product_tangents(tape + 2 * GATES * H, s + GATES * each, H);
+                               of_h = product_tangents(tape + 2 * GATES * H, s_h, H);
         struct norm_back of_c = {moments_of_cell(cells, H), v_zero(), v_zero()};
         for (size_t u = 0; u < H; u += VL) {
             const size_t n = valid(u, H);
@@ -173,7 +177,7 @@ static void norm_products_tangent(const struct cylstm_cell *cell, size_t rows)
             for (size_t gate = 0; gate < GATES; gate++) {
                 const size_t at = gate * H + u;
                 const vf ds_x = v_load(s + gate * each + u),
-                         ds_h = v_load(s + (GATES + gate) * each + u);
+                         ds_h = v_load(s_h + gate * each + u);
                 da[gate] = v_add(tangent_at(d->b_ih, at, n), tangent_at(d->b_hh, at, n));
                 da[gate] = v_add(da[gate], give_tangent(&of_x, cell->norm, d->norm, at,
                                                         tape + GATES * H + at, ds_x, n));

@@ -125,6 +125,10 @@ struct cylstm_cell {
     unsigned char unit_vectors; /* vectors of a panel that belong to the same units: 4, 2 or 1 */
     unsigned char tape_vectors; /* on the tape of a step: (tape_vectors, H) */
     const struct cylstm_options *options; /* NULL: none */
+    struct cylstm_rows c;                 /* forward: c_{t-1} in, c_t out; padded */
+    struct cylstm_rows h;                 /* h_t out; padded; backward: base may be NULL */
+    struct cylstm_rows y;                 /* forward: h_t out; base may be NULL */
+    struct cylstm_rows tape;              /* forward out (base may be NULL), backward in */
     /* (3, H): what i and f see of c_{t-1}, and o of c_t; (2, H) without the one that is coupled; NULL */
     const void *peep;
     const void *bias;            /* of a projection: (its units); NULL */
@@ -133,11 +137,8 @@ struct cylstm_cell {
     const void *norm_c, *bias_c; /* of c: (H), (H) */
     const void *b_ih, *b_hh;     /* and its biases: (gates, H); NULL */
     struct cylstm_rows dnorm;    /* and backward out: what `norm_sums` of its kind are of */
-    struct cylstm_rows sums;     /* and sums of whole rows: (1 or 2, 4, H padded), backward dh */
-    struct cylstm_rows c;        /* forward: c_{t-1} in, c_t out; padded */
-    struct cylstm_rows h;        /* h_t out; padded; backward: base may be NULL */
-    struct cylstm_rows y;        /* forward: h_t out; base may be NULL */
-    struct cylstm_rows tape;     /* forward out (base may be NULL), backward in */
+    struct cylstm_rows sums;     /* and sums of whole rows: (4, H padded), backward dh */
+    struct cylstm_rows sums_h;   /* where products are: those were of x, and these are of h */
     struct cylstm_rows h_prev;   /* h_{t-1} in; forward: padded; backward: base NULL means zeros */
     struct cylstm_rows c_prev;   /* backward: c_{t-1} in; base may be NULL, which means zeros */
     struct cylstm_rows dc;       /* backward: dc_t in, dc_{t-1} out; padded */
