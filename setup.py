@@ -53,15 +53,17 @@ core.depends = sorted(glob("src_c/**/*.h", recursive=True))
 
 
 class BuildExt(build_ext):
-    """Compiles the C files side by side: the core by -O3, and what Cython wrote by -O2, which is as
-    fast and a sixth smaller. Kernels call nobody, so that nothing unwinds through them: the tables
+    """Compiles the C files side by side: the core by -O3, and by -O2 what Cython wrote and the sets
+    that no CPU of the last ten years chooses, which is as fast and smaller, a sixth of Cython's and
+    a tenth of theirs. Kernels call nobody, so that nothing unwinds through them: the tables
     for it would be a fiftieth of the wheel."""
 
     def build_extensions(self) -> None:
         compile_all = self.compiler.compile
 
         def compile_one(source: str, extra_postargs: list[str], **options: object) -> list[str]:
-            level = ["-O2" if source.endswith("_core.c") else "-O3"] if os.name == "posix" else []
+            small = os.path.basename(source).startswith(("_core", "scalar", "sse2"))
+            level = ["-O2" if small else "-O3"] if os.name == "posix" else []
             if os.name == "posix" and "kernels" in source:
                 level += ["-fno-asynchronous-unwind-tables"]
             return compile_all([source], extra_postargs=level + extra_postargs, **options)
