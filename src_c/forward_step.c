@@ -215,11 +215,13 @@ struct cylstm_range cylstm_second_panels(const struct forward *f, const struct f
 
 /* ------------------------------------------------------- the merged input product */
 
-/* Raw weights are not: each of the two products would pack whole panels. */
+/* Raw weights are not: each of the two products would pack whole panels. The sums of x that stand by
+ * themselves anyway are merged as long as two steps fit. */
 int cylstm_is_merged(const struct forward *f, const struct forward_pass *p, size_t rows,
                      size_t steps)
 {
     if (f->weights.raw || steps < 2 || p->l.I < MERGE_INPUTS) return 0;
+    if (p->l.kind->apart) return 2 * rows <= f->merge_rows;
     /* more rows suit BLAS always */
     return cylstm_uses_blas(f->call.ctx) ? rows <= f->merge_rows
                                          : rows < f->call.kernels->tile_rows;
