@@ -65,6 +65,15 @@ def h_coefficients(degree: int) -> tuple[list[Any], Any]:
     return [mpf(2), *c], error
 
 
+def softplus_coefficients(degree: int) -> tuple[list[Any], Any]:
+    """atanh(z) / z = 1 + v (c_0 + c_1 v + ...), v = z^2 <= 1/9, by its relative error."""
+
+    def whole(v: Any) -> Any:
+        return mp.atanh(mp.sqrt(v)) / mp.sqrt(v)
+
+    return remez(lambda v: (whole(v) - 1) / v, lambda v: v / whole(v), mpf(1) / 9, degree)
+
+
 def literal(number: Any, bits: int) -> str:
     """A C literal, with enough digits for its type."""
     return f"{float(number):#.10g}f" if bits == 32 else f"{float(number):#.17g}"
@@ -76,7 +85,9 @@ def table(name: str, coefficients: Sequence[Any], bits: int) -> str:
     return f"static const real {name}[] = {{{numbers}}};"
 
 
-def print_tables(bits: int, degree: int, exponent_bits: int, significand_bits: int) -> None:
+def print_tables(
+    bits: int, degree: int, exponent_bits: int, significand_bits: int, softplus_degree: int
+) -> None:
     # A multiple of ln 2 by any exponent is exact where ln 2 has only the bits left beside those.
     scale = mpf(2) ** (significand_bits - exponent_bits)
     high = mp.floor(mp.ln(2) * scale) / scale
@@ -89,11 +100,14 @@ def print_tables(bits: int, degree: int, exponent_bits: int, significand_bits: i
     print(f"static const real LN2_LOW = {literal(mp.ln(2) - high, bits)};")
     print(table("SIGMOID_H", h, bits))
     print(table("TANH_M", m, bits))
+    c, error = softplus_coefficients(softplus_degree)
+    print(f"/* relative error {mp.nstr(error, 2)} */")
+    print(table("SOFTPLUS_Q", c, bits))
 
 
 def main() -> None:
-    print_tables(bits=32, degree=2, exponent_bits=8, significand_bits=24)
-    print_tables(bits=64, degree=5, exponent_bits=11, significand_bits=53)
+    print_tables(bits=32, degree=2, exponent_bits=8, significand_bits=24, softplus_degree=3)
+    print_tables(bits=64, degree=5, exponent_bits=11, significand_bits=53, softplus_degree=8)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ static const real LN2_LOW = 1.428606820e-06f;
 static const real SIGMOID_H[] = {-0.002765987216f, 0.1666661771f, 2.000000000f};
 static const real TANH_M[] = {-0.01106394886f, 0.1666661771f};
 static const real SIGMOID_MIN = -89, SIGMOID_MAX = 88, TANH_MAX = 10, V_HUGE = 0x1p126f;
-enum { SOFTPLUS_TERMS = 8 };
+static const real SOFTPLUS_Q[] = {0.1400599340f, 0.1400090264f, 0.2001076362f, 0.3333320814f};
 #else
 static const real LOG2_E = 1.4426950408889634;
 static const real LN2_HIGH = 0.69314718055989033;
@@ -30,7 +30,9 @@ static const real SIGMOID_H[] = {4.1360529807625442e-08, -1.6533837315275491e-06
 static const real TANH_M[] = {1.0588295630752113e-05, -0.00010581655881776315,
                               0.0010582010000442564, -0.011111111110678777, 0.16666666666666555};
 static const real SIGMOID_MIN = -710, SIGMOID_MAX = 709, TANH_MAX = 20, V_HUGE = 0x1p1022;
-enum { SOFTPLUS_TERMS = 17 };
+static const real SOFTPLUS_Q[] = {0.088698744407937180, 0.049514126634074174, 0.067931567415419294,
+                                  0.076821477974860525, 0.090914070344767325, 0.11111096452376139,
+                                  0.14285714528997909,  0.19999999998024856,  0.33333333333338849};
 #endif
 
 #define LENGTH(array) (int)(sizeof(array) / sizeof *(array))
@@ -106,15 +108,13 @@ NEVER_INLINE vf v_expm1_negative(vf x)
 }
 
 /* log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; log(1 + u) = 2 atanh(z), z = u / (2 + u) <= 1/3,
- * and u = (1 + t) / (1 - t), t = tanh(-|x| / 2) */
+ * atanh(z) = z (1 + z^2 SOFTPLUS_Q(z^2)), and u = (1 + t) / (1 - t), t = tanh(-|x| / 2) */
 ALWAYS_INLINE vf v_softplus(vf x)
 {
     const struct ratio t = tanh_ratio(v_mul(v_abs(x), v_set1((real)-0.5)));
     const vf u = v_add(t.under, t.over), under = v_sub(t.under, t.over);
     const vf z = v_div(u, v_add(v_add(under, under), u)), v = v_mul(z, z);
-    vf sum = v_set1((real)1 / (2 * SOFTPLUS_TERMS + 1));
-    for (int k = SOFTPLUS_TERMS - 1; k >= 0; k--)
-        sum = v_fma(sum, v, v_set1((real)1 / (real)(2 * k + 1)));
+    const vf sum = v_fma(v_polynomial(SOFTPLUS_Q, LENGTH(SOFTPLUS_Q), v), v, v_set1(1));
     return v_fma(v_add(z, z), sum, v_max(v_zero(), x));
 }
 
