@@ -206,13 +206,17 @@ def api() -> Api:
 
 
 @pytest.mark.parametrize("batch", [None, 3])
-@pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "int8"])
+@pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "int8", "int8, x of int16"])
 def test_api(api: Api, kind: str, batch: int | None) -> None:
     """Between enter and leave the stream is the caller's, with the weights of its LSTM then."""
     dtype = "float64" if kind == "float64" else "float32"
     lstm, other = (cylstm.LSTM(4, 6, 2, proj_size=5, dtype=dtype, seed=s) for s in (1, 2))
     if not kind.startswith("float"):
-        lstm, other = (cylstm.quantize(each, kind) for each in (lstm, other))
+        weights, *wide = kind.split(", x of ")
+        lstm, other = (
+            cylstm.quantize(each, weights, inputs=wide[0] if wide else None)
+            for each in (lstm, other)
+        )
     ours, theirs = lstm.stream(batch), lstm.stream(batch)
     x = np.random.default_rng(1).standard_normal((9, batch or 1, 4)).astype(dtype)
     frames = x if batch else x[:, 0]
