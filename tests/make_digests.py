@@ -131,6 +131,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         activations=("hard_sigmoid_keras2", "softsign", ("elu", 0.8, 0)), coupled="i=1-f"
     ),
     "softplus": dict(activations=("sigmoid", ("leaky_relu", 0.1, 0), "softplus")),
+    "Haste's norm": dict(layer_norm="haste"),
+    "LiteRT's norm": dict(layer_norm="litert", peephole=True),
 }
 for name, options in VARIANTS.items():
     PROBLEMS |= {
