@@ -81,12 +81,14 @@ void cylstm_multiply_by_blas(const struct cylstm_call *call, const struct cylstm
                 memcpy(sums + r * width * size, cylstm_at(p->init, size, at), lanes * size);
             }
             for (int t = 0; t < 2; t++) {
-                const size_t first = p->narrow && t ? VL : 0; /* column that the term meets */
+                /* the columns that the term meets: in a row of weights where all four gates fit it */
+                const size_t gate = columns / PANEL_VECTORS, first = p->narrow && t ? gate : 0,
+                             from = columns < width ? first : 0;
                 if (p->term[t].K)
-                    blas_term(call, &p->term[t], row, rows,
-                              p->narrow ? NARROW_VECTORS * VL : columns,
-                              cylstm_at(p->term[t].w, size, (ptrdiff_t)panel * p->w_panel), p->w_k,
-                              sums + first * size, width);
+                    blas_term(call, &p->term[t], row, rows, p->narrow ? columns - gate : columns,
+                              cylstm_at(p->term[t].w, size,
+                                        (ptrdiff_t)panel * p->w_panel + (ptrdiff_t)from),
+                              p->w_k, sums + first * size, width);
             }
             call->kernels->finish(p, panel, row, rows, sums);
         }

@@ -6,6 +6,8 @@
  */
 #include "compact.h"
 
+#include <string.h>
+
 enum {
     BLOCK_ROWS = 64,
     TERMS = 4 /* of codes: of both terms, and of what wide ones leave */
@@ -69,6 +71,34 @@ const struct cylstm_compact_kernels *cylstm_compact_kernels(const struct cylstm_
     }
 }
 
+/* Once more the sums of a gate that only term t meets, by that term alone. */
+static void sum_alone(const struct cylstm_compact_kernels *k, const struct cylstm_product *p,
+                      const struct cylstm_codes codes[2], size_t panel, size_t row, int t,
+                      float *gate)
+{
+    _Alignas(CYLSTM_ALIGN) float again[PANEL_VECTORS * MAX_VL];
+    struct cylstm_product one = *p;
+    one.term[!t].K = 0;
+    k->sum(&one, codes, panel, 1, row, 1, again);
+    memcpy(gate, again + (t ? PANEL_VECTORS - 1 : 0) * k->lanes, k->lanes * sizeof *gate);
+}
+
+/* In a narrow product a term meets all four gates of a panel, with zeros for the weights of the one that is
+ * not its own. Of these an infinity in a row makes NaN, in all lanes of all panels. Returns whether it has. */
+static int mend_gates(const struct cylstm_compact_kernels *k, const struct cylstm_product *p,
+                      const struct cylstm_codes codes[2], size_t panel, size_t row, size_t rows,
+                      float *sums)
+{
+    const size_t width = PANEL_VECTORS * k->lanes;
+    int found = 0;
+    for (float *first = sums; first < sums + rows * width; first += width, row++) {
+        float *last = first + width - k->lanes;
+        if (*first != *first) sum_alone(k, p, codes, panel, row, 0, first), found = 1;
+        if (*last != *last) sum_alone(k, p, codes, panel, row, 1, last), found = 1;
+    }
+    return found;
+}
+
 void cylstm_multiply_compact(const struct cylstm_call *call, const struct cylstm_product *p)
 {
     const struct cylstm_compact_kernels *k = p->compact;
@@ -77,6 +107,7 @@ void cylstm_multiply_compact(const struct cylstm_call *call, const struct cylstm
                  block = k->code_size ? BLOCK_ROWS : p->rows;
     const size_t together = p->rows == 1 ? k->row_panels : 1;
     struct cylstm_codes codes[TERMS];
+    int infinite = 0; /* there are such numbers, as the first panel shows */
     for (size_t first = 0; first < p->rows; first += block) {
         const size_t end = p->rows - first < block ? p->rows : first + block;
         if (k->code_size) quantize_rows(k, p, first, end - first, p->codes, codes);
@@ -87,6 +118,8 @@ void cylstm_multiply_compact(const struct cylstm_call *call, const struct cylstm
             for (size_t row = first, rows; row < end; row += rows, tiles--) {
                 rows = (end - row + tiles - 1) / tiles; /* nearly equal heights */
                 k->sum(p, codes, panel, panels, row, rows, sums);
+                for (size_t n = 0; p->narrow && (!i || infinite) && n < panels; n++)
+                    infinite |= mend_gates(k, p, codes, panel + n, row, rows, sums + n * width);
                 for (size_t n = 0; n < panels; n++)
                     call->kernels->finish(p, panel + n, row, rows, sums + n * width);
             }

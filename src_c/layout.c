@@ -122,16 +122,6 @@ int cylstm_is_vector(const struct cylstm_cell_kind *kind, enum cylstm_array_type
 
 /* ------------------------------------------------------------------ packed matrices */
 
-static size_t wide_row(size_t VL, const struct cylstm_matrix *m)
-{
-    return PANEL_VECTORS * VL * m->weight;
-}
-
-static size_t biases_size(size_t VL, size_t real_size, const struct cylstm_matrix *m)
-{
-    return m->type == CYLSTM_GATES ? PANEL_VECTORS * VL * real_size : 0;
-}
-
 /* Rows of weights of a panel. */
 static size_t panel_rows(const struct cylstm_matrix *m)
 {
@@ -143,27 +133,21 @@ static size_t panel_rows(const struct cylstm_matrix *m)
 static size_t measure(struct cylstm_matrix *m, size_t VL, size_t real_size)
 {
     if (!m->columns) return 0;
-    const size_t width = PANEL_VECTORS * VL, biases = biases_size(VL, real_size, m);
-    const size_t row = m->narrow ? NARROW_VECTORS * VL * m->weight : wide_row(VL, m);
-    const size_t rows = panel_rows(m),
-                 wide = cylstm_plus(biases, cylstm_times(rows, wide_row(VL, m)));
-    m->panel = cylstm_plus(biases, cylstm_times(rows, row));
+    const size_t width = PANEL_VECTORS * VL,
+                 biases = m->type == CYLSTM_GATES ? width * real_size : 0;
+    m->panel =
+        cylstm_plus(biases, cylstm_times(panel_rows(m), cylstm_row_vectors(m) * VL * m->weight));
     m->panel_reals = m->panel / real_size;
     m->panel_weights = m->weight == real_size ? m->panel_reals : m->panel / m->weight;
-    const size_t whole = m->columns / width;
-    return cylstm_plus(cylstm_times(whole, m->panel), m->columns > whole * width ? wide : 0);
-}
-
-size_t cylstm_wide_panel(const struct cylstm_kernels *k, const struct cylstm_matrix *m)
-{
-    return biases_size(k->lanes, cylstm_real_size(k), m) + panel_rows(m) * wide_row(k->lanes, m);
+    return cylstm_times(cylstm_round_up(m->columns, width) / width, m->panel);
 }
 
 /* Columns of a matrix of gates. In a partial panel the gates stand together in whole vectors only
- * where all of them are of the same units. */
-static size_t gates_columns(const struct cylstm_panels *gates, size_t H, size_t VL)
+ * where all of them are of the same units, and where tiles then are narrower. */
+static size_t gates_columns(const struct cylstm_panels *gates, size_t H, size_t VL,
+                            enum cylstm_format_type format)
 {
-    if (gates->unit_vectors == PANEL_VECTORS)
+    if (gates->unit_vectors == PANEL_VECTORS && format == CYLSTM_AS_COMPUTED)
         return cylstm_round_up(cylstm_times(gates->unit_vectors, H), VL);
     return cylstm_times(gates->unit_vectors, cylstm_round_up(H, VL));
 }
@@ -177,7 +161,7 @@ static struct cylstm_matrix gates_matrix(const struct cylstm_panels *gates, size
     return (struct cylstm_matrix){.type = CYLSTM_GATES,
                                   .K = cylstm_plus(first, second),
                                   .first = first,
-                                  .columns = gates_columns(gates, H, VL),
+                                  .columns = gates_columns(gates, H, VL, format),
                                   .format = format,
                                   .narrow = gates->narrow && format == CYLSTM_AS_COMPUTED,
                                   .gates = gates};

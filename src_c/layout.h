@@ -12,7 +12,7 @@ struct cylstm_matrix {
     enum cylstm_matrix_type {
         CYLSTM_GATES,  /* panels of gates by units, as the cell says; k over W_ih, W_hh, behind the
                           biases. A last one's gates are as many units long as fill whole vectors
-                          together. */
+                          together; in a format of fewer bits, as long as in any. */
         CYLSTM_ROWS,   /* panels of 4 VL rows of a raw matrix (columns, K) */
         CYLSTM_COLUMNS /* panels of 4 VL columns of a raw matrix (K, columns) */
     } type;
@@ -20,10 +20,10 @@ struct cylstm_matrix {
     size_t first;               /* of the K, those of the first raw matrix: I */
     enum cylstm_array_type raw; /* the raw matrix; the gates have several */
     enum cylstm_format_type format;
-    int narrow; /* rows of weights are three vectors wide, but for a partial panel */
+    int narrow;                        /* rows of weights are three vectors wide */
     const struct cylstm_panels *gates; /* of gates: what a panel holds */
-    size_t weight, panel, at; /* bytes: of a weight, of a whole panel; the start in its pack */
-    size_t panel_weights, panel_reals; /* a whole panel again, counted in either */
+    size_t weight, panel, at;          /* bytes: of a weight, of a panel; the start in its pack */
+    size_t panel_weights, panel_reals; /* a panel again, counted in either */
 };
 
 /* One layer and direction. */
@@ -37,7 +37,7 @@ struct cylstm_layer {
     size_t vector[2][CYLSTM_ARRAYS];
     size_t I, H, R, P;
     int bias;
-    int wide_inputs; /* x_t meets its weights with 16 bits */
+    int wide_inputs;            /* x_t meets its weights with 16 bits */
     size_t gates, dgates, tape; /* reals: rows of the raw gates, a step's dgates, its tape */
     size_t raw[CYLSTM_ARRAYS];  /* where each array starts in the raw weights, in reals */
     /* In the forward pack: the gates of a step's product, and of its second; the projection. */
@@ -131,8 +131,11 @@ static inline size_t cylstm_sums_stride(const struct cylstm_kernels *k,
     return cylstm_times(1 + l->kind->apart, cylstm_sums_width(k, l)) + k->lanes;
 }
 
-/* Bytes of a panel whose rows are all as wide as a panel: no panel is larger. */
-size_t cylstm_wide_panel(const struct cylstm_kernels *k, const struct cylstm_matrix *m);
+/* Of a row of weights in a panel. */
+static inline size_t cylstm_row_vectors(const struct cylstm_matrix *m)
+{
+    return m->narrow ? NARROW_VECTORS : PANEL_VECTORS;
+}
 
 /* Rows of a panel that K values of k fill, in a format. */
 static inline size_t cylstm_format_rows(enum cylstm_format_type format, size_t K)
@@ -148,11 +151,11 @@ static inline size_t cylstm_format_rows(enum cylstm_format_type format, size_t K
 /* Where value k of the weights of a panel starts, from the panel's start, in bytes. In a format of
  * fewer bits k is where one of the raw matrices begins. */
 static inline size_t cylstm_panel_row(const struct cylstm_kernels *k, const struct cylstm_matrix *m,
-                                      int narrow, size_t row)
+                                      size_t row)
 {
     const size_t biases = m->type == CYLSTM_GATES ? cylstm_panel_width(k) * cylstm_real_size(k) : 0;
-    return biases + cylstm_format_rows(m->format, row) * (narrow ? NARROW_VECTORS : PANEL_VECTORS) *
-                        k->lanes * m->weight;
+    return biases +
+           cylstm_format_rows(m->format, row) * cylstm_row_vectors(m) * k->lanes * m->weight;
 }
 
 #endif

@@ -75,8 +75,7 @@ static void pack(const struct multiplication *m, size_t panel, size_t k, size_t 
 static void multiply_packed(struct multiplication *m, int caller, struct cylstm_product *g,
                             size_t k, char *codes)
 {
-    g->term[0].w =
-        cylstm_at(m->b, 1, (ptrdiff_t)cylstm_panel_row(m->call.kernels, m->packed, 0, k));
+    g->term[0].w = cylstm_at(m->b, 1, (ptrdiff_t)cylstm_panel_row(m->call.kernels, m->packed, k));
     g->w_panel = (ptrdiff_t)m->packed->panel;
     g->compact = cylstm_compact_kernels(m->call.ctx, m->packed->format);
     g->codes = codes;

@@ -150,14 +150,14 @@ static struct raw_rows rows_of_columns(const struct panel *p, const struct cylst
     return r;
 }
 
-/* Into `vectors` vectors from `first` on. */
+/* `vectors` vectors from `first` on. */
 static void pack_raw_rows(const struct panel *p, const struct cylstm_matrix *m,
                           const struct raw_rows *r, size_t first, size_t vectors, size_t lanes,
                           char *out)
 {
     if (m->format == CYLSTM_AS_COMPUTED)
         transpose_rows(p, r->matrix, r->K, r->row + first, r->n + first, vectors, lanes,
-                       vectors * p->kernels->lanes, out);
+                       cylstm_row_vectors(m) * p->kernels->lanes, out);
     else
         pack_compact(p, m, r->matrix, r->K, r->row + first, r->n + first, lanes, out);
 }
@@ -165,14 +165,13 @@ static void pack_raw_rows(const struct panel *p, const struct cylstm_matrix *m,
 static void pack_gates(const struct panel *p, const struct cylstm_matrix *m, size_t panel)
 {
     const struct units units = find_units(p, m, panel);
-    const int partial = panel >= m->columns / p->width, narrow = m->narrow && !partial;
-    const size_t vectors = narrow ? NARROW_VECTORS : PANEL_VECTORS;
+    const int partial = panel >= m->columns / p->width; /* its four fit in three vectors */
+    const size_t vectors = partial ? PANEL_VECTORS : cylstm_row_vectors(m);
     pack_biases(p, m, &units);
     for (int h = 0; h < 2; h++) {
         const struct raw_rows r = rows_of_gates(p, m, &units, h);
         pack_raw_rows(p, m, &r, h ? PANEL_VECTORS - vectors : 0, vectors, units.lanes,
-                      (char *)p->out +
-                          cylstm_panel_row(p->kernels, m, narrow, h ? p->layer->I : 0));
+                      (char *)p->out + cylstm_panel_row(p->kernels, m, h ? p->layer->I : 0));
     }
 }
 

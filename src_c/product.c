@@ -67,11 +67,8 @@ struct cylstm_panel_sizes cylstm_panels_size(const struct cylstm_kernels *kernel
     for (size_t layer = 0; layer < 2 && layer < dims->layers; layer++) { /* the others are alike */
         const struct cylstm_layer l = cylstm_find_layer(kernels, dims, layer, 0);
         const struct cylstm_matrix *const forward[] = {&l.w, &l.second, &l.hr};
-        for (int n = 0; n < 3; n++)
-            size.forward = cylstm_larger(size.forward, cylstm_wide_panel(kernels, forward[n]));
-        size.backward =
-            cylstm_larger(size.backward, cylstm_larger(cylstm_wide_panel(kernels, &l.hh_t),
-                                                       cylstm_wide_panel(kernels, &l.hr_t)));
+        for (int n = 0; n < 3; n++) size.forward = cylstm_larger(size.forward, forward[n]->panel);
+        size.backward = cylstm_larger(size.backward, cylstm_larger(l.hh_t.panel, l.hr_t.panel));
     }
     return size;
 }
@@ -102,15 +99,15 @@ int cylstm_reads_raw(const struct cylstm_context *ctx, const struct cylstm_dims 
 
 /* The addresses of a job's weights, whose panel 0 is or would be at `panels`. */
 static void place_weights(const struct cylstm_kernels *k, struct cylstm_job *job,
-                          const char *panels, int narrow)
+                          const char *panels)
 {
     struct cylstm_product *g = &job->product;
     const struct cylstm_matrix *m = job->matrix;
-    g->narrow = narrow;
-    g->w_k = (ptrdiff_t)((narrow ? NARROW_VECTORS : PANEL_VECTORS) * k->lanes);
+    g->narrow = m->type == CYLSTM_GATES && m->gates->narrow;
+    g->w_k = (ptrdiff_t)(cylstm_row_vectors(m) * k->lanes);
     g->w_panel = (ptrdiff_t)(m->format == CYLSTM_AS_COMPUTED ? m->panel_weights : m->panel);
     for (int t = 0; t < 2; t++)
-        g->term[t].w = cylstm_at(panels, 1, (ptrdiff_t)cylstm_panel_row(k, m, narrow, job->k[t]));
+        g->term[t].w = cylstm_at(panels, 1, (ptrdiff_t)cylstm_panel_row(k, m, job->k[t]));
     if (g->init) return;
     g->init = cylstm_zeros;
     if (m->type != CYLSTM_GATES) return;
@@ -118,34 +115,12 @@ static void place_weights(const struct cylstm_kernels *k, struct cylstm_job *job
     g->init_panel = (ptrdiff_t)m->panel_reals;
 }
 
-/* The rows of a partial panel are as wide as ever: in a narrow matrix it is a product of its own. */
-static void multiply_narrow(struct cylstm_call *call, int caller, struct cylstm_job *job,
-                            const char *panels)
-{
-    struct cylstm_product *g = &job->product;
-    const size_t whole = job->matrix->columns / cylstm_panel_width(call->kernels),
-                 begin = g->panel_begin, end = g->panel_end;
-    const void *const init = g->init;
-    for (int n = 0; n < 2; n++) {
-        const int partial = n == !g->descending;
-        g->panel_begin = partial ? cylstm_larger(begin, whole) : begin;
-        g->panel_end = partial || end < whole ? end : whole;
-        g->init = init;
-        place_weights(call->kernels, job, panels, !partial);
-        cylstm_multiply(call, caller, g);
-    }
-}
-
 /* Packed panels, of which panel 0 is or would be at `panels`. */
 static void multiply_panels(struct cylstm_call *call, int caller, struct cylstm_job *job,
                             const char *panels)
 {
-    if (job->matrix->narrow) {
-        multiply_narrow(call, caller, job, panels);
-    } else {
-        place_weights(call->kernels, job, panels, 0);
-        cylstm_multiply(call, caller, &job->product);
-    }
+    place_weights(call->kernels, job, panels);
+    cylstm_multiply(call, caller, &job->product);
 }
 
 /* Panels of columns stand in the raw matrix as they are, but for a last one that is not whole, of

@@ -163,7 +163,7 @@ struct ending {
     size_t gates;
     int pads;     /* units that fill the last vector are computed too, from zeros */
     double grain; /* of rows and weights; 0: any fractions, which are summed with an error */
-    int narrow;   /* each term meets three vectors of a panel */
+    int narrow;   /* each term meets three of a panel's four gates */
     /* Place the operands, and set `finish`, and `columns`, padded as the kernel counts them. */
     void (*place)(struct trial *, struct cylstm_product *, size_t units);
     void (*judge)(struct trial *, const struct cylstm_product *, size_t row, size_t unit,

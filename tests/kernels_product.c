@@ -92,11 +92,22 @@ static void place_terms(struct trial *t, const struct ending *e, struct cylstm_p
         for (size_t r = 0; r < p->rows; r++)
             for (size_t k = 0; k < K[n]; k++)
                 put(t, row_of(t, &term->a, r), (ptrdiff_t)(k * step), number(t, e->grain));
+        if (e->narrow && p->rows && chance(t, 3))
+            put(t, row_of(t, &term->a, below(t, p->rows)), (ptrdiff_t)(below(t, K[n]) * step),
+                INFINITY);
         const char *name = n ? "w of term 1" : "w of term 0";
         if (e->narrow) {
-            const size_t all = (panels_of(t, p) - 1) * (size_t)p->w_panel + (K[n] - 1) * w_k + met;
+            const size_t last = panels_of(t, p) - 1, end = smaller(met, filled(t, p, last)),
+                         all = last * (size_t)p->w_panel + (K[n] - 1) * w_k + end;
             void *w = guarded_reals(t, name, all);
             for (size_t c = 0; c < all; c++) put(t, w, (ptrdiff_t)c, number(t, e->grain));
+            /* in a partial panel zeros for the gate that is not its own */
+            const size_t gate = filled(t, p, last) / PANEL_VECTORS;
+            for (size_t i = 0; gate < t->kernels->lanes && i < K[n] * gate; i++)
+                put(t, w,
+                    (ptrdiff_t)(last * (size_t)p->w_panel + i / gate * w_k + i % gate +
+                                (n ? 0 : NARROW_VECTORS * gate)),
+                    0);
             term->w = w;
             continue;
         }
@@ -146,9 +157,12 @@ static struct near sum_of(struct trial *t, const struct cylstm_product *p, size_
     for (size_t n = 0; n < 2; n++) {
         const struct cylstm_term *term = &p->term[n];
         const void *a = term->K ? row_of(t, &term->a, row) : NULL;
-        const size_t VL = t->kernels->lanes, vector = column % width_of(t) / VL;
-        if (p->narrow && vector == (n ? 0 : NARROW_VECTORS)) continue; /* the term has none of it */
-        const ptrdiff_t at = in_panels(t, column, p->w_panel) - (ptrdiff_t)(p->narrow ? n * VL : 0);
+        const size_t whole = filled(t, p, column / width_of(t)) == width_of(t),
+                     gate = filled(t, p, column / width_of(t)) / PANEL_VECTORS;
+        if (p->narrow && column % width_of(t) / gate == (n ? 0 : NARROW_VECTORS))
+            continue; /* the term meets none of it */
+        const ptrdiff_t at = in_panels(t, column, p->w_panel) -
+                             (ptrdiff_t)(p->narrow && whole ? n * t->kernels->lanes : 0);
         for (size_t k = 0; k < term->K; k++) {
             const long double link = (long double)get(t, a, (ptrdiff_t)k * term->a_k) *
                                      get(t, term->w, at + (ptrdiff_t)k * p->w_k);
@@ -200,7 +214,8 @@ void check_product(const struct check *check, struct trial *t)
     if (chance(t, 5)) rows = 1;
     if (long_K) rows += 100, units += 90, K[0] += 1000;
     if (large) rows += 240, units += 410, K[0] %= 3, K[1] %= 3;
-    if (e->narrow) units = round_up(units, width_of(t)), record = NULL;
+    if (e->narrow) /* four gates, in whole vectors */
+        units = round_up(round_up(units, t->kernels->lanes), PANEL_VECTORS), record = NULL;
     struct cylstm_product p = {.rows = rows, .descending = (int)below(t, 2), .narrow = e->narrow};
     e->place(t, &p, units);
     place_terms(t, e, &p, units, K);

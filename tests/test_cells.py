@@ -102,6 +102,45 @@ def test_against_the_reference(cell: str, config: dict[str, Any], isa: str, dtyp
     assert_close({name: rel(a, b) for name, (a, b) in found.items()}, 4 * gradients)
 
 
+@pytest.mark.parametrize("where", ["x", "h_0"])
+@pytest.mark.parametrize("H", [1, 3, 7, 17, 50])
+@pytest.mark.parametrize("isa", EACH_ISA)
+@pytest.mark.parametrize("cell", ["GRU", "GRU, reset before", "RNN"])
+def test_an_infinity_reaches_what_it_is_multiplied_with(
+    cell: str, isa: str, H: int, where: str, dtype: str
+) -> None:
+    """And no padding: zeros of a panel would make NaN of it. With raw weights, packed ones, merged
+    inputs and in streams."""
+    for B, T, value in (1, 9, np.inf), (1, 9, -np.inf), (3, 2, np.inf), (11, 2, -np.inf):
+        call = Call(cell, dict(T=T, B=B, input_size=5, hidden_size=H), dtype, isa)
+        if where == "x":
+            call.x[0, 0, 1] = value
+        else:
+            call.h_0[0, 0, 0] = value
+        with np.errstate(all="ignore"):
+            tape, grads = call.expected()
+        assert np.isfinite(tape.y[0, 0]).any() or where == "h_0"
+
+        def check(want: Array, got: Array) -> None:
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+        raw = call.net(call.x[:1], call.h_0)
+        got = call.net.forward(call.x, call.h_0)
+        check(tape.y, got.y)
+        check(tape.gates, got.gates)
+        check(tape.y[:1], raw[0])
+        assert same_bits(raw, call.net(call.x[:1], call.h_0)) or not bits_promised()
+        stream = call.net.stream(B)
+        stream.state = call.h_0
+        check(tape.y[0], stream.step(call.x[0]))
+        check(tape.y[1:], stream.run(call.x[1:]))
+        back = got.backward(call.dy, call.dh_n)
+        check(grads.x, back.x)
+        check(grads.h_0, back.h_0)
+        for name, array in grads.weights.items():
+            check(array, back.weights[name])
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_finite_differences(cell: str) -> None:
     config = dict(T=4, B=3, lengths=[4, 0, 2], input_size=2, hidden_size=5, num_layers=2)

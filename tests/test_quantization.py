@@ -94,6 +94,11 @@ def test_other_cells(cell: str, isa: str) -> None:
         {key: widened(a) if a.dtype == np.uint16 else a for key, a in narrow.state_dict().items()}
     )
     assert same_bits(list(narrow(x, h_0)), list(rounded(x, h_0)))
+    spoilt = x.copy(), h_0.copy()
+    spoilt[0][3, 1, 2], spoilt[1][:, 2, 5] = np.inf, -np.inf
+    y, h_n = narrow(*spoilt)
+    assert same_bits([y, h_n], list(rounded(*spoilt)))
+    assert np.isfinite(y[3, 1]).any()
     int8 = cylstm.quantize(module)
     y = int8(x, h_0)[0]
     assert 0 < np.abs(y - module(x, h_0)[0]).max() < 0.03
@@ -240,6 +245,10 @@ def test_products_of_bfloat16_of_variants(name: str, B: int, isa: str) -> None:
     module, x, states = variant(name, isa, B)
     narrow = cylstm.quantize(module, "bfloat16", arithmetic="bfloat16")
     assert_exact(narrow, x, states, VARIANTS[name][2], reference.bfloat16_weights)
+    given = states if len(states) > 1 else states[0]
+    x[0, 0, 0] = np.inf  # reaches what it does in float32
+    y, want = (np.isfinite(each(x, given)[0]) for each in (narrow, module))
+    assert y[0, 0].any() and np.array_equal(y, want)
 
 
 @pytest.mark.parametrize("threads", [2, 3])

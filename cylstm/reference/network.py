@@ -41,7 +41,9 @@ def layer_forward(
             before[t] = s
         on = valid[t]  # the sequences that take this step
         (h, *c), gates[t, on] = cell.forward(w, x[t, on], tuple(s[on] for s in state))
-        new = (keep[t, on] * state[0][on] + (1 - keep[t, on]) * h, *c)
+        if keep[t, on].any():  # else an infinite h_{t-1} would be NaN
+            h = keep[t, on] * state[0][on] + (1 - keep[t, on]) * h
+        new = (h, *c)
         for all_steps, s in zip(states, new, strict=True):
             all_steps[t, on] = s
         state = tuple(

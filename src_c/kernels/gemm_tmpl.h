@@ -201,10 +201,37 @@ static size_t last_vector(const struct cylstm_product *p, size_t panel)
     return (left < PANEL_VECTORS * VL ? (left + VL - 1) / VL : PANEL_VECTORS) - 1;
 }
 
-static tile_fn *tile_of(const struct cylstm_product *p, int prefetch, size_t rows, size_t panel)
+/* In a partial panel of a narrow product a term meets all four gates, `lanes` columns each, with zeros for the
+ * weights of the one that is not its own. An infinity makes NaN of all of that one: then once more, by the
+ * other term alone. */
+static void mend_gates(const struct cylstm_product *p, size_t panel, size_t row, size_t rows, size_t last, real *sums)
 {
-    return p->narrow ? narrow_tiles[prefetch][rows - 1]
-                     : tiles[prefetch][rows - 1][last_vector(p, panel)];
+    const size_t lanes = (last + 1) * VL / PANEL_VECTORS;
+    real again[PANEL_VECTORS * VL];
+    for (size_t r = 0; r < rows; r++, sums += PANEL_VECTORS * VL)
+        for (size_t t = 0; t < 2; t++) {
+            const size_t gate = t * (PANEL_VECTORS - 1) * lanes;
+            if (sums[gate] == sums[gate]) continue;
+            struct cylstm_product one = *p;
+            one.term[!t].K = 0;
+            tiles[0][0][last](&one, panel, row + r, again);
+            v_store_n(sums + gate, v_load_n(again + gate, lanes), lanes);
+        }
+}
+
+/* The sums of some rows of a panel, which in a narrow product may be more than tiles of a partial one are high. */
+NEVER_INLINE void sum_rows(const struct cylstm_product *p, size_t panel, size_t row, size_t rows, int prefetch, real *sums)
+{
+    const size_t last = last_vector(p, panel);
+    if (p->narrow && last == PANEL_VECTORS - 1) {
+        narrow_tiles[prefetch][rows - 1](p, panel, row, sums);
+        return;
+    }
+    for (size_t r = 0; r < rows; r += TILE_ROWS) {
+        const size_t n = rows - r < TILE_ROWS ? rows - r : TILE_ROWS;
+        tiles[prefetch][n - 1][last](p, panel, row + r, sums + r * PANEL_VECTORS * VL);
+    }
+    if (p->narrow) mend_gates(p, panel, row, rows, last, sums);
 }
 
 /* Write a finished tile to its rows of `out`, columns past the last one left alone. */
@@ -257,18 +284,19 @@ static void finish(const struct cylstm_product *p, size_t panel, size_t row, siz
     p->finish(&p->cell, panel, row, rows, sums);
 }
 
-/* A lone row, two panels at once. */
+/* A lone row, two panels at once; but a partial one of a narrow product by itself. */
 static void row_product(const struct cylstm_product *p)
 {
     _Alignas(64) real sums[2 * PANEL_VECTORS * VL];
     const size_t width = PANEL_VECTORS * VL, count = p->panel_end - p->panel_begin;
     for (size_t i = 0, step; i < count; i += step) {
-        step = i + 1 < count ? 2 : 1;
+        const size_t next = p->descending ? p->panel_end - 1 - i : p->panel_begin + i + 1; /* the upper one */
+        step = i + 1 < count && (!p->narrow || last_vector(p, next) == PANEL_VECTORS - 1) ? 2 : 1;
         const size_t panel = p->descending ? p->panel_end - i - step : p->panel_begin + i;
         if (step == 2)
             (p->narrow ? narrow_tile_pair_4 : tile_pairs[last_vector(p, panel + 1)])(p, panel, sums);
         else
-            tile_of(p, 0, 1, panel)(p, panel, 0, sums);
+            sum_rows(p, panel, 0, 1, 0, sums);
         for (size_t n = 0; n < step; n++) finish(p, panel + n, 0, 1, sums + n * width);
     }
 }
@@ -297,7 +325,7 @@ static void rows_product(const struct cylstm_product *p)
             rows = (p->rows - row + tile_count - n - 1) / (tile_count - n);
             for (size_t i = first; i < end; i++) {
                 const size_t panel = p->descending ? p->panel_end - 1 - i : p->panel_begin + i;
-                tile_of(p, prefetch, rows, panel)(p, panel, row, sums);
+                sum_rows(p, panel, row, rows, prefetch, sums);
                 finish(p, panel, row, rows, sums);
             }
         }

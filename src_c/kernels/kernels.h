@@ -74,7 +74,7 @@
 
 enum {
     PANEL_VECTORS = 4,  /* a panel is always four vectors wide */
-    NARROW_VECTORS = 3, /* of them that a term of a narrow product meets */
+    NARROW_VECTORS = 3, /* of a row of weights in a narrow product */
     MAX_VL = 16,        /* lanes of the widest vector of any set */
     MAX_TILE_ROWS = 6   /* rows of the tallest tile of any set */
 };
@@ -217,8 +217,9 @@ struct cylstm_product {
     size_t columns; /* of all panels; the last panel may hold fewer than four vectors */
     int descending; /* take the panels last to first */
     int streams;    /* `out` is too large to be found in a cache again: write it past them */
-    /* Term 0 meets all vectors of a panel but the last, term 1 all but the first: rows of w are
-     * three vectors wide, and no panel may be a partial one. */
+    /* 1: of the four gates of a panel term 0 meets all but the last, and term 1 all but the first. Rows of
+     * w are three vectors wide: those gates; or all four of a partial panel, where they are shorter, with
+     * zeros for the one that is not the term's. With compact weights all panels hold four, and are whole. */
     int narrow;
     struct cylstm_term term[2];
     ptrdiff_t w_panel, w_k;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,29 @@ def test_torch(cell: str, config: Any, dtype: str) -> None:
     errors = {k: rel(grads.weights[k], p.grad) for k, p in want.named_parameters()}
     errors |= {"x": rel(grads.x, x_t.grad), "h_0": rel(grads.h_0, h_t.grad)}
     assert_close(errors, 4 * gradients)
+
+
+@pytest.mark.parametrize("where", ["x", "h_0"])
+@pytest.mark.parametrize("H", [1, 3, 7, 17, 50])
+@pytest.mark.parametrize("cell", ["GRU", "RNN"])
+def test_infinities(cell: str, H: int, where: str, dtype: str) -> None:
+    """Of a call that reads raw weights, of one that reads packed ones, and of streams."""
+    net = getattr(cylstm, cell)(5, H, dtype=dtype)
+    net.load_state_dict(weights_of(net), cast=True)
+    model = getattr(torch.nn, cell)(5, H, dtype=torch.float64)
+    model.load_state_dict(
+        {k: torch.tensor(a.astype(np.float64)) for k, a in net.state_dict().items()}
+    )
+    for value in (np.inf, -np.inf):
+        x, h_0 = numbers("x", 2, 3, 5).astype(dtype), numbers("h_0", 1, 3, H).astype(dtype)
+        (x if where == "x" else h_0)[0, 1, 0] = value
+        want = model(as_torch(x), as_torch(h_0))[0].detach().numpy()
+        stream = net.stream(3)
+        stream.state = h_0
+        steps = np.stack([stream.step(x_t) for x_t in x])
+        again = copy.deepcopy(net)  # whose weights are not packed yet
+        for y in (again(x[:1], h_0)[0], again(x[:1], h_0)[0], net(x, h_0)[0], steps):
+            np.testing.assert_allclose(y, want[: len(y)], rtol=0, atol=1e-5)
 
 
 def onnx_session(op: str, net: Any, **attributes: Any) -> Any:
