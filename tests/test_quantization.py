@@ -211,7 +211,9 @@ def test_inputs_of_16_bits_err_less() -> None:
     lstm = cylstm.LSTM(64, 128, seed=0)
     x, _ = inputs(lstm, 30, 8)
     wide, narrow = (cylstm.quantize(lstm, inputs=each) for each in ("int16", None))
-    assert cylstm.compare(lstm, wide, x).rms < 0.7 * cylstm.compare(lstm, narrow, x).rms
+    found = cylstm.compare(lstm, wide, x)
+    assert found.rms < 0.7 * cylstm.compare(lstm, narrow, x).rms
+    assert repr(found).startswith("Comparison(int8, inputs of int16: ")
     assert "weights='int8', inputs='int16'" in repr(wide)
     codes, same = narrow.state_dict(), wide.state_dict()
     assert same_bits([same[key] for key in codes], list(codes.values()))
