@@ -153,6 +153,33 @@ cdef int _check_scatter(Scatter *s, cnp.ndarray table, cnp.ndarray rows, cnp.nda
     return 0
 
 
+cdef int _check_kept(tuple kept, int kinds, const Move *moves, Py_ssize_t count,
+                     const Scatter *scatters, Py_ssize_t tables) except -1:
+    """What moves in place is kept there, for `Kept` says who may look; or it goes there, by rows."""
+    cdef Py_ssize_t k, table, tried, at = 0
+    cdef const char *start
+    cdef const char *first
+    cdef cnp.ndarray array
+    cdef int kind
+    for k in range(count):
+        for kind in range(kinds):
+            start = <const char *>moves[k].kept[kind]
+            for table in range(tables):
+                if scatters[table].new == start:
+                    start = scatters[table].table
+                    break
+            for tried in range(len(kept)):  # from where the last was, as they come in one order
+                array = kept[(at + tried) % len(kept)]
+                first = <const char *>cnp.PyArray_DATA(array)
+                if cnp.PyArray_NDIM(array) == 2 and first <= start < first + (
+                        cnp.PyArray_DIM(array, 0) * cnp.PyArray_STRIDE(array, 0)):
+                    at += tried
+                    break
+            else:
+                raise ValueError("what the parts keep is not in what is kept")
+    return 0
+
+
 cdef void _run_step(Rule rule, const Move *moves, Py_ssize_t count, const Scatter *scatters,
                     Py_ssize_t tables) noexcept nogil:
     cdef Py_ssize_t k
@@ -189,6 +216,7 @@ def step(Rule rule not None, list parts not None, list tables not None, int thre
     for k in range(rows):
         table, places, values = tables[k]
         _check_scatter(&scatters[k], table, places, values)
+    _check_kept(kept.arrays, rule.kinds, moves, count, scatters, rows)
     cdef bint waited_for = n >= GIL_STEP_WEIGHTS
     if waited_for:
         with _forking:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cylstm import Embedding, _core
 from cylstm.linear import Linear
 from cylstm.optim import SGD, Adam
 from helpers import same_bits
@@ -50,6 +51,42 @@ def test_state_round_trip(case: str, dtype: str) -> None:
         }
         assert list(last["state"]) == list(want["state"])
         assert same_bits(last["state"].values(), want["state"].values())
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_step_changes_what_is_kept_and_nothing_else(
+    rows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says who may look at its arrays: others would be shown half-way."""
+    table = Embedding(5, 3, seed=0) if rows else Linear(3, 5, seed=0)
+    optimiser = Adam([Linear(2, 2, seed=0), table], lr=0.1, frozen=[["weight"], []])
+    grads: list[Any] = [
+        {name: np.ones_like(a) for name, a in module.state_dict().items()}
+        for module in optimiser._modules
+    ]
+    if rows:
+        grads[1] = table.forward(np.array([4, 1, 4])).backward(np.ones((3, 3), np.float32))
+    optimiser.step(grads)
+    before, step = copied(optimiser.state_dict()), _core.step
+    weights = [module._weights for module in optimiser._modules]
+
+    def with_others(*arguments: Any) -> bool:
+        kept = arguments[4].get()
+        for wrong in ((), kept[:1], kept[1:], tuple(a.copy() for a in kept)):
+            others = [*arguments[:4], _core.Kept(wrong), *arguments[5:]]
+            with pytest.raises(ValueError, match="not in what is kept"):
+                step(*others)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_core, "step", with_others)
+    with pytest.raises(KeyboardInterrupt):
+        optimiser.step(grads)
+    assert optimiser.state_dict()["step"] == 1
+    assert same_bits(optimiser.state_dict()["state"].values(), before["state"].values())
+    assert all(m._weights is w for m, w in zip(optimiser._modules, weights, strict=True))
+    monkeypatch.undo()
+    optimiser.step(grads)
+    assert optimiser.state_dict()["step"] == 2
 
 
 def test_state_dict_is_what_it_says() -> None:
