@@ -155,7 +155,7 @@ cdef int _check_scatter(Scatter *s, cnp.ndarray table, cnp.ndarray rows, cnp.nda
 
 cdef int _check_kept(tuple kept, int kinds, const Move *moves, Py_ssize_t count,
                      const Scatter *scatters, Py_ssize_t tables) except -1:
-    """What moves in place is kept there, for `Kept` says who may look; or it goes there, by rows."""
+    """What moves in place is kept there, as `Kept` says who may look, or goes there, by rows."""
     cdef Py_ssize_t k, table, tried, at = 0
     cdef const char *start
     cdef const char *first
