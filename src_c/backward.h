@@ -121,7 +121,7 @@ static inline void backward_start_dgates(struct cylstm_job *job, const struct ba
         const size_t K = runs[n].count * p->l.H;
         void *first = cylstm_at(dgates.base, b->call.real_size, (ptrdiff_t)(runs[n].from * p->l.H));
         job->product.term[n] =
-            (struct cylstm_term){{first, dgates.offset, dgates.stride}, 1, K, NULL};
+            (struct cylstm_term){{first, dgates.offset, dgates.stride}, 1, K, NULL, 0};
         job->k[n] = k;
         k += K;
     }

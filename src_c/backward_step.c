@@ -116,14 +116,14 @@ static void second_back(struct backward *b, int caller, size_t share, const stru
     cylstm_start_job(&job, l, l->P ? &l->hr_t : &l->hh_t, active - r0, panels);
     if (l->P) {
         job.product.term[0] = (struct cylstm_term){
-            backward_padded_rows(b, b->dh, backward_stride_of(b, l->R), flat), 1, l->P, NULL};
+            backward_padded_rows(b, b->dh, backward_stride_of(b, l->R), flat), 1, l->P, NULL, 0};
     } else {
         struct cylstm_rows dgates =
             backward_padded_rows(b, b->dgates, backward_stride_of(b, l->dgates), flat);
         dgates.base =
             cylstm_at(dgates.base, b->call.real_size, (ptrdiff_t)(l->kind->second_hh.from * l->H));
         job.product.term[0] =
-            (struct cylstm_term){dgates, 1, l->kind->second_hh.count * l->H, NULL};
+            (struct cylstm_term){dgates, 1, l->kind->second_hh.count * l->H, NULL, 0};
         job.k[0] = l->gates - job.product.term[0].K;
     }
     if (l->kind->norm) {

@@ -62,10 +62,10 @@ static inline void start_gates(struct cylstm_job *job, struct forward *f,
         g->init_panel = (ptrdiff_t)cylstm_panel_width(f->call.kernels);
         g->init_row = sums.stride;
     } else {
-        g->term[0] =
-            (struct cylstm_term){cylstm_walk_rows(&p->x, f->call.real_size, r0, s), 1, l->I, NULL};
+        g->term[0] = (struct cylstm_term){cylstm_walk_rows(&p->x, f->call.real_size, r0, s), 1,
+                                          l->I, NULL, 0};
     }
-    g->term[1] = (struct cylstm_term){h, 1, m->K - l->I, NULL};
+    g->term[1] = (struct cylstm_term){h, 1, m->K - l->I, NULL, 0};
     job->k[1] = l->I;
     /* Every other step takes the panels last to first: a sweep that does not fit its cache
      * then finds its most recent part still there. */
@@ -173,7 +173,7 @@ static void start_projection(struct cylstm_job *job, const struct forward *f,
 {
     struct cylstm_product *g = &job->product;
     cylstm_start_job(job, &p->l, &p->l.hr, n, panels);
-    g->term[0] = (struct cylstm_term){m, 1, p->l.H, NULL};
+    g->term[0] = (struct cylstm_term){m, 1, p->l.H, NULL, 0};
     g->finish = f->call.kernels->cell[CYLSTM_PROJECTION_MATH][p->l.any].forward;
     g->cell = (struct cylstm_cell){.H = p->l.P, .unit_vectors = 1, .options = &p->l.options};
     if (f->dims->proj_bias)
@@ -254,7 +254,7 @@ void cylstm_merge_inputs(struct forward *f, int caller, const struct forward_pas
         const size_t panels = cylstm_panels_of(f->call.kernels, m->columns);
         struct cylstm_job job;
         cylstm_start_job(&job, &p->l, m, rows, cylstm_share(panels, shares, share));
-        job.product.term[0] = (struct cylstm_term){{p->x.base, in->offset, 0}, 1, p->l.I, NULL};
+        job.product.term[0] = (struct cylstm_term){{p->x.base, in->offset, 0}, 1, p->l.I, NULL, 0};
         if (p->l.kind->apart) {
             start_cell(&job.product, f, &p->l, m);
             job.product.cell.sums = merged_rows(f, p, in, m, 0);

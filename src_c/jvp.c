@@ -96,9 +96,9 @@ static struct cylstm_job start_product(const struct jvp *j, const struct cylstm_
     struct cylstm_job job;
     cylstm_start_job(&job, &j->l, matrix, n, all);
     job.product.term[0] =
-        (struct cylstm_term){x->at[which], 1, x->at[which].base ? matrix->first : 0, NULL};
+        (struct cylstm_term){x->at[which], 1, x->at[which].base ? matrix->first : 0, NULL, 0};
     job.product.term[1] = (struct cylstm_term){
-        h->at[which], 1, h->at[which].base ? matrix->K - matrix->first : 0, NULL};
+        h->at[which], 1, h->at[which].base ? matrix->K - matrix->first : 0, NULL, 0};
     job.k[1] = matrix->first;
     return job;
 }
